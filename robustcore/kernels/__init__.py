@@ -1,0 +1,143 @@
+"""Kernels: one signature each, several bodies, the same bits from all.
+
+Letters: B images, S slots, K classes; an image has shape (C, H, W). All tensors of a call lie on
+one device. Arguments are checked at the package's public door; a body repeats only the checks that
+keep it inside its memory. Every kernel is deterministic: its results depend on neither the number
+of threads, nor the device, nor how slots are ordered or grouped.
+
+philox(counter, key) -> words
+    Philox4x32-10. counter: (n, 4) int64 holding 32-bit words; key: two integers in [0, 2^32).
+    Returns (n, 4) int64. For known-answer tests.
+
+perturb(x, rows, sigma, samples, ids, out, *, seed, stream=0, clip=None, mean=None, inv_std=None)
+    -> out
+    Slot s becomes image rows[s] plus sigma[s] times the standard normal draw named
+    (seed, stream, ids[rows[s]], samples[s]); then min(max(value, low), high) if clip=(low, high)
+    is given; then (value - mean[c]) * inv_std[c] if both are given.
+    x: (B, C, H, W) float32 contiguous, fewer than 2^34 elements an image. rows: (S,) int64 in
+    [0, B). sigma: (S,) float32. samples: (S,) int64 in [0, 2^32). ids: (B,) int64 in [0, 2^32).
+    out: (S, C, H, W) float32, contiguous or channels_last, written wholly, sharing no memory with
+    x. seed: in [0, 2^64). stream: in [0, 2^32). mean, inv_std: (C,) float32.
+    One pass over memory: the noise itself is never stored there.
+
+    The draw: the key is the seed, low word first. Element e counts in C order whatever the memory
+    format. Elements come in groups of 64, made by 16 counters: element e is word slot (e >> 4) & 3
+    of counter (16 * (e >> 6) + (e & 15), sample, id, stream). Words (0, 1) make normals (0, 1) by
+    Box and Muller's method, words (2, 3) normals (2, 3): the first word of a pair gives the radius
+    from all its 32 bits, the second the angle, its top two bits the quarter turn and the next 24 a
+    signed fraction of one. |z| is at most 6.77. `reference.py` fixes every rounding.
+
+margins(logits, labels, rows) -> (margin, runner_up)
+    margin[s] = logits[s, y] - max over j != y of logits[s, j], where y = labels[rows[s]];
+    runner_up[s] is the lowest j != y that attains the maximum. A NaN among the others is the
+    maximum, and the first NaN the runner-up; any NaN makes the margin NaN, as does inf - inf.
+    logits: (S, K >= 2), float32 or float64 (narrower types are upcast to float32 first), rows
+    strided, each contiguous. labels: (B,) int64 in [0, K). rows: (S,) int64 in [0, B).
+    Returns (S,) of the dtype of the (upcast) logits and (S,) int64.
+
+count_errors(logits, labels, rows, counts) -> None
+    counts[rows[s]] += 1 for each slot in error: one whose margin is not > 0, so that ties and NaN
+    are errors. A slot with rows[s] < 0 is padding and is skipped. counts: (B,) int64. Never waits
+    for the device; sums are integers, so exact.
+"""
+
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+__all__ = ["BACKENDS", "KERNELS", "Backend", "select", "unavailable"]
+
+KERNELS = ("philox", "perturb", "margins", "count_errors")
+
+# The table kernel x backend: each entry is the module that holds the body.
+_TABLE = {
+    "reference": {
+        "philox": "robustcore.kernels.reference",
+        "perturb": "robustcore.kernels.reference",
+        "margins": "robustcore.kernels.reference",
+        "count_errors": "robustcore.kernels.reference",
+    },
+    "native": {
+        "philox": "robustcore.kernels.native",
+        "perturb": "robustcore.kernels.native",
+        "margins": "robustcore.kernels.native",
+        "count_errors": "robustcore.kernels.native",
+    },
+    "triton": {
+        "philox": "robustcore.kernels.triton",
+        "perturb": "robustcore.kernels.triton",
+        "margins": "robustcore.kernels.triton",
+        "count_errors": "robustcore.kernels.triton",
+    },
+}
+BACKENDS = tuple(_TABLE)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One column of the table; the contracts are in this module's docstring."""
+
+    name: str
+    philox: Callable[..., Tensor]
+    perturb: Callable[..., Tensor]
+    margins: Callable[..., tuple[Tensor, Tensor]]
+    count_errors: Callable[..., None]
+
+
+@cache
+def _load(module: str) -> ModuleType | str:
+    """The module, or why it cannot be imported."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        return str(error)
+
+
+def unavailable(backend: str, device: torch.device | str) -> str | None:
+    """Why `backend` cannot run on `device`, in a sentence, or None if it can."""
+    kind = torch.device(device).type
+    if backend == "native":
+        if kind != "cpu":
+            return f"the native backend runs on cpu only, not on {kind}"
+        loaded = _load("robustcore._native")
+        if isinstance(loaded, str):
+            return f"the compiled extension cannot be imported: {loaded}"
+    if backend == "triton":
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        if kind not in ("cuda", "cpu"):
+            return f"the triton backend runs on cuda, not on {kind}"
+        if kind == "cpu" and not interpreted:
+            return "triton runs on cpu only in its interpreter: set TRITON_INTERPRET=1 at the start"
+        loaded = _load("triton")
+        if isinstance(loaded, str):
+            return f"triton cannot be imported: {loaded}"
+    return None
+
+
+def select(backend: str | None, device: torch.device | str) -> Backend:
+    """The kernels of `backend` for `device`; None picks the fastest that runs there.
+
+    Raises ValueError for a name that is not in BACKENDS and RuntimeError, with the reason, for a
+    backend that cannot run on `device`.
+    """
+    if backend is None:
+        fastest = {"cpu": "native", "cuda": "triton"}.get(torch.device(device).type, "reference")
+        backend = fastest if unavailable(fastest, device) is None else "reference"
+    if backend not in _TABLE:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or None; got {backend!r}")
+    reason = unavailable(backend, device)
+    if reason is not None:
+        raise RuntimeError(
+            f"backend must be able to run on device {str(device)!r}; got {backend!r}, but {reason}"
+        )
+    bodies = {
+        kernel: getattr(importlib.import_module(_TABLE[backend][kernel]), kernel)
+        for kernel in KERNELS
+    }
+    return Backend(backend, **bodies)

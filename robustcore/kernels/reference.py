@@ -1,0 +1,167 @@
+"""The kernels in plain torch: the definition of correct, for any device.
+
+Contracts are in `robustcore.kernels`. Each step is one IEEE float32 operation of its own, so that
+nothing is contracted; words are held in int64, where a 32-bit product wraps without loss.
+"""
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_CHUNK = 1 << 20  # normals made at a time: bounds memory, changes no result
+
+
+def _rounds(c: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Philox4x32-10 (Salmon et al., 2011) on four int64 tensors of 32-bit words."""
+    c0, c1, c2, c3 = c
+    k0, k1 = key
+    for _ in range(10):
+        p0 = c0 * 0xD2511F53
+        p1 = c2 * 0xCD9E8D57
+        c0 = ((p1 >> 32) ^ c1 ^ k0) & _MASK
+        c2 = ((p0 >> 32) ^ c3 ^ k1) & _MASK
+        c1 = p1 & _MASK
+        c3 = p0 & _MASK
+        k0 = (k0 + 0x9E3779B9) & _MASK
+        k1 = (k1 + 0xBB67AE85) & _MASK
+    return c0, c1, c2, c3
+
+
+def philox(counter: Tensor, key: tuple[int, int]) -> Tensor:
+    words = _rounds(counter.unbind(1), key)
+    return torch.stack(words, 1)
+
+
+def _as_float(bits: Tensor) -> Tensor:
+    return bits.to(torch.int32).view(torch.float32)
+
+
+def _as_bits(value: Tensor) -> Tensor:
+    return value.view(torch.int32).to(torch.int64)
+
+
+def _polynomial(x: Tensor, *coefficients: float) -> Tensor:
+    """Horner's rule, highest power first."""
+    value = torch.full_like(x, coefficients[0])
+    for c in coefficients[1:]:
+        value = value * x
+        value = value + c
+    return value
+
+
+def _radius(word: Tensor) -> Tensor:
+    """sqrt(-2 ln u) for u = (word + 0.5) * 2^-32; exactly 0 where u rounds to 1, never NaN."""
+    v = (word >> 16).to(torch.float32) * 65536.0 + (word & 0xFFFF).to(torch.float32)
+    v = v + 0.5
+    # v = m * 2^e with m in [sqrt(1/2), sqrt(2)); then -ln u = (32 - e) ln 2 - ln m.
+    shifted = _as_bits(v) + (0x3F800000 - 0x3F3504F3)
+    n = (127 + 32 - (shifted >> 23)).to(torch.float32)
+    f = _as_float((shifted & 0x007FFFFF) + 0x3F3504F3) - 1.0
+    log = _polynomial(
+        f,
+        -0.17444713,
+        0.2873369,
+        -0.29904532,
+        0.33124787,
+        -0.39913666,
+        0.5000415,
+        -0.66668373,
+        0.99999976,
+        -2.0,
+    )
+    log = log * f  # -2 ln m
+    return (n * 1.3862944 + log).sqrt()
+
+
+def _cos_sin(word: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of (q + h) quarter turns: q the top two bits, h in (-1/2, 1/2) the next 24."""
+    fraction = (word << 2) & _MASK
+    fraction = ((fraction ^ 0x80000000) - 0x80000000) >> 8  # signed, 24 bits
+    h = (fraction.to(torch.float32) + 0.5) * 2.0**-24  # exact
+    h2 = h * h
+    sin = _polynomial(h2, -0.0046016593, 0.07968003, -0.6459635, 1.5707964) * h
+    cos = _polynomial(h2, -0.020417282, 0.25360322, -1.2336977, 1.0)
+    odd = (word & 0x40000000) != 0
+    flip_cos = (word ^ (word << 1)) & 0x80000000
+    flip_sin = word & 0x80000000
+    swapped_cos, swapped_sin = torch.where(odd, sin, cos), torch.where(odd, cos, sin)
+    # Signs are flipped as bits: -0.0 and +0.0 stay apart on every device alike.
+    return _flip(swapped_cos, flip_cos), _flip(swapped_sin, flip_sin)
+
+
+def _flip(value: Tensor, sign: Tensor) -> Tensor:
+    sign = (sign ^ 0x80000000) - 0x80000000  # as a signed 32-bit number
+    return _as_float(_as_bits(value) ^ sign)
+
+
+def _normals(elements: int, sample: Tensor, image: Tensor, seed: int, stream: int) -> Tensor:
+    """(S, elements) standard normals for S draws named by sample (S,) and image id (S,)."""
+    groups = -(-elements // 64)
+    block = torch.arange(16 * groups, device=sample.device).expand(len(sample), -1)
+    counter = (
+        block,
+        sample[:, None].expand_as(block),
+        image[:, None].expand_as(block),
+        torch.full_like(block, stream),
+    )
+    w0, w1, w2, w3 = _rounds(counter, (seed & _MASK, (seed >> 32) & _MASK))
+    pairs = []
+    for radius_word, angle_word in ((w0, w1), (w2, w3)):
+        radius = _radius(radius_word)
+        cos, sin = _cos_sin(angle_word)
+        pairs += [radius * cos, radius * sin]
+    # Word slot k of the 16 counters of a group makes its elements 16 k to 16 k + 15.
+    z = torch.stack([p.view(-1, groups, 16) for p in pairs], 2)
+    return z.reshape(len(sample), 64 * groups)[:, :elements]
+
+
+def perturb(
+    x: Tensor,
+    rows: Tensor,
+    sigma: Tensor,
+    samples: Tensor,
+    ids: Tensor,
+    out: Tensor,
+    *,
+    seed: int,
+    stream: int = 0,
+    clip: tuple[float, float] | None = None,
+    mean: Tensor | None = None,
+    inv_std: Tensor | None = None,
+) -> Tensor:
+    shape = x.shape[1:]
+    step = max(1, _CHUNK // shape.numel())
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        row = rows[part]
+        z = _normals(shape.numel(), samples[part], ids[row], seed, stream)
+        scaled = sigma[part].view(-1, 1, 1, 1) * z.view(-1, *shape)
+        value = x[row] + scaled
+        if clip is not None:
+            low, high = clip
+            value = torch.where(value < low, low, value)
+            value = torch.where(value > high, high, value)
+        if mean is not None and inv_std is not None:
+            value = (value - mean.view(-1, 1, 1)) * inv_std.view(-1, 1, 1)
+        out[part] = value
+    return out
+
+
+def margins(logits: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    if logits.dtype not in (torch.float32, torch.float64):
+        logits = logits.float()
+    label = labels[rows].unsqueeze(1)
+    own = logits.gather(1, label)
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    other = logits.masked_fill(classes == label, -torch.inf)
+    best = other.amax(1, keepdim=True)  # NaN counts as the largest
+    attains = torch.where(best.isnan(), other.isnan(), other == best) & (classes != label)
+    runner_up = attains.to(torch.int8).argmax(1)  # the first of equals
+    return (own - best).squeeze(1), runner_up
+
+
+def count_errors(logits: Tensor, labels: Tensor, rows: Tensor, counts: Tensor) -> None:
+    slot = rows.clamp(min=0)  # padding slots are computed and not counted: no host sync
+    margin, _ = margins(logits, labels, slot)
+    error = ~(margin > 0) & (rows >= 0)
+    counts.index_add_(0, slot, error.to(torch.int64))
