@@ -70,11 +70,12 @@ def _radius(word: Tensor) -> Tensor:
         -2.0,
     )
     log = log * f  # -2 ln m
-    return (n * 1.3862944 + log).sqrt()
+    # torch's own float32 square root may be an ulp off; by way of float64 it rounds correctly.
+    return (n * 1.3862944 + log).double().sqrt().float()
 
 
 def _cos_sin(word: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of (q + h) quarter turns: q the top two bits, h in (-1/2, 1/2) the next 24."""
+    """Cosine and sine of q + h quarter turns: q the top two bits, |h| < 1/2 the next 24."""
     fraction = (word << 2) & _MASK
     fraction = ((fraction ^ 0x80000000) - 0x80000000) >> 8  # signed, 24 bits
     h = (fraction.to(torch.float32) + 0.5) * 2.0**-24  # exact

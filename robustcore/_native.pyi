@@ -1,0 +1,47 @@
+"""The compiled extension: addresses and sizes in, nothing checked but rows."""
+
+_Sizes = tuple[int, ...]
+
+def isas() -> list[str]: ...
+def philox(counter: int, n: int, key: tuple[int, int], words: int, isa: str) -> None: ...
+def perturb(
+    x: int,
+    rows: int,
+    sigma: int,
+    samples: int,
+    ids: int,
+    out: int,
+    sizes: _Sizes,
+    channels_last: bool,
+    seed: int,
+    stream: int,
+    clip: tuple[float, float] | None,
+    mean: int,
+    inv_std: int,
+    threads: int,
+    isa: str,
+) -> None: ...
+def margins_float32(
+    logits: int,
+    sizes: _Sizes,
+    labels: int,
+    rows: int,
+    margin: int,
+    runner_up: int,
+    threads: int,
+) -> None: ...
+def margins_float64(
+    logits: int,
+    sizes: _Sizes,
+    labels: int,
+    rows: int,
+    margin: int,
+    runner_up: int,
+    threads: int,
+) -> None: ...
+def count_errors_float32(
+    logits: int, sizes: _Sizes, labels: int, rows: int, counts: int, threads: int
+) -> None: ...
+def count_errors_float64(
+    logits: int, sizes: _Sizes, labels: int, rows: int, counts: int, threads: int
+) -> None: ...

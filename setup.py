@@ -1,0 +1,64 @@
+"""Builds robustcore._native from csrc/; everything else is in pyproject.toml.
+
+The CPU kernels are compiled once for each instruction set, each file with flags of its own, and
+chosen at run time: so no flag here follows the machine that builds.
+"""
+
+import platform
+from pathlib import Path
+
+from pybind11.setup_helpers import Pybind11Extension
+from setuptools import setup
+from setuptools.command.build_ext import build_ext
+
+# No contraction: a fused multiply-add rounds once where every other backend rounds twice.
+FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"]
+FILE_FLAGS = {
+    "perturb_avx2.cpp": ["-mavx2"],
+    "perturb_avx512.cpp": [
+        "-mavx512f",
+        "-mavx512dq",
+        "-mavx512bw",
+        "-mavx512vl",
+        "-mprefer-vector-width=512",
+        "-Wno-uninitialized",  # gcc 12's own intrinsics set them off
+        "-Wno-maybe-uninitialized",
+    ],
+}
+
+
+class BuildExt(build_ext):
+    """Adds each source's own flags to the command that compiles it."""
+
+    def build_extensions(self):
+        compile_one = self.compiler._compile
+
+        def compile_with_flags(obj, src, ext, cc_args, postargs, pp_opts):
+            own = FILE_FLAGS.get(Path(src).name, [])
+            compile_one(obj, src, ext, cc_args, [*postargs, *own], pp_opts)
+
+        self.compiler._compile = compile_with_flags
+        super().build_extensions()
+
+
+x86 = platform.machine().lower() in ("x86_64", "amd64")
+sources = [
+    str(path)
+    for path in [Path("csrc/bindings.cpp"), *sorted(Path("csrc/cpu").glob("*.cpp"))]
+    if x86 or path.name not in FILE_FLAGS
+]
+setup(
+    ext_modules=[
+        Pybind11Extension(
+            "robustcore._native",
+            sources,
+            depends=[
+                str(path) for path in Path("csrc").rglob("*") if path.suffix in (".h", ".inc")
+            ],
+            cxx_std=17,
+            extra_compile_args=FLAGS,
+            extra_link_args=["-pthread"],
+        )
+    ],
+    cmdclass={"build_ext": BuildExt},
+)
