@@ -8,6 +8,8 @@ A new record is a frozen dataclass that declares its fields with `per_image`, `s
 annotations; slicing, tables, saving and loading follow from the declaration.
 """
 
+# ruff: noqa: RUF009 (per_image and shared make dataclass fields)
+
 from __future__ import annotations
 
 import contextlib
@@ -285,11 +287,11 @@ def _write(path: str | os.PathLike[str], fill: Callable[[IO[bytes]], object]) ->
     target = Path(path)
     part = target.parent / f".{target.name}.{uuid.uuid4().hex}.part"
     try:
-        with open(part, "w+b") as file:
+        with part.open("w+b") as file:
             fill(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, target)
+        part.replace(target)
     except OSError as error:
         message = f"path must be a file that can be written, but {target} is not ({error.strerror})"
         raise OSError(error.errno, message) from error

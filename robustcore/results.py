@@ -3,6 +3,8 @@
 What all records can do (indexing, tables, saving, loading) is in records.py.
 """
 
+# ruff: noqa: RUF009 (per_image and shared make dataclass fields)
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -56,9 +58,8 @@ class SigmaResult(Record):
         super().__post_init__()
         unknown = ~np.isin(self.status, self.statuses)
         if unknown.any():
-            raise ValueError(
-                f"status must be one of {self.statuses}, but was {self.status[unknown][0]!r}"
-            )
+            worst = str(self.status[unknown][0])
+            raise ValueError(f"status must be one of {self.statuses}, but was {worst!r}")
         # decided by sigma alone, so that no status can stand beside a number that belies it
         implied = np.where(self.sigma == 0, "misclassified", "found")
         implied = np.where(np.isposinf(self.sigma), "censored", implied)
