@@ -96,8 +96,7 @@ def _finish(
 ):  # fmt: skip
     """Scale, add, clip, normalise and store the elements e of one slot."""
     mask = e < elements
-    scaled = sigma * z
-    value = tl.load(x + e, mask=mask) + scaled
+    value = tl.load(x + e, mask=mask) + sigma * z
     if CLIP:
         value = tl.where(value < low, low, value)
         value = tl.where(value > high, high, value)
@@ -128,10 +127,8 @@ def perturb_kernel(
     n = tile * BLOCK + tl.arange(0, BLOCK)
     block = n.to(tl.uint32)
     none = block & 0
-    c3 = none + stream.to(tl.uint32)
-    w0, w1, w2, w3 = _philox(
-        block, none + sample, none + image, c3, k0.to(tl.uint32), k1.to(tl.uint32)
-    )
+    key0, key1, c3 = k0.to(tl.uint32), k1.to(tl.uint32), none + stream.to(tl.uint32)
+    w0, w1, w2, w3 = _philox(block, none + sample, none + image, c3, key0, key1)
     z0, z1 = _normals(w0, w1)
     z2, z3 = _normals(w2, w3)
     # Offsets from the base are 64 bits wide; those within an image as wide as they need be.

@@ -1,0 +1,54 @@
+# make demo   sigma(x0, 0.01) of 40 CIFAR-10 images, written to OUT
+# make test   the whole test suite
+# make lint   style and types
+# make bench  speeds, as ratios to plain torch in the same run
+# Each makes its environment first, once, in .venv.
+
+PYTHON ?= python3
+OUT ?= out/demo
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+CODE := $(shell find csrc -type f)
+SOURCES := pyproject.toml setup.py constraints.txt $(CODE) $(shell find robustcore -type f \
+	! -name '*.so' ! -name '*.pyc')
+
+# Threads that sleep while they wait leave the machine to whoever else is at work on it.
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/installed
+	$(BIN)/robustcore sigma --model cifar10-natural --images 40 --rate 0.01 --out $(OUT)
+
+test: .venv/developed
+	$(BIN)/pytest
+
+lint: .venv/developed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CODE)
+
+bench: .venv/developed
+	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-only
+
+clean:
+	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+.venv/builders: constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) setuptools pybind11
+	touch $@
+
+# Not editable: what is run and tested is what a user installs. Compiled objects stay in build/;
+# Python files there do not, so that one deleted from the sources is not installed.
+.venv/installed: .venv/builders $(SOURCES)
+	find build -name '*.py' -delete 2>/dev/null || true
+	$(PIP) --no-build-isolation .
+	touch $@
+
+.venv/developed: .venv/builders $(SOURCES)
+	find build -name '*.py' -delete 2>/dev/null || true
+	$(PIP) --no-build-isolation '.[dev,triton]'
+	touch .venv/installed $@

@@ -1,0 +1,105 @@
+"""Compiles every Triton kernel ahead of time, without a GPU, and prints registers and spills.
+
+    python tests/triton_aot.py [--arch 80 90 100]
+
+Exits with status 1 if a kernel spills, or if a multiply and an add were contracted. The compiler
+does not work in a process that runs Triton's interpreter: TRITON_INTERPRET must be unset.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from robustcore.kernels import triton as kernels
+
+# An fma, or a multiply or add that the assembler may make one: those with .rn it leaves apart.
+CONTRACTED = re.compile(r"\bfma\.rn\.f(32|64)|\b(mul|add|sub)\.f(32|64)")
+
+LOGITS = {"labels": "*i64", "rows": "*i64"}
+SIZES = {"slots": "i32", "classes": "i32", "stride": "i32"}
+PERTURB = {
+    **{"x": "*fp32", "rows": "*i64", "sigma": "*fp32", "samples": "*i64", "ids": "*i64"},
+    **{"out": "*fp32", "tiles": "i32", "elements": "i32", "channels": "i32", "pixels": "i32"},
+    **{"k0": "i32", "k1": "i32", "stream": "i32", "low": "fp32", "high": "fp32"},
+    **{"mean": "*fp32", "inv_std": "*fp32"},
+}
+WIDE = {"elements": "i64", "pixels": "i64"}
+
+
+def cases():
+    """(name, kernel, signature, constants): the variants that a GPU would run."""
+    words = {"counter": "*i64", "words": "*i64", "n": "i32", "k0": "i32", "k1": "i32"}
+    yield "philox", kernels.philox_kernel, words, {"BLOCK": 256}
+    for name, flags in {
+        "perturb": {},
+        "perturb clip": {"CLIP": True},
+        "perturb all": {"CLIP": True, "NORMALISE": True, "CHANNELS_LAST": True},
+        "perturb wide": {"CHANNELS_LAST": True, "WIDE": True},
+    }.items():
+        off = {"CLIP": False, "NORMALISE": False, "CHANNELS_LAST": False, "WIDE": False}
+        signature = {**PERTURB, **(WIDE if "WIDE" in flags else {})}
+        yield name, kernels.perturb_kernel, signature, {**off, **flags, "BLOCK": 256}
+    for dtype in ("fp32", "fp64", "fp16", "bf16"):
+        out = "fp64" if dtype == "fp64" else "fp32"
+        for classes in (16, 1024):
+            constants = {"ROWS": 1024 // classes, "BLOCK": classes}
+            label = f"{dtype} K <= {classes}"
+            results = {"margin": f"*{out}", "runner_up": "*i64"}
+            signature = {"logits": f"*{dtype}", **LOGITS, **results, **SIZES}
+            yield f"margins {label}", kernels.margins_kernel, signature, constants
+            signature = {"logits": f"*{dtype}", **LOGITS, "counts": "*i64", **SIZES}
+            yield f"count_errors {label}", kernels.count_errors_kernel, signature, constants
+
+
+def assemble(ptx: str) -> tuple[int, int]:
+    """Registers and bytes spilled, as ptxas reports them."""
+    target = re.search(r"^\.target (\w+)", ptx, re.M).group(1)
+    folder = Path(triton.__file__).parent / "backends/nvidia/bin"
+    blackwell = folder / "ptxas-blackwell"
+    new = int(re.search(r"\d+", target).group()) >= 100 and blackwell.exists()
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch, "kernel.ptx")
+        source.write_text(ptx)
+        command = [blackwell if new else folder / "ptxas", "-v", "--fmad=false"]
+        done = subprocess.run(
+            [*map(str, command), f"--gpu-name={target}", str(source), "-o", f"{scratch}/cubin"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    registers = int(re.search(r"Used (\d+) registers", done.stderr).group(1))
+    spilled = sum(int(n) for n in re.findall(r"(\d+) bytes spill", done.stderr))
+    return registers, spilled
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="compile the Triton kernels ahead of time")
+    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100])
+    options = {"num_warps": 4, "enable_fp_fusion": False}
+    failed = 0
+    for arch in parser.parse_args().arch:
+        for name, kernel, signature, constants in cases():
+            source = ASTSource(
+                fn=kernel,
+                signature={**signature, **dict.fromkeys(constants, "constexpr")},
+                constexprs={(kernel.arg_names.index(k),): v for k, v in constants.items()},
+            )
+            target = GPUTarget("cuda", arch, 32)
+            ptx = triton.compile(source, target=target, options=options).asm["ptx"]
+            registers, spilled = assemble(ptx)
+            contracted = CONTRACTED.search(ptx) is not None
+            failed += spilled > 0 or contracted
+            note = ", contracted" if contracted else ""
+            print(f"sm_{arch} {name}: {registers} registers, {spilled} bytes spilled{note}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
