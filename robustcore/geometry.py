@@ -1,7 +1,7 @@
 """Distance, noise and error rate in the linear model: equation 1 of the paper, and its relatives.
 
 Every function takes numbers or arrays, broadcasts them as numpy does and returns float64 (a number
-for numbers). Source: Ford, Gilmer, Carlini, Cubuk, "Adversarial Examples Are a Natural Consequence
+for numbers). Source: Gilmer, Ford, Carlini, Cubuk, "Adversarial Examples Are a Natural Consequence
 of Test Error in Noise", ICML 2019. Phi is the standard normal distribution function.
 
 A distance is an l2 norm in pixel units of [0, 1]; sigma, in the same units, is the standard
