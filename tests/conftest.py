@@ -1,0 +1,95 @@
+"""The bodies of the kernels, one fixture for all of them.
+
+Triton's interpreter is chosen when triton is imported, so test_kernels_triton.py runs the tests of
+`body` again, in a process of its own, with TRITON_INTERPRET=1.
+"""
+
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+BODIES = ["reference", "avx512", "avx2", "baseline"]
+if os.environ.get("TRITON_INTERPRET") == "1":
+    BODIES = ["triton"]
+
+
+@dataclass(frozen=True)
+class Body:
+    name: str
+    philox: Callable[..., Tensor]
+    perturb: Callable[..., Tensor]
+    margins: Callable[..., tuple[Tensor, Tensor]]
+    count_errors: Callable[..., None]
+
+
+@pytest.fixture(params=BODIES)
+def body(request: pytest.FixtureRequest) -> Body:
+    name = request.param
+    kind = name if name in ("reference", "triton") else "native"
+    module = importlib.import_module(f"robustcore.kernels.{kind}")
+    philox, perturb = module.philox, module.perturb
+    if kind == "native":
+        if name not in module.ISAS:
+            pytest.skip(f"this machine does not run {name}")
+        philox, perturb = partial(philox, isa=name), partial(perturb, isa=name)
+    return Body(name, philox, perturb, module.margins, module.count_errors)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The arguments of one call of perturb."""
+
+    x: Tensor
+    rows: Tensor
+    sigma: Tensor
+    samples: Tensor
+    ids: Tensor
+
+    def out(self, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+        """Filled with NaN: an element that nobody writes cannot pass."""
+        empty = torch.empty(len(self.rows), *self.x.shape[1:])
+        return empty.contiguous(memory_format=memory_format).fill_(torch.nan)
+
+    def slots(self, index: Any) -> "Batch":
+        rows, sigma, samples = self.rows[index], self.sigma[index], self.samples[index]
+        return Batch(self.x, rows, sigma, samples, self.ids)
+
+    def run(self, perturb: Callable[..., Tensor], out: Tensor | None = None, **more: Any) -> Tensor:
+        out = self.out() if out is None else out
+        x, rows, sigma, samples, ids = self.x, self.rows, self.sigma, self.samples, self.ids
+        return perturb(x, rows, sigma, samples, ids, out, **{"seed": 7, **more})
+
+
+@pytest.fixture
+def batch() -> Callable[..., Batch]:
+    def make(shape: tuple[int, int, int], slots: int = 11, images: int = 4) -> Batch:
+        generator = torch.Generator().manual_seed(sum(shape))
+        rows = torch.randint(images, (slots,), generator=generator)
+        sigma = torch.rand(slots, generator=generator)
+        samples = torch.randint(2**32, (slots,), generator=generator)
+        ids = torch.randint(2**32, (images,), generator=generator)
+        samples[0], ids[rows[0]] = 2**32 - 1, 2**32 - 1  # the largest of both
+        return Batch(torch.rand(images, *shape, generator=generator), rows, sigma, samples, ids)
+
+    return make
+
+
+@pytest.fixture
+def normals() -> Callable[..., Tensor]:
+    """n standard normals of one draw by one body's perturb."""
+
+    def make(
+        perturb: Callable[..., Tensor], n: int, *, sample: int = 0, image: int = 0, **more: Any
+    ) -> Tensor:
+        zero = torch.zeros(1, dtype=torch.int64)
+        names = Batch(torch.zeros(1, 1, 1, n), zero, torch.ones(1), zero + sample, zero + image)
+        return names.run(perturb, **more).flatten()
+
+    return make
