@@ -22,6 +22,7 @@ from robustcore.kernels import triton as kernels
 # An fma, or a multiply or add that the assembler may make one: those with .rn it leaves apart.
 CONTRACTED = re.compile(r"\bfma\.rn\.f(32|64)|\b(mul|add|sub)\.f(32|64)")
 
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 LOGITS = {"labels": "*i64", "rows": "*i64"}
 SIZES = {"slots": "i32", "classes": "i32", "stride": "i32"}
 PERTURB = {
@@ -82,7 +83,6 @@ def assemble(ptx: str) -> tuple[int, int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="compile the Triton kernels ahead of time")
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100])
-    options = {"num_warps": 4, "enable_fp_fusion": False}
     failed = 0
     for arch in parser.parse_args().arch:
         for name, kernel, signature, constants in cases():
@@ -92,7 +92,7 @@ def main() -> int:
                 constexprs={(kernel.arg_names.index(k),): v for k, v in constants.items()},
             )
             target = GPUTarget("cuda", arch, 32)
-            ptx = triton.compile(source, target=target, options=options).asm["ptx"]
+            ptx = triton.compile(source, target=target, options=OPTIONS).asm["ptx"]
             registers, spilled = assemble(ptx)
             contracted = CONTRACTED.search(ptx) is not None
             failed += spilled > 0 or contracted
