@@ -32,9 +32,10 @@ counter[..., 0] = torch.arange(blocks)
 first = 0
 while True:
     counter[..., 1] = torch.arange(first, first + samples)[:, None]
-    words = philox(counter.view(-1, 4), (20180101, 0))
+    words = philox(counter.view(-1, 4), (20180101, 0)).to(torch.int32)
+    low = words.view(keep)[:, :: 4 // keep.itemsize].contiguous()
     try:
-        sys.stdout.buffer.write(words.to(torch.int32).view(keep).numpy()[:, :: 4 // keep.itemsize])
+        sys.stdout.buffer.write(low.numpy())
     except BrokenPipeError:
         break
     first += samples
