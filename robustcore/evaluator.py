@@ -1,0 +1,278 @@
+"""The engine: many perturbed copies of a few images, through the model in full batches, counted.
+
+A round is a flat table of slots (row, sigma, sample). The evaluator cuts it into full batches,
+perturbs, runs the model, and reduces logits to margins or counts on the device; the host waits
+once, at the end of a round. Draws are named by (seed, stream, image id, sample), so how a round
+is cut changes no draw.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustcore import inputs
+from robustcore.kernels import select
+from robustcore.network import Model, Network
+
+BATCH_PIXELS = {"cpu": 3 * 2**17, "cuda": 2**24}
+GRAPH_BATCHES = 8  # recording a CUDA graph pays from about this many batches on
+PROBE = 4
+# How far two evaluations of one input may differ, relative to the largest logit, before the
+# model counts as randomised: far above rounding, far below any dropout or random resize.
+SAME = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+
+
+class RandomizedModelWarning(UserWarning):
+    """The model's answer to one input varies from call to call."""
+
+
+@dataclass(frozen=True)
+class Slots:
+    """A part of a round, on the device."""
+
+    rows: Tensor  # (S,) int64, image of each slot
+    sigma: Tensor  # (S,) float32
+    samples: Tensor  # (S,) int64, index of the draw
+
+
+class Evaluator:
+    """A model and the images that it is measured on.
+
+    x is one image or a batch in any floating type: noise is added in float32, and the sum is
+    handed to the model in x's type. y None takes the model's own labels. `planned` is the number
+    of evaluations to come; it decides whether compilation pays (compile=None).
+
+    After construction: `y` (B,) int64, `clean_margins` (B,) float64, `randomized`,
+    `n_forward` (B,) int64 evaluations spent so far on each image, `notes`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Any = None,
+        *,
+        ids: Any = None,
+        seed: int = 0,
+        stream: int = 0,
+        clip: Any = None,
+        batch_size: int | None = None,
+        backend: str | None = None,
+        compile: bool | None = None,
+        planned: int = 0,
+    ) -> None:
+        batch = inputs.images(x)
+        n = len(batch)
+        self.device, self.dtype = batch.device, batch.dtype
+        self.x = batch.float()
+        self.ids = inputs.identifiers(ids, n, self.device)
+        labels = None if y is None else inputs.labels(y, n, self.device)
+        self.seed = inputs.integer("seed", seed, 0, 2**63 - 1)
+        self.stream = stream
+        self.clip = inputs.clip_range(clip)
+        if batch_size is None:
+            per_batch = BATCH_PIXELS.get(self.device.type, 2**24) // self.x[0].numel()
+            self.batch_size = min(8192, 1 << max(0, per_batch.bit_length() - 1))
+        else:
+            self.batch_size = inputs.integer("batch_size", batch_size, 1)
+        self.kernels = select(backend, self.device)
+        self.network = Network(model, self.device, self.dtype)
+        self.n_forward = np.zeros(n, np.int64)
+        self.notes: list[str] = []
+        self._graph: _Graph | None = None
+        self._images: Tensor | None = None
+        with torch.no_grad():
+            self._start(labels, compile, planned)
+        self.notes += self.network.notes
+
+    def _start(self, labels: Tensor | None, compile: bool | None, planned: int) -> None:
+        """Clean logits; labels where none were given; is the model a function of its input?"""
+        probe = self.x[:PROBE]
+        self.network.choose_layout(probe)
+        rows = np.arange(len(self.x))
+        clean: list[Tensor] = []
+        self._run(
+            self._table(rows, np.zeros(len(rows)), rows), lambda logits, *_: clean.append(logits.clone())
+        )
+        logits = torch.cat(clean)
+        if bool(logits.isnan().all()):
+            raise ValueError("model must return logits, returned NaN alone for every image in x")
+        if labels is None:
+            labels = logits.argmax(1)
+        inputs.labels_within(labels, logits.shape[1])
+        self.y = labels
+        margins = self.kernels.margins(logits, self.y, torch.as_tensor(rows, device=self.device))
+        self.clean_margins = margins[0].double().cpu().numpy()
+
+        again, flipped = (self.network(self._formatted(p)).clone() for p in (probe, probe.flip(0)))
+        self.n_forward += 1
+        self.n_forward[:PROBE] += 2
+        self.randomized = not _same(again, self.network(self._formatted(probe)))
+        if self.randomized:
+            message = "the model's answer to one input varies from call to call"
+            self.notes.append(message)
+            warnings.warn(message, RandomizedModelWarning, stacklevel=4)
+        elif not _same(again, flipped.flip(0)):
+            raise ValueError(
+                "model must judge each image by itself, its answer depended on the other images "
+                "in the batch: call model.eval()"
+            )
+        self.network.compile(compile, planned, self._formatted(self.x[:1].expand(32, -1, -1, -1)))
+
+    # -- what methods call -------------------------------------------------------------------
+
+    def margins(self, rows: np.ndarray, sigma: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """Margin of each slot, float64 (S,): the model is right where it is positive."""
+        out = torch.full((len(rows),), torch.nan, dtype=torch.float64, device=self.device)
+
+        def reduce(logits: Tensor, slots: Slots, at: slice) -> None:
+            out[at] = self.kernels.margins(logits, self.y, slots.rows)[0]
+
+        with torch.no_grad():
+            self._run(self._table(rows, sigma, samples), reduce)
+        self.n_forward += np.bincount(rows, minlength=len(self.x))
+        return out.cpu().numpy()
+
+    def counts(
+        self, sigma: np.ndarray, samples: int, progress: Callable[[int], object]
+    ) -> np.ndarray:
+        """Errors of each image at each sigma of a grid (G,), over samples 0 to `samples` - 1.
+
+        Returns int64 (B, G). The draws of an image are the same at every sigma.
+        """
+        grid = torch.as_tensor(sigma, device=self.device).float()
+        labels = self.y.repeat_interleave(len(grid))
+        counts = torch.zeros(len(labels), dtype=torch.int64, device=self.device)
+
+        def cells(at: slice) -> Tensor:
+            return torch.arange(at.start, at.stop, device=self.device) // samples
+
+        def slots(at: slice) -> Slots:
+            cell = cells(at)
+            draw = torch.arange(at.start, at.stop, device=self.device) % samples
+            return Slots(cell // len(grid), grid[cell % len(grid)], draw)
+
+        def reduce(logits: Tensor, _: Slots, at: slice) -> None:
+            self.kernels.count_errors(logits, labels, cells(at), counts)
+            progress(at.stop - at.start)
+
+        with torch.no_grad():
+            self._run((len(labels) * samples, slots), reduce)
+        self.n_forward += samples * len(grid)
+        return counts.view(-1, len(grid)).cpu().numpy()
+
+    # -- batches -----------------------------------------------------------------------------
+
+    def _table(
+        self, rows: np.ndarray, sigma: np.ndarray, samples: np.ndarray
+    ) -> tuple[int, Callable[[slice], Slots]]:
+        table = (
+            torch.as_tensor(rows, device=self.device).long(),
+            torch.as_tensor(sigma, device=self.device).float(),
+            torch.as_tensor(samples, device=self.device).long(),
+        )
+        return len(rows), lambda at: Slots(*(column[at] for column in table))
+
+    def _run(
+        self,
+        round_: tuple[int, Callable[[slice], Slots]],
+        reduce: Callable[[Tensor, Slots, slice], object],
+    ) -> None:
+        total, make = round_
+        start = 0
+        while start < total:
+            at = slice(start, min(start + self.batch_size, total))
+            slots = make(at)
+            try:
+                logits = self._logits(slots, batches=(total - start) // self.batch_size)
+            except RuntimeError as error:
+                if self.batch_size == 1 or not _out_of_memory(error):
+                    raise
+                self._halve()
+                continue
+            reduce(logits, slots, at)
+            start = at.stop
+
+    def _logits(self, slots: Slots, batches: int) -> Tensor:
+        if self.device.type == "cuda" and len(slots.rows) == self.batch_size:
+            if self._graph is None and batches >= GRAPH_BATCHES:
+                self._graph = _Graph(self._perturbed, slots, self.notes)
+            if self._graph is not None:
+                return self._graph(slots)
+        return self._perturbed(slots)
+
+    def _perturbed(self, slots: Slots) -> Tensor:
+        n = len(slots.rows)
+        if self._images is None or len(self._images) < n:
+            self._images = self._formatted(self.x.new_empty((n, *self.x.shape[1:])))
+        out = self.kernels.perturb(
+            self.x,
+            slots.rows,
+            slots.sigma,
+            slots.samples,
+            self.ids,
+            self._images[:n],
+            seed=self.seed,
+            stream=self.stream,
+            clip=self.clip,
+        )
+        return self.network(out)
+
+    def _formatted(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=self.network.layout)
+
+    def _halve(self) -> None:
+        self.batch_size //= 2
+        self._images = self._graph = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.notes.append(f"out of memory: batch size halved to {self.batch_size}")
+
+
+class _Graph:
+    """One full batch recorded in a CUDA graph: a launch for the batch, not for each kernel."""
+
+    def __init__(self, step: Callable[[Slots], Tensor], slots: Slots, notes: list[str]) -> None:
+        self.slots = Slots(slots.rows.clone(), slots.sigma.clone(), slots.samples.clone())
+        self.step, self.graph = step, None
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(side):
+                for _ in range(2):
+                    step(self.slots)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self.logits = step(self.slots)
+            self.graph = graph
+        except RuntimeError as error:
+            if _out_of_memory(error):
+                raise
+            notes.append(f"no CUDA graph, as recording failed: {error}")
+
+    def __call__(self, slots: Slots) -> Tensor:
+        if self.graph is None:
+            return self.step(slots)
+        for mine, new in zip(vars(self.slots).values(), vars(slots).values(), strict=True):
+            mine.copy_(new)
+        self.graph.replay()
+        return self.logits
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two evaluations of the same inputs agree up to the model's own arithmetic."""
+    allowed = SAME.get(a.dtype, 1e-3)
+    a, b = a.double().nan_to_num(), b.double().nan_to_num()
+    return bool((a - b).abs().max() <= allowed * a.abs().max().clamp(min=1e-6))
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,155 @@
+"""Checks at the public door: each names the argument, what it must be and what it was."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MAX_ID = 2**32 - 1
+
+
+def images(x: Any) -> Tensor:
+    """One image (C, H, W) or a batch (B, C, H, W) to a contiguous batch (B, C, H, W)."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, was {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(
+            f"x must be floating point with pixels in [0, 1], was {x.dtype}: use x.float() / 255"
+        )
+    if x.ndim == 3:
+        x = x[None]
+    if x.ndim != 4:
+        raise ValueError(
+            f"x must be one image (C, H, W) or a batch (B, C, H, W), had shape {tuple(x.shape)}"
+        )
+    if x.numel() == 0:
+        raise ValueError(f"x must hold at least one pixel, had shape {tuple(x.shape)}")
+    if not bool(torch.isfinite(x).all()):
+        bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
+        raise ValueError(f"x must be finite, image {bad[0]} holds NaN or inf ({len(bad)} such)")
+    return x.detach().contiguous()
+
+
+def labels(y: Any, n: int, device: torch.device) -> Tensor:
+    """Class indices, one for each of n images, to int64 (n,) on the device."""
+    y = torch.as_tensor(y)
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(f"y must be integer class indices, was {y.dtype}")
+    if y.ndim == 0 and n == 1:
+        y = y[None]
+    if y.shape != (n,):
+        raise ValueError(f"y must have one label for each of {n} images, had {tuple(y.shape)}")
+    if int(y.min()) < 0:
+        raise ValueError(f"y must not be negative, its least label was {int(y.min())}")
+    return y.to(device, torch.int64)
+
+
+def labels_within(y: Tensor, n_classes: int) -> None:
+    if int(y.max()) >= n_classes:
+        raise ValueError(
+            f"y must be below the model's {n_classes} classes, its largest label was {int(y.max())}"
+        )
+
+
+def identifiers(ids: Any, n: int, device: torch.device) -> Tensor:
+    """Distinct names of n images, integers in [0, 2^32), to int64 (n,); None means 0 to n - 1."""
+    if ids is None:
+        return torch.arange(n, device=device)
+    ids = torch.as_tensor(ids)
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"ids must be integers, was {ids.dtype}")
+    if ids.ndim == 0 and n == 1:
+        ids = ids[None]
+    if ids.shape != (n,):
+        raise ValueError(f"ids must name each of {n} images, had shape {tuple(ids.shape)}")
+    ids = ids.to("cpu", torch.int64)
+    if int(ids.min()) < 0 or int(ids.max()) > MAX_ID:
+        raise ValueError(
+            f"ids must lie in [0, 2^32), ranged from {int(ids.min())} to {int(ids.max())}"
+        )
+    values, times = ids.unique(return_counts=True)
+    if len(values) < n:
+        raise ValueError(f"ids must not repeat, {int(values[times > 1][0])} occurred twice or more")
+    return ids.to(device)
+
+
+def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, was {value!r}") from None
+    if value < low or (high is not None and value > high):
+        span = f"at least {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{name} must be {span}, was {value}")
+    return int(value)
+
+
+def number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a number, was {value!r}") from None
+
+
+def positive(name: str, value: Any) -> float:
+    value = number(name, value)
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be positive and finite, was {value}")
+    return value
+
+
+def fraction(name: str, value: Any) -> float:
+    value = number(name, value)
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, was {value}")
+    return value
+
+
+def rate_for(samples: int, error_rate: Any) -> float:
+    rate = fraction("error_rate", error_rate)
+    if rate * samples < 1 - 1e-9:
+        raise ValueError(
+            f"error_rate must be at least 1/samples = {1 / samples:g}, was {rate:g}: "
+            f"give samples={math.ceil(1 / rate)} or more"
+        )
+    return rate
+
+
+def sigmas(sigma: Any) -> np.ndarray:
+    """A number or a one-dimensional grid to float64 (G,)."""
+    if isinstance(sigma, Tensor):
+        sigma = sigma.detach().cpu().numpy()
+    try:
+        grid = np.atleast_1d(np.asarray(sigma, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise TypeError(f"sigma must be a number or a list of numbers, was {sigma!r}") from None
+    if grid.ndim != 1 or grid.size == 0:
+        raise ValueError(f"sigma must be a number or a flat grid, had shape {grid.shape}")
+    if not (np.isfinite(grid).all() and (grid >= 0).all()):
+        bad = grid[~(np.isfinite(grid) & (grid >= 0))][0]
+        raise ValueError(f"sigma must be finite and not negative, one was {bad}")
+    return grid
+
+
+def clip_range(clip: Sequence[float] | None) -> tuple[float, float] | None:
+    if clip is None:
+        return None
+    try:
+        low, high = (float(v) for v in clip)
+    except (TypeError, ValueError):
+        raise TypeError(f"clip must be None or (low, high), was {clip!r}") from None
+    if not low < high:
+        raise ValueError(f"clip must be (low, high) with low < high, was {(low, high)}")
+    return low, high
+
+
+def choice(name: str, value: Any, known: Sequence[str]) -> str:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, was {value!r}")
+    return str(value)

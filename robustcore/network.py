@@ -1,0 +1,119 @@
+"""A user's model as the engine needs it: images (S, C, H, W) in, checked logits (S, K) out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+Model = Callable[[Tensor], Any]
+
+COMPILE_FLOPS = 1e13  # on a CPU, compiling takes about as long as this much eager work
+SMALLEST_COMPILED = 16  # smaller batches would be compiled again, one by one
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class Network:
+    """The model with its answers checked, its memory format chosen, compiled where that pays.
+
+    Errors: TypeError or ValueError when the model sits on another device than the images, has a
+    batch norm in training mode, or does not return finite-shaped logits (S, K) with K >= 2.
+    """
+
+    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype) -> None:
+        if not callable(model):
+            raise TypeError(f"model must be callable, was {type(model).__name__}")
+        self.model, self.device, self.dtype = model, device, dtype
+        self.layout = torch.contiguous_format
+        self.compiled = False
+        self.notes: list[str] = []
+        self._forward = model
+        if isinstance(model, nn.Module):
+            _check_module(model, device)
+            if any(isinstance(m, nn.Conv2d) for m in model.modules()):
+                self.layout = torch.channels_last
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (S, K) of float32 images (S, C, H, W); to be called under torch.no_grad()."""
+        n = len(images)
+        images = images.to(self.dtype)
+        if self.compiled and n < SMALLEST_COMPILED:
+            fill = images[-1:].expand(SMALLEST_COMPILED - n, -1, -1, -1)
+            images = torch.cat([images, fill]).contiguous(memory_format=self.layout)
+        return _checked(self._forward(images), len(images))[:n]
+
+    def choose_layout(self, images: Tensor) -> None:
+        """Fall back to contiguous images when the model cannot take channels_last ones."""
+        if self.layout is torch.contiguous_format:
+            return
+        try:
+            self(images.contiguous(memory_format=self.layout))
+        except RuntimeError as error:
+            self.layout = torch.contiguous_format
+            self(images)  # an error that has another cause comes up again here
+            self.notes.append(f"images are contiguous, as channels_last failed: {error}")
+
+    def compile(self, wanted: bool | None, planned: int, images: Tensor) -> None:
+        """Compile if wanted, or (None) for a module on a CPU when `planned` evaluations pay for it.
+
+        The rule counts operations, not seconds, so that it decides alike on every machine.
+        """
+        automatic = wanted is None
+        if automatic:
+            wanted = (
+                self.device.type == "cpu"
+                and isinstance(self.model, nn.Module)
+                and planned * self._flops(images[:1]) > COMPILE_FLOPS
+            )
+        if not wanted:
+            return
+        options = {"freezing": True} if self.device.type == "cpu" else None
+        self._forward = torch.compile(self.model, dynamic=True, options=options)
+        self.compiled = True
+        try:
+            self(images)
+        except Exception as error:
+            if not automatic:
+                raise
+            self._forward, self.compiled = self.model, False
+            self.notes.append(f"not compiled, as that failed: {type(error).__name__}: {error}")
+
+    def _flops(self, image: Tensor) -> int:
+        with FlopCounterMode(display=False) as counter:
+            self(image)
+        return counter.get_total_flops()
+
+
+def _check_module(model: nn.Module, device: torch.device) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.device != device:
+            raise ValueError(
+                f"model and x must be on one device: parameter {name!r} was on "
+                f"{parameter.device}, x on {device}"
+            )
+    for name, module in model.named_modules():
+        if isinstance(module, BATCH_NORMS) and module.training:
+            raise ValueError(
+                f"model must be in evaluation mode, its batch norm {name!r} was in training "
+                "mode: call model.eval()"
+            )
+
+
+def _checked(logits: Any, n: int) -> Tensor:
+    logits = getattr(logits, "logits", logits)
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            "model must return a tensor of logits, or an object with .logits, "
+            f"returned {type(logits).__name__}"
+        )
+    if not logits.is_floating_point():
+        raise TypeError(f"model must return floating-point logits, returned {logits.dtype}")
+    if logits.ndim != 2 or logits.shape[0] != n or logits.shape[1] < 2:
+        raise ValueError(
+            f"model must return logits (S, K), one row for each of {n} images and K at least 2, "
+            f"returned shape {tuple(logits.shape)}"
+        )
+    return logits.detach()

@@ -1,0 +1,320 @@
+"""The default search for sigma(x0, mu): a quantile of radii, each draw evaluated about once."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from robustcore.search.bisection import FIRST_GUESS, RESOLUTION
+from robustcore.search.margin_fit import MarginFit
+from robustcore.search.radii import Floats, Ints, Plan, Radii
+from robustcore.stats import group_ranks, order_ranks, target_rank
+
+FINE = 0.01  # brackets of the ranks are narrower than this share of sigma
+PILOT = 16  # draws at each guess until the neighbourhood is found
+FIRST = 128  # draws that place the sigma at which the others are evaluated
+SLOPE = 32  # of them evaluated again, with rtol, for the slope of the margins
+AUDIT = 16  # draws whose inferred side of sigma is checked
+ROUNDS = 40
+APART = 0.15  # in log sigma, of evaluations that tell the slope
+STEEP = (0.3, 15.0)  # believable falls of z per log sigma
+
+PILOTING, DRAWING, SLOPING, REFINING, AUDITING, DONE = range(6)
+
+
+class Quantile:
+    """sigma(x0, mu) as the k-th smallest of N radii, k = floor(mu N) + 1, with bounds of rank l, u.
+
+    A pilot of 16 draws finds the neighbourhood; 128 draws there place a sigma at which the rest are
+    evaluated, once; then only draws that can still change rank l, k or u are evaluated again. An
+    audit of the 16 draws whose inferred side of sigma is least certain guards the inference: an
+    image that fails it is searched on with more doubt, and audited again.
+
+    With `rtol`, draws are added until the half-width of the interval is at most rtol * sigma: that
+    of a fit to the margins where they look normal, else that of ranks whose coverage holds at all
+    planned numbers of draws at once.
+
+    `bracket` (2, B) is proven or inferred to hold rank k, `bounds` (2, B) are those of the interval.
+    """
+
+    def __init__(
+        self,
+        clean: Floats,
+        rate: float,
+        samples: int,
+        sigma_max: float,
+        confidence: float,
+        rtol: float | None = None,
+    ) -> None:
+        n = len(clean)
+        self.rate, self.sigma_max, self.rtol = rate, sigma_max, rtol
+        self.radii = Radii(clean, samples, sigma_max)
+        self.fit = MarginFit(rate, confidence)
+        self.looks = _looks(samples, rate, rtol)
+        if len(self.looks) > 1:
+            low, high = group_ranks(self.looks, rate, confidence)
+        else:
+            low, high = order_ranks(self.looks, rate, confidence)
+        self.ranks = np.stack([low, target_rank(self.looks, rate), high], 1)  # (looks, 3)
+        self.look = np.zeros(n, np.int64)
+        # the sigma of most draws lies a little high, where rank u is: what errs there is proven
+        share = np.clip(high[-1] / samples, rate, 0.97)
+        self.z_target, self.z_aim = -float(ndtri(rate)), -float(ndtri(share))
+        ends = np.clip((self.ranks[:, ::2] - 0.5) / self.looks[:, None], 0, 1)
+        self.z_width = ndtri(ends[:, 1]) - ndtri(ends[:, 0])  # of the interval, at each look
+
+        self.phase = np.where(clean > 0, PILOTING, DONE)
+        self.guess = np.full(n, FIRST_GUESS * sigma_max)
+        self.seen = np.zeros(n, np.int64)
+        self.goal = np.full(n, min(FIRST, int(self.looks[-1])))
+        self.steep = np.full(n, 5.0)  # fall of z = mean / deviation of the margins per log sigma
+        self.previous = np.full((2, n), np.nan)  # sigma and z of the last pilot
+        self.aside = np.full(n, np.nan)  # sigma of the draws evaluated for the slope
+        self.rounds = np.zeros(n, np.int64)
+        self.found = np.zeros((n, 3, 2))  # brackets of ranks l, k, u
+        self.by_rank = np.full(n, rtol is None)
+        self._parts: list[tuple[int, Ints, Floats, Ints]] = []
+
+    @property
+    def finished(self) -> NDArray[np.bool_]:
+        return self.phase == DONE
+
+    @property
+    def bracket(self) -> Floats:
+        return self.found[:, 1].T
+
+    @property
+    def bounds(self) -> Floats:
+        return np.stack([self.found[:, 0, 0], self.found[:, 2, 1]])
+
+    @property
+    def sigma(self) -> Floats:
+        return self.found[:, 1].mean(1)
+
+    @property
+    def error_rate(self) -> Floats:
+        """Share of the draws seen that err at sigma, or at sigma_max where that is nearer."""
+        radius, _, _ = self.radii.infer(np.arange(len(self.seen)))
+        at = np.minimum(self.sigma, self.sigma_max)
+        return (radius <= at[:, None]).sum(1) / np.maximum(self.seen, 1)
+
+    # -- a round -----------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        self._parts = []
+        pilot = np.flatnonzero(self.phase == PILOTING)
+        self._add_range(PILOTING, pilot, np.zeros(len(pilot), np.int64), min(PILOT, self.looks[-1]))
+        drawing = np.flatnonzero(self.phase == DRAWING)
+        self._add_range(DRAWING, drawing, self.seen[drawing], self.goal[drawing])
+        sloping = np.flatnonzero(self.phase == SLOPING)
+        again = min(SLOPE, int(self.looks[-1]))
+        self._add(SLOPING, rows := sloping.repeat(again), self.aside[rows], np.tile(np.arange(again), len(sloping)))
+        refining = np.flatnonzero(self.phase == REFINING)
+        if len(refining):
+            sigma = self._refine(refining)
+            row, sample = np.nonzero(np.isfinite(sigma))
+            self._add(REFINING, refining[row], sigma[row, sample], sample)
+        auditing = np.flatnonzero(self.phase == AUDITING)
+        if len(auditing):
+            sigma = np.minimum(self.sigma[auditing], self.sigma_max)
+            certainty = self.radii.certainty(auditing, sigma[:, None])
+            sample = np.argsort(certainty, 1, kind="stable")[:, :AUDIT].ravel()
+            row = np.arange(len(auditing)).repeat(len(sample) // len(auditing))
+            inferred = np.isfinite(certainty[row, sample])
+            row, sample = row[inferred], sample[inferred]
+            self._add(AUDITING, auditing[row], sigma[row], sample)
+        if not self._parts:
+            return np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64)
+        _, *columns = zip(*self._parts, strict=True)
+        rows, sigma, samples = (np.concatenate(column) for column in columns)
+        return rows, sigma, samples
+
+    def _add(self, phase: int, rows: Ints, sigma: Floats, samples: Ints) -> None:
+        if len(rows):
+            self._parts.append((phase, rows, sigma, samples))
+
+    def _add_range(self, phase: int, images: Ints, first: Ints, last: Ints | int) -> None:
+        count = last - first
+        rows = images.repeat(count)
+        start = (np.cumsum(count) - count).repeat(count)
+        self._add(phase, rows, self.guess[rows], np.arange(len(rows)) - start + first.repeat(count))
+
+    def update(self, margins: Floats) -> None:
+        auditing, start = np.flatnonzero(self.phase == AUDITING), 0
+        failed = np.zeros(0, np.int64)
+        for phase, rows, sigma, samples in self._parts:
+            part = margins[start : start + len(rows)]
+            start += len(rows)
+            if phase in (REFINING, AUDITING):
+                wrong = self.radii.contradicted(rows, sigma, samples, part)
+                self.radii.doubt[wrong] *= 1.25 if phase == REFINING else 1.5
+                failed = wrong if phase == AUDITING else failed
+            if phase == SLOPING:
+                self._after_slope(rows, part)
+                continue
+            self.radii.record(rows, sigma, samples, part)
+            if phase == PILOTING:
+                self._after_pilot(rows, part)
+            elif phase == DRAWING:
+                self._after_draws(rows, part)
+        self._after_audit(auditing, failed)
+
+    # -- what each phase leads to ------------------------------------------------------------
+
+    def _after_pilot(self, rows: Ints, margins: Floats) -> None:
+        images, z, deviation = _moments(rows, margins)
+        sigma, (before, z_before) = self.guess[images], self.previous[:, images]
+        with np.errstate(all="ignore"):
+            # z is nearly linear in 1 / sigma, and is exactly so for a linear model
+            steep = (z - z_before) / (1 / sigma - 1 / before) / sigma
+            far = np.abs(np.log(sigma / before)) > 0.05
+        steep = np.where(np.isfinite(steep) & far, np.clip(steep, *STEEP), self.steep[images])
+        self.steep[images], self.radii.slope[images] = steep, deviation * steep
+        self.previous[:, images] = sigma, z
+        self._step(images, z, self.z_target, 1.2)
+        # two guesses well apart tell the slope
+        alone = np.isnan(before) & (np.abs(np.log(self.guess[images] / sigma)) < APART)
+        apart = np.where((z > self.z_target) & (sigma < self.sigma_max), APART, -APART)
+        self.guess[images] = np.where(alone, sigma * np.exp(apart), self.guess[images])
+        at_top = (self.guess[images] >= self.sigma_max) & (sigma >= self.sigma_max)
+        self.rounds[images] += 1
+        near = (np.abs(z - self.z_target) < 0.9) | at_top | (self.rounds[images] >= 8)
+        near &= ~np.isnan(before)
+        self.phase[images[near]] = DRAWING
+
+    def _after_draws(self, rows: Ints, margins: Floats) -> None:
+        images, z, deviation = _moments(rows, margins)
+        self.steep[images] = self.radii.slope[images] / deviation
+        first = self.seen[images] == 0
+        self.seen[images] = self.goal[images]
+        sigma = self.guess[images]
+        self._step(images, z, self.z_aim, 0.5)
+        if self.rtol is None:
+            self._draw_or_refine(images, np.full(len(images), self.looks[-1]))
+            return
+        aside = sigma * np.exp(np.where(z > self.z_target, APART, -APART))
+        self.aside[images[first]] = aside[first]
+        self.phase[images[first]] = SLOPING
+        self._decide(images[~first])
+
+    def _after_slope(self, rows: Ints, margins: Floats) -> None:
+        images, z, _ = _moments(rows, margins)
+        draws = np.ix_(images, np.arange(len(rows) // len(images)))
+        _, z_before, deviation_before = _moments(rows, self.radii.margin[draws].ravel())
+        sigma, before = self.aside[images], self.radii.at[images, 0]
+        steep = np.clip((z - z_before) / (1 / sigma - 1 / before) / before, *STEEP)
+        self.radii.slope[images] = deviation_before * steep
+        self.steep[images] = self.radii.slope[images] / self.radii.margin[images, :FIRST].std(1)
+        self._decide(images)
+
+    def _draw_or_refine(self, images: Ints, goal: Ints) -> None:
+        self.goal[images] = goal
+        complete = self.seen[images] >= goal
+        self.phase[images] = np.where(complete, REFINING, DRAWING)
+        self.rounds[images[complete]] = 0
+
+    def _decide(self, images: Ints) -> None:
+        """With rtol: finish by the fit where it is narrow, else set the number of draws to see."""
+        assert self.rtol is not None
+        reciprocal = self.radii.reciprocal(images)
+        reciprocal[np.arange(reciprocal.shape[1]) >= self.seen[images, None]] = np.nan
+        sigma, low, high, normal = self.fit(reciprocal)
+        normal &= (sigma < self.sigma_max) & ~self.by_rank[images]
+        done = normal & (high - low <= 2 * self.rtol * sigma)
+        ends = np.stack([low, sigma, high], 1)[done]
+        self.found[images[done]] = ends[:, :, None]
+        self.phase[images[done]] = DONE
+
+        go = images[~done]
+        steep = 1 / (sigma * np.nanstd(reciprocal, 1))[~done]
+        goal = self.fit.draws_needed(steep, self.rtol, int(self.looks[-1]))
+        goal = np.maximum(goal, self.seen[go] + 32)
+        self.by_rank[go] |= ~normal[~done] | (goal > self.looks[-1])
+        # the first look not yet passed at which the ranks should be near enough to each other
+        wide = self.z_width / (2 * self.steep[go, None]) > self.rtol
+        wide |= self.looks < self.seen[go, None]
+        look = np.minimum(wide.argmin(1), len(self.looks) - 1)
+        look = np.where(wide.all(1), len(self.looks) - 1, look)
+        self.look[go] = np.where(self.by_rank[go], look, self.look[go])
+        goal = np.where(self.by_rank[go], self.looks[look], goal)
+        self._draw_or_refine(go, goal)
+
+    def _step(self, images: Ints, z: Floats, aim: float, most: float) -> None:
+        step = np.clip((z - aim) / self.steep[images], -1.2, most)
+        self.guess[images] = np.minimum(self.guess[images] * np.exp(step), self.sigma_max)
+
+    def _after_audit(self, images: Ints, failed: Ints) -> None:
+        failed = np.isin(images, failed)
+        self.phase[images] = np.where(failed, REFINING, DONE)
+        self.rounds[images[failed]] = 0
+        if self.rtol is not None:
+            done = images[~failed]
+            low, high = self.bounds[:, done]
+            with np.errstate(invalid="ignore"):
+                wide = ~(high - low <= 2 * self.rtol * self.sigma[done])
+            more = done[wide & (self.look[done] < len(self.looks) - 1)]
+            self.look[more] += 1
+            self._draw_or_refine(more, self.looks[self.look[more]])
+
+    def _refine(self, images: Ints) -> Floats:
+        """Sigma at which to evaluate each draw (I, N), inf for none; images done go to the audit.
+
+        The brackets of rank t are the t-th smallest ends of the draws' brackets; a draw is in play
+        while its own bracket reaches into them.
+        """
+        radius, low, high = self.radii.infer(images)
+        by_rank = [np.sort(v, 1) for v in (low, high, radius)]
+        plan, done = np.full(radius.shape, np.inf), np.ones(len(images), bool)
+        slow = self.rounds[images] % 4 == 3
+        for j in (1, 0, 2):
+            rank = self.ranks[self.look[images], j]
+            first, last, middle = (_ranked(v, rank) for v in by_rank)
+            last = np.where(first >= self.sigma_max, np.inf, last)
+            first = np.where(first >= self.sigma_max, np.inf, first)
+            self.found[images, j] = np.stack([first, last], 1)
+            narrow = np.minimum(FINE * middle, RESOLUTION * self.sigma_max)
+            with np.errstate(invalid="ignore"):
+                ready = (first == last) | (last - first <= narrow)
+                half = np.maximum(first, 1e-4 * self.sigma_max) * np.minimum(last, self.sigma_max)
+            half = np.sqrt(half)
+            at = np.where(slow, half, np.minimum(middle, self.sigma_max))
+            reaches = (low < last[:, None]) & (high > first[:, None]) & ~ready[:, None]
+            play = reaches & self.radii.open_at(images, at[:, None])
+            stuck = ~ready & ~play.any(1)
+            at = np.where(stuck, half, at)
+            play = reaches & self.radii.open_at(images, at[:, None])
+            plan = np.where(play & np.isinf(plan), at[:, None], plan)
+            done &= ready | ~play.any(1)
+        self.rounds[images] += 1
+        done |= self.rounds[images] > ROUNDS
+        self.phase[images[done]] = AUDITING
+        plan[done] = np.inf
+        return plan
+
+
+def _looks(samples: int, rate: float, rtol: float | None) -> Ints:
+    """Numbers of draws at which a search may stop: `samples`, and with rtol halves of it."""
+    looks = [samples]
+    while rtol is not None and looks[0] // 2 * rate >= 8 and looks[0] // 2 >= 2 * FIRST:
+        looks.insert(0, looks[0] // 2)
+    return np.array(looks)
+
+
+def _ranked(ordered: Floats, rank: Ints) -> Floats:
+    """Entry of 1-based rank of each row; 0 for rank 0, inf for a rank beyond the last."""
+    n = ordered.shape[1]
+    value = np.take_along_axis(ordered, np.clip(rank - 1, 0, n - 1)[:, None], 1)[:, 0]
+    return np.where(rank < 1, 0.0, np.where(rank > n, np.inf, value))
+
+
+def _moments(rows: Ints, margins: Floats) -> tuple[Ints, Floats, Floats]:
+    """(images, z = mean / deviation, deviation) of the margins of each image in `rows`."""
+    images, index, n = np.unique(rows, return_inverse=True, return_counts=True)
+    with np.errstate(all="ignore"):
+        mean = np.bincount(index, margins) / n
+        spread = np.bincount(index, (margins - mean[index]) ** 2) / np.maximum(n - 1, 1)
+        z = mean / np.sqrt(spread)
+    errors = np.bincount(index, ~(margins > 0))
+    counted = -ndtri((errors + 0.5) / (n + 1))
+    return images, np.where(np.isfinite(z), np.clip(z, -6, 6), counted), np.sqrt(spread)
