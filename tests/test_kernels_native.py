@@ -158,6 +158,36 @@ def test_contraction_would_change_the_noise(tmp_path, normals, flags, same):
     assert np.allclose(z, expected, rtol=0, atol=1e-5)
 
 
+SCALAR = """
+#include <stdio.h>
+#include "core/normal.h"
+#include "core/philox.h"
+using namespace robustcore;
+int main() {
+    static float out[1 << 16];
+    for (uint64_t block = 0; block < 1 << 14; ++block) {
+        const Words<Scalar> w = philox<Scalar>({block, 0, 0, 0}, Key{0, 0});
+        const Normals<Scalar> a = normals<Scalar>(uint32_t(w.c0), uint32_t(w.c1));
+        const Normals<Scalar> b = normals<Scalar>(uint32_t(w.c2), uint32_t(w.c3));
+        float* const z = out + (block >> 4) * 64 + (block & 15);
+        z[0] = a.z0, z[16] = a.z1, z[32] = b.z0, z[48] = b.z1;
+    }
+    fwrite(out, sizeof out, 1, stdout);
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_the_headers_give_the_same_bits_one_lane_at_a_time(tmp_path, normals):
+    """As a GPU's threads will use them."""
+    (tmp_path / "main.cpp").write_text(SCALAR)
+    command = ["c++", "-std=c++17", "-O2", "-ffp-contract=off", f"-I{CSRC}", tmp_path / "main.cpp"]
+    subprocess.run([*map(str, command), "-o", str(tmp_path / "run")], check=True)
+    done = subprocess.run([str(tmp_path / "run")], check=True, capture_output=True)
+    expected = normals(reference.perturb, 1 << 16, seed=0)
+    assert done.stdout == expected.numpy().tobytes()
+
+
 def test_core_headers_know_no_library():
     """csrc/core is for every compiler, and files compiled for one instruction set share no std."""
     for path in CSRC.rglob("*"):
