@@ -187,9 +187,11 @@ def test_margins_and_counts_equal_a_loop(body, dtype, classes):
     assert counts.tolist() == expected
 
 
-def test_margins_equal_the_reference_on_strided_rows(body):
+@pytest.mark.parametrize("layout", ["padded", "transposed"])
+def test_margins_equal_the_reference_on_any_strides(body, layout):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(300, 30, generator=generator)[:, 3:20]
+    logits = logits if layout == "padded" else logits.T.contiguous().T
     labels = torch.randint(17, (9,), generator=generator)
     rows = torch.randint(9, (300,), generator=generator)
     margin, runner_up = body.margins(logits, labels, rows)

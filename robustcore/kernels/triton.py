@@ -234,8 +234,7 @@ def _budget(device: torch.device) -> int:
 
 def philox(counter: Tensor, key: tuple[int, int]) -> Tensor:
     words = torch.empty_like(counter)
-    n = len(counter)
-    k0, k1 = map(_signed, key)
+    k0, k1, n = *map(_signed, key), len(counter)
     _launch(philox_kernel, -(-n // 256), counter.device, counter, words, n, k0, k1, BLOCK=256)
     return words
 
@@ -271,10 +270,11 @@ def perturb(
     return out
 
 
-def _rows_and_block(logits: Tensor) -> tuple[int, int]:
-    """Rows a program takes, and the columns it takes at a time."""
+def _plan(logits: Tensor) -> tuple[Tensor, int, int]:
+    """Logits with contiguous rows, the rows a program takes, the columns it takes at a time."""
+    logits = logits if logits.stride(1) == 1 else logits.contiguous()
     block = min(triton.next_power_of_2(logits.shape[1]), 1 << 10)
-    return max(1, _budget(logits.device) // block), block
+    return logits, max(1, _budget(logits.device) // block), block
 
 
 def margins(logits: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -282,7 +282,7 @@ def margins(logits: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tenso
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     margin = torch.empty(slots, dtype=dtype, device=logits.device)
     runner_up = torch.empty(slots, dtype=torch.int64, device=logits.device)
-    each, block = _rows_and_block(logits)
+    logits, each, block = _plan(logits)
     _launch(
         margins_kernel, triton.cdiv(slots, each), logits.device, logits, labels, rows, margin,
         runner_up, slots, classes, logits.stride(0), ROWS=each, BLOCK=block,
@@ -292,7 +292,7 @@ def margins(logits: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tenso
 
 def count_errors(logits: Tensor, labels: Tensor, rows: Tensor, counts: Tensor) -> None:
     slots, classes = logits.shape
-    each, block = _rows_and_block(logits)
+    logits, each, block = _plan(logits)
     _launch(
         count_errors_kernel, triton.cdiv(slots, each), logits.device, logits, labels, rows,
         counts, slots, classes, logits.stride(0), ROWS=each, BLOCK=block,
