@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import pickle
 import tarfile
 import time
@@ -164,9 +163,7 @@ def main() -> None:
         total = torch.zeros((), device=device)
         for i in range(steps):
             index = order[i * args.batch_size : (i + 1) * args.batch_size]
-            images = augment(padded, index, generator).to(
-                device, memory_format=torch.channels_last
-            )
+            images = augment(padded, index, generator).to(device, memory_format=torch.channels_last)
             loss = step(images, y[index].to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -182,7 +179,7 @@ def main() -> None:
         parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
         state = {name: part.state_dict() for name, part in parts.items()}
         torch.save(state | {"epoch": epoch + 1}, checkpoint.with_suffix(".part"))
-        os.replace(checkpoint.with_suffix(".part"), checkpoint)
+        checkpoint.with_suffix(".part").replace(checkpoint)
 
     weights = args.out / "weights.safetensors"
     save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, weights)

@@ -99,7 +99,8 @@ class Evaluator:
         rows = np.arange(len(self.x))
         clean: list[Tensor] = []
         self._run(
-            self._table(rows, np.zeros(len(rows)), rows), lambda logits, *_: clean.append(logits.clone())
+            self._table(rows, np.zeros(len(rows)), rows),
+            lambda logits, *_: clean.append(logits.clone()),
         )
         logits = torch.cat(clean)
         if bool(logits.isnan().all()):

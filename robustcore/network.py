@@ -70,7 +70,7 @@ class Network:
             )
         if not wanted:
             return
-        options = {"freezing": True} if self.device.type == "cpu" else None
+        options: dict[str, Any] | None = {"freezing": True} if self.device.type == "cpu" else None
         self._forward = torch.compile(self.model, dynamic=True, options=options)
         self.compiled = True
         try:

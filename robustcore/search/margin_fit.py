@@ -1,10 +1,10 @@
 """A quantile of the radii from a fit to all of them, where they look normal enough.
 
 Margins of a network in Gaussian noise are close to normal, so the reciprocal radii inferred from
-them are too, and a fit uses every draw where order statistics use the few in the tail. What departs from
-the normal is allowed for: skewness enters the quantile (Cornish and Fisher, 1938), shrunk towards
-0 by what was seen on networks, with its uncertainty in the interval; and draws whose skewness or
-kurtosis is beyond that are refused, so that order statistics decide.
+them are too, and a fit uses every draw where order statistics use the few in the tail. What
+departs from the normal is allowed for: skewness enters the quantile (Cornish and Fisher, 1938),
+shrunk towards 0 by what was seen on networks, with its uncertainty in the interval; and draws
+whose skewness or kurtosis is beyond that are refused, so that order statistics decide.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from robustcore.search.margin_fit import MarginFit
 from robustcore.search.radii import Floats, Ints, Plan, Radii
 from robustcore.stats import group_ranks, order_ranks, target_rank
 
-FINE = 0.01  # brackets of the ranks are narrower than this share of sigma
+FINE = 0.005  # brackets of the ranks are narrower than this share of sigma
 PILOT = 16  # draws at each guess until the neighbourhood is found
 FIRST = 128  # draws that place the sigma at which the others are evaluated
 SLOPE = 32  # of them evaluated again, with rtol, for the slope of the margins
@@ -35,7 +35,8 @@ class Quantile:
     of a fit to the margins where they look normal, else that of ranks whose coverage holds at all
     planned numbers of draws at once.
 
-    `bracket` (2, B) is proven or inferred to hold rank k, `bounds` (2, B) are those of the interval.
+    `bracket` (2, B) holds rank k, as far as is proven or inferred; `bounds` (2, B) are those of the
+    interval.
     """
 
     def __init__(
@@ -109,7 +110,12 @@ class Quantile:
         self._add_range(DRAWING, drawing, self.seen[drawing], self.goal[drawing])
         sloping = np.flatnonzero(self.phase == SLOPING)
         again = min(SLOPE, int(self.looks[-1]))
-        self._add(SLOPING, rows := sloping.repeat(again), self.aside[rows], np.tile(np.arange(again), len(sloping)))
+        self._add(
+            SLOPING,
+            rows := sloping.repeat(again),
+            self.aside[rows],
+            np.tile(np.arange(again), len(sloping)),
+        )
         refining = np.flatnonzero(self.phase == REFINING)
         if len(refining):
             sigma = self._refine(refining)
@@ -234,8 +240,7 @@ class Quantile:
         # the first look not yet passed at which the ranks should be near enough to each other
         wide = self.z_width / (2 * self.steep[go, None]) > self.rtol
         wide |= self.looks < self.seen[go, None]
-        look = np.minimum(wide.argmin(1), len(self.looks) - 1)
-        look = np.where(wide.all(1), len(self.looks) - 1, look)
+        look = np.where(wide.all(1), len(self.looks) - 1, wide.argmin(1))
         self.look[go] = np.where(self.by_rank[go], look, self.look[go])
         goal = np.where(self.by_rank[go], self.looks[look], goal)
         self._draw_or_refine(go, goal)
@@ -245,11 +250,11 @@ class Quantile:
         self.guess[images] = np.minimum(self.guess[images] * np.exp(step), self.sigma_max)
 
     def _after_audit(self, images: Ints, failed: Ints) -> None:
-        failed = np.isin(images, failed)
-        self.phase[images] = np.where(failed, REFINING, DONE)
-        self.rounds[images[failed]] = 0
+        back = np.isin(images, failed)
+        self.phase[images] = np.where(back, REFINING, DONE)
+        self.rounds[images[back]] = 0
         if self.rtol is not None:
-            done = images[~failed]
+            done = images[~back]
             low, high = self.bounds[:, done]
             with np.errstate(invalid="ignore"):
                 wide = ~(high - low <= 2 * self.rtol * self.sigma[done])

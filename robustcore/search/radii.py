@@ -82,7 +82,9 @@ class Radii:
         inferred_high = np.where(inferred_high > self.sigma_max, high, inferred_high)
         radius = np.clip(radius, inferred_low, inferred_high)
         unseen = np.isnan(at)
-        return tuple(np.where(unseen, np.inf, v) for v in (radius, inferred_low, inferred_high))
+        for value in (radius, inferred_low, inferred_high):
+            value[unseen] = np.inf
+        return radius, inferred_low, inferred_high
 
     def reciprocal(self, images: Ints) -> Floats:
         """1 / r_i by the last evaluation and the slope alone, (len(images), N): NaN where unseen.

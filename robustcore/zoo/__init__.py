@@ -1,0 +1,77 @@
+"""Small trained networks and a sample of CIFAR-10 test images, loaded by name.
+
+Each network is NAME.safetensors beside its card NAME.json: recipe, seed, accuracy, hash.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from robustcore import inputs
+from robustcore.zoo.resnet import ResNet
+
+FOLDER = Path(__file__).parent
+NETWORKS = {"resnet20": lambda: ResNet(20)}
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+__all__ = ["card", "load_example", "load_images", "load_model", "names"]
+
+
+def names() -> list[str]:
+    """The names that `load_model` knows."""
+    return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
+
+
+def card(name: str) -> dict[str, Any]:
+    """How a network was trained, its accuracy, and the sha256 of its weights."""
+    if name not in names():
+        near = difflib.get_close_matches(str(name), names(), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"model must be one of {', '.join(names())}, was {name!r}{hint}")
+    text: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    return text
+
+
+def load_model(name: str, device: torch.device | str = "cpu") -> nn.Module:
+    """A network of the zoo in evaluation mode: pixels (S, 3, 32, 32) in [0, 1] to logits (S, 10).
+
+    Raises ValueError for an unknown name, with the known ones, and RuntimeError for weights that
+    are not those of the card.
+    """
+    about = card(name)
+    weights = (FOLDER / f"{name}.safetensors").read_bytes()
+    if hashlib.sha256(weights).hexdigest() != about["sha256"]:
+        raise RuntimeError(f"the weights of {name} are not those of its card: install again")
+    model = NETWORKS[about["network"]]()
+    model.load_state_dict(load(weights))
+    return model.to(device).eval()
+
+
+def load_images(images: int = 1000, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """The first `images` (at most 1,000) CIFAR-10 test images, in the data set's order.
+
+    Returns float32 (N, 3, 32, 32) in [0, 1] and int64 labels (N,).
+    """
+    labels = json.loads((FOLDER / "cifar10-test-1000.json").read_text())["labels"]
+    n = inputs.integer("images", images, 1, len(labels))
+    with Image.open(FOLDER / "cifar10-test-1000.png") as sheet:
+        tiles = np.asarray(sheet).reshape(-1, 32, 40, 32, 3).transpose(0, 2, 4, 1, 3)
+    x = torch.from_numpy(tiles.reshape(-1, 3, 32, 32)[:n].copy()).to(device).float() / 255
+    return x, torch.tensor(labels[:n], device=device)
+
+
+def load_example(
+    name: str, images: int = 64, device: torch.device | str = "cpu"
+) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network of the zoo with test images and labels: `load_model` and `load_images` in one."""
+    return load_model(name, device), *load_images(images, device)
