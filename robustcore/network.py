@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 Model = Callable[[Tensor], Any]
 
@@ -82,6 +81,8 @@ class Network:
             self.notes.append(f"not compiled, as that failed: {type(error).__name__}: {error}")
 
     def _flops(self, image: Tensor) -> int:
+        from torch.utils.flop_counter import FlopCounterMode  # imports triton where there is one
+
         with FlopCounterMode(display=False) as counter:
             self(image)
         return counter.get_total_flops()

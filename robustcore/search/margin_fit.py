@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from robustcore.search.radii import Floats
+from robustcore.search.radii import Floats, Ints
 
 SKEWNESS = 0.15  # standard deviation over images of a ResNet-20, near sigma(x0, 0.01)
+BELL = 1.5  # largest skewness of margins that radii are inferred from
 REFUSED = 2.5  # standard errors of skewness or kurtosis
 
 
@@ -60,3 +61,30 @@ class MarginFit:
             normal &= middle - half > 0
             ends = 1 / np.stack([middle, middle + half, middle - half])
         return ends[0], ends[1], ends[2], normal
+
+
+def bell_shaped(rows: Ints, margins: Floats) -> NDArray[np.bool_]:
+    """Whether the margins of each image in `rows` are spread at all like a bell.
+
+    Where they are not, as of one-hot answers or saturated probabilities, a margin says little of
+    how far away an error is.
+    """
+    _, index, n = np.unique(rows, return_inverse=True, return_counts=True)
+    with np.errstate(all="ignore"):
+        centred = margins - (np.bincount(index, margins) / n)[index]
+        m2, m3, m4 = (np.bincount(index, centred**k) / n for k in (2, 3, 4))
+        skew, kurtosis = m3 / m2**1.5, m4 / m2**2
+        # half a bell has a skewness of 1
+        return (np.abs(skew) < BELL) & (kurtosis < 3 + 2 * BELL**2)
+
+
+def moments(rows: Ints, margins: Floats) -> tuple[Ints, Floats, Floats]:
+    """(images, z = mean / deviation, deviation) of the margins of each image in `rows`."""
+    images, index, n = np.unique(rows, return_inverse=True, return_counts=True)
+    with np.errstate(all="ignore"):
+        mean = np.bincount(index, margins) / n
+        spread = np.bincount(index, (margins - mean[index]) ** 2) / np.maximum(n - 1, 1)
+        z = mean / np.sqrt(spread)
+    errors = np.bincount(index, ~(margins > 0))
+    counted = -ndtri((errors + 0.5) / (n + 1))
+    return images, np.where(np.isfinite(z), np.clip(z, -6, 6), counted), np.sqrt(spread)

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from robustcore.search.bisection import FIRST_GUESS, RESOLUTION
-from robustcore.search.margin_fit import MarginFit
+from robustcore.search.looks import Looks
+from robustcore.search.margin_fit import MarginFit, bell_shaped, moments
 from robustcore.search.radii import Floats, Ints, Plan, Radii
-from robustcore.stats import group_ranks, order_ranks, target_rank
 
 FINE = 0.005  # brackets of the ranks are narrower than this share of sigma
 PILOT = 16  # draws at each guess until the neighbourhood is found
@@ -49,26 +49,19 @@ class Quantile:
         rtol: float | None = None,
     ) -> None:
         n = len(clean)
-        self.rate, self.sigma_max, self.rtol = rate, sigma_max, rtol
+        self.samples, self.sigma_max, self.rtol = samples, sigma_max, rtol
         self.radii = Radii(clean, samples, sigma_max)
         self.fit = MarginFit(rate, confidence)
-        self.looks = _looks(samples, rate, rtol)
-        if len(self.looks) > 1:
-            low, high = group_ranks(self.looks, rate, confidence)
-        else:
-            low, high = order_ranks(self.looks, rate, confidence)
-        self.ranks = np.stack([low, target_rank(self.looks, rate), high], 1)  # (looks, 3)
+        self.looks = Looks(samples, rate, confidence, rtol)
         self.look = np.zeros(n, np.int64)
         # the sigma of most draws lies a little high, where rank u is: what errs there is proven
-        share = np.clip(high[-1] / samples, rate, 0.97)
+        share = np.clip(self.looks.ranks[-1, 2] / samples, rate, 0.97)
         self.z_target, self.z_aim = -float(ndtri(rate)), -float(ndtri(share))
-        ends = np.clip((self.ranks[:, ::2] - 0.5) / self.looks[:, None], 0, 1)
-        self.z_width = ndtri(ends[:, 1]) - ndtri(ends[:, 0])  # of the interval, at each look
 
         self.phase = np.where(clean > 0, PILOTING, DONE)
         self.guess = np.full(n, FIRST_GUESS * sigma_max)
         self.seen = np.zeros(n, np.int64)
-        self.goal = np.full(n, min(FIRST, int(self.looks[-1])))
+        self.goal = np.full(n, min(FIRST, samples))
         self.steep = np.full(n, 5.0)  # fall of z = mean / deviation of the margins per log sigma
         self.previous = np.full((2, n), np.nan)  # sigma and z of the last pilot
         self.aside = np.full(n, np.nan)  # sigma of the draws evaluated for the slope
@@ -105,11 +98,11 @@ class Quantile:
     def plan(self) -> Plan:
         self._parts = []
         pilot = np.flatnonzero(self.phase == PILOTING)
-        self._add_range(PILOTING, pilot, np.zeros(len(pilot), np.int64), min(PILOT, self.looks[-1]))
+        self._add_range(PILOTING, pilot, np.zeros(len(pilot), np.int64), min(PILOT, self.samples))
         drawing = np.flatnonzero(self.phase == DRAWING)
         self._add_range(DRAWING, drawing, self.seen[drawing], self.goal[drawing])
         sloping = np.flatnonzero(self.phase == SLOPING)
-        again = min(SLOPE, int(self.looks[-1]))
+        again = min(SLOPE, self.samples)
         self._add(
             SLOPING,
             rows := sloping.repeat(again),
@@ -169,13 +162,14 @@ class Quantile:
     # -- what each phase leads to ------------------------------------------------------------
 
     def _after_pilot(self, rows: Ints, margins: Floats) -> None:
-        images, z, deviation = _moments(rows, margins)
+        images, z, deviation = moments(rows, margins)
         sigma, (before, z_before) = self.guess[images], self.previous[:, images]
         with np.errstate(all="ignore"):
             # z is nearly linear in 1 / sigma, and is exactly so for a linear model
             steep = (z - z_before) / (1 / sigma - 1 / before) / sigma
             far = np.abs(np.log(sigma / before)) > 0.05
-        steep = np.where(np.isfinite(steep) & far, np.clip(steep, *STEEP), self.steep[images])
+        known = np.isfinite(steep) & far & (deviation > 0)
+        steep = np.where(known, np.clip(steep, *STEEP), self.steep[images])
         self.steep[images], self.radii.slope[images] = steep, deviation * steep
         self.previous[:, images] = sigma, z
         self._step(images, z, self.z_target, 1.2)
@@ -190,14 +184,17 @@ class Quantile:
         self.phase[images[near]] = DRAWING
 
     def _after_draws(self, rows: Ints, margins: Floats) -> None:
-        images, z, deviation = _moments(rows, margins)
-        self.steep[images] = self.radii.slope[images] / deviation
+        images, z, deviation = moments(rows, margins)
+        self.radii.doubt[images[~bell_shaped(rows, margins)]] = np.inf
+        with np.errstate(all="ignore"):
+            steep = self.radii.slope[images] / deviation
+        self.steep[images] = np.where(steep > 0, np.clip(steep, *STEEP), 5.0)
         first = self.seen[images] == 0
         self.seen[images] = self.goal[images]
         sigma = self.guess[images]
         self._step(images, z, self.z_aim, 0.5)
         if self.rtol is None:
-            self._draw_or_refine(images, np.full(len(images), self.looks[-1]))
+            self._draw_or_refine(images, np.full(len(images), self.samples))
             return
         aside = sigma * np.exp(np.where(z > self.z_target, APART, -APART))
         self.aside[images[first]] = aside[first]
@@ -205,9 +202,9 @@ class Quantile:
         self._decide(images[~first])
 
     def _after_slope(self, rows: Ints, margins: Floats) -> None:
-        images, z, _ = _moments(rows, margins)
+        images, z, _ = moments(rows, margins)
         draws = np.ix_(images, np.arange(len(rows) // len(images)))
-        _, z_before, deviation_before = _moments(rows, self.radii.margin[draws].ravel())
+        _, z_before, deviation_before = moments(rows, self.radii.margin[draws].ravel())
         sigma, before = self.aside[images], self.radii.at[images, 0]
         steep = np.clip((z - z_before) / (1 / sigma - 1 / before) / before, *STEEP)
         self.radii.slope[images] = deviation_before * steep
@@ -234,15 +231,12 @@ class Quantile:
 
         go = images[~done]
         steep = 1 / (sigma * np.nanstd(reciprocal, 1))[~done]
-        goal = self.fit.draws_needed(steep, self.rtol, int(self.looks[-1]))
+        goal = self.fit.draws_needed(steep, self.rtol, self.samples)
         goal = np.maximum(goal, self.seen[go] + 32)
-        self.by_rank[go] |= ~normal[~done] | (goal > self.looks[-1])
-        # the first look not yet passed at which the ranks should be near enough to each other
-        wide = self.z_width / (2 * self.steep[go, None]) > self.rtol
-        wide |= self.looks < self.seen[go, None]
-        look = np.where(wide.all(1), len(self.looks) - 1, wide.argmin(1))
+        self.by_rank[go] |= ~normal[~done] | (goal > self.samples)
+        look = self.looks.first_narrow(self.steep[go], self.seen[go], self.rtol)
         self.look[go] = np.where(self.by_rank[go], look, self.look[go])
-        goal = np.where(self.by_rank[go], self.looks[look], goal)
+        goal = np.where(self.by_rank[go], self.looks.draws[look], goal)
         self._draw_or_refine(go, goal)
 
     def _step(self, images: Ints, z: Floats, aim: float, most: float) -> None:
@@ -258,9 +252,9 @@ class Quantile:
             low, high = self.bounds[:, done]
             with np.errstate(invalid="ignore"):
                 wide = ~(high - low <= 2 * self.rtol * self.sigma[done])
-            more = done[wide & (self.look[done] < len(self.looks) - 1)]
+            more = done[wide & (self.look[done] < len(self.looks.draws) - 1)]
             self.look[more] += 1
-            self._draw_or_refine(more, self.looks[self.look[more]])
+            self._draw_or_refine(more, self.looks.draws[self.look[more]])
 
     def _refine(self, images: Ints) -> Floats:
         """Sigma at which to evaluate each draw (I, N), inf for none; images done go to the audit.
@@ -273,7 +267,7 @@ class Quantile:
         plan, done = np.full(radius.shape, np.inf), np.ones(len(images), bool)
         slow = self.rounds[images] % 4 == 3
         for j in (1, 0, 2):
-            rank = self.ranks[self.look[images], j]
+            rank = self.looks.ranks[self.look[images], j]
             first, last, middle = (_ranked(v, rank) for v in by_rank)
             last = np.where(first >= self.sigma_max, np.inf, last)
             first = np.where(first >= self.sigma_max, np.inf, first)
@@ -298,28 +292,8 @@ class Quantile:
         return plan
 
 
-def _looks(samples: int, rate: float, rtol: float | None) -> Ints:
-    """Numbers of draws at which a search may stop: `samples`, and with rtol halves of it."""
-    looks = [samples]
-    while rtol is not None and looks[0] // 2 * rate >= 8 and looks[0] // 2 >= 2 * FIRST:
-        looks.insert(0, looks[0] // 2)
-    return np.array(looks)
-
-
 def _ranked(ordered: Floats, rank: Ints) -> Floats:
     """Entry of 1-based rank of each row; 0 for rank 0, inf for a rank beyond the last."""
     n = ordered.shape[1]
     value = np.take_along_axis(ordered, np.clip(rank - 1, 0, n - 1)[:, None], 1)[:, 0]
     return np.where(rank < 1, 0.0, np.where(rank > n, np.inf, value))
-
-
-def _moments(rows: Ints, margins: Floats) -> tuple[Ints, Floats, Floats]:
-    """(images, z = mean / deviation, deviation) of the margins of each image in `rows`."""
-    images, index, n = np.unique(rows, return_inverse=True, return_counts=True)
-    with np.errstate(all="ignore"):
-        mean = np.bincount(index, margins) / n
-        spread = np.bincount(index, (margins - mean[index]) ** 2) / np.maximum(n - 1, 1)
-        z = mean / np.sqrt(spread)
-    errors = np.bincount(index, ~(margins > 0))
-    counted = -ndtri((errors + 0.5) / (n + 1))
-    return images, np.where(np.isfinite(z), np.clip(z, -6, 6), counted), np.sqrt(spread)

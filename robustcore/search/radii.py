@@ -31,7 +31,7 @@ class Radii:
         self.high, self.high_margin = np.full(shape, np.inf), np.full(shape, np.nan)
         self.at, self.margin = np.full(shape, np.nan), np.full(shape, np.nan)
         self.slope = np.full(len(clean), np.nan)  # fall of a margin per unit of log sigma
-        self.doubt = np.full(len(clean), DOUBT)
+        self.doubt = np.full(len(clean), DOUBT)  # inf: nothing is inferred
 
     def record(self, rows: Ints, sigma: Floats, samples: Ints, margins: Floats) -> None:
         """Learn from distinct draws evaluated at sigma."""
@@ -72,9 +72,9 @@ class Radii:
             inferred_high = radius * np.exp(np.where(right, outward, inward) + TINY)
             inferred_low = np.maximum(low, inferred_low)
             inferred_high = np.minimum(high, inferred_high)
-        blind = ~np.isfinite(radius)
-        floor, ceiling = 1e-4 * self.sigma_max, 4 * self.sigma_max
-        middle = np.sqrt(np.maximum(low, floor) * np.minimum(high, ceiling))
+        blind = ~np.isfinite(radius) | np.isinf(self.doubt[images, None])
+        floor = np.maximum(low, 1e-4 * self.sigma_max)
+        middle = np.where(np.isinf(high), 2 * floor, np.sqrt(floor * high))
         radius = np.where(blind, middle, radius)
         inferred_low = np.where(blind, low, inferred_low)
         inferred_high = np.where(blind, high, inferred_high)

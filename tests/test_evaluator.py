@@ -1,0 +1,208 @@
+"""The engine: randomised models, models that cannot be measured, memory, layouts, compilation."""
+
+import numpy as np
+import pytest
+import torch
+from models import HalfSpace, Small, grey
+from torch import nn
+
+import robustcore as rc
+from robustcore.evaluator import Evaluator
+
+
+def images(n, shape=(3, 8, 8)):
+    return torch.rand(n, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def table(n, samples, sigma=0.3):
+    rows = np.arange(n).repeat(samples)
+    return rows, np.full(len(rows), sigma), np.tile(np.arange(samples), n)
+
+
+def test_dropout_left_on_is_announced_and_searched_with_fresh_draws():
+    model = Small(nn.Dropout(0.2)).eval()
+    model.layers[2].train()
+    x = images(4)
+    with pytest.warns(rc.RandomizedModelWarning, match="varies from call to call"):
+        record = rc.sigma_at_error_rate(model, x, 0.2, samples=200, progress=False)
+    assert record.provenance.randomized
+    assert record.provenance.method == "bisection"
+    assert any("varies" in note for note in record.provenance.notes)
+    still = Small(nn.Dropout(0.2)).eval()
+    record = rc.sigma_at_error_rate(still, x, 0.2, samples=200, progress=False)
+    assert not record.provenance.randomized
+
+
+def test_batch_norm_in_training_mode_is_refused():
+    model = Small(nn.BatchNorm2d(8))
+    with pytest.raises(ValueError, match=r"model must be in evaluation mode.*model\.eval\(\)"):
+        rc.error_rate(model, images(4), 0.1, samples=5)
+    before = model.layers[2].running_mean.clone()
+    rc.error_rate(model.eval(), images(4), 0.1, samples=5)
+    assert torch.equal(model.layers[2].running_mean, before)
+
+
+def test_answers_that_depend_on_the_batch_are_refused():
+    def model(x):
+        return (x - x.mean(0)).flatten(1)[:, :3] * torch.arange(1, len(x) + 1)[:, None]
+
+    with pytest.raises(ValueError, match="model must judge each image by itself"):
+        rc.error_rate(model, images(4), 0.1, samples=5)
+
+
+class Limited(nn.Module):
+    """Runs out of memory for batches above `most`."""
+
+    def __init__(self, most, error):
+        super().__init__()
+        self.inner, self.most, self.error, self.sizes = Small().eval(), most, error, []
+
+    def forward(self, x):
+        if len(x) > self.most:
+            raise self.error
+        self.sizes.append(len(x))
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_memory_that_runs_out_halves_the_batch(error):
+    x = images(6)
+    limited = Limited(20, error)
+    got = rc.error_rate(limited, x, 0.3, samples=50, batch_size=128)
+    want = rc.error_rate(limited.inner, x, 0.3, samples=50)
+    np.testing.assert_array_equal(got.n_errors, want.n_errors)
+    assert got.provenance.batch_size == 16
+    assert any("halved to 16" in note for note in got.provenance.notes)
+    assert max(limited.sizes) <= 20
+
+
+def test_memory_that_is_never_enough_is_an_error():
+    with pytest.raises(torch.OutOfMemoryError):
+        rc.error_rate(Limited(0, torch.OutOfMemoryError("out")), images(2), 0.1, samples=5)
+
+
+def test_other_errors_of_the_model_are_its_own():
+    def broken(x):
+        raise RuntimeError("my own mistake")
+
+    with pytest.raises(RuntimeError, match="my own mistake"):
+        rc.error_rate(broken, images(2), 0.1, samples=5)
+
+
+def test_convolutions_get_channels_last_and_others_do_not():
+    seen = []
+
+    class Watch(Small):
+        def forward(self, x):
+            seen.append(x.is_contiguous(memory_format=torch.channels_last))
+            return super().forward(x)
+
+    rc.error_rate(Watch().eval(), images(3), 0.1, samples=20)
+    assert all(seen)
+    seen.clear()
+
+    def model(x):
+        seen.append(x.is_contiguous())
+        return x.flatten(1)[:, :3]
+
+    rc.error_rate(model, images(3), 0.1, samples=20)
+    assert all(seen)
+
+
+def test_a_module_that_cannot_take_channels_last_gets_contiguous_images():
+    class View(Small):
+        def forward(self, x):
+            return super().forward(x.view(len(x), -1).view(x.shape))
+
+    record = rc.error_rate(View().eval(), images(3), 0.3, samples=50)
+    want = rc.error_rate(Small().eval(), images(3), 0.3, samples=50)
+    np.testing.assert_array_equal(record.n_errors, want.n_errors)
+    assert any("channels_last failed" in note for note in record.provenance.notes)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_gives_the_same_counts_up_to_its_own_rounding():
+    x = images(3)
+    eager, compiled = (
+        Evaluator(Small().eval(), x, compile=c, batch_size=64) for c in (False, True)
+    )
+    assert compiled.network.compiled
+    assert not eager.network.compiled
+    for samples in (5, 40, 100):  # smaller than a batch, equal to none, larger
+        a, b = (e.margins(*table(3, samples)) for e in (eager, compiled))
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_compilation_is_chosen_by_the_work_to_come(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "compile", lambda model, **_: chosen.append(model) or model)
+    model = Small().eval()
+    Evaluator(model, images(2), planned=10**3)
+    assert not chosen
+    Evaluator(model, images(2), planned=10**12)
+    assert chosen == [model]
+    assert not Evaluator(model, images(2), planned=10**12, compile=False).network.compiled
+
+
+def test_automatic_compilation_that_fails_is_recorded_and_a_wanted_one_raises(monkeypatch):
+    def fail(model, **_):
+        def call(x):
+            raise OSError("no compiler")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fail)
+    model = Small().eval()
+    automatic = Evaluator(model, images(2), planned=10**12)
+    assert not automatic.network.compiled
+    assert any("no compiler" in note for note in automatic.notes)
+    with pytest.raises(OSError, match="no compiler"):
+        Evaluator(model, images(2), compile=True)
+
+
+def test_an_object_with_logits_is_accepted():
+    class Output:
+        def __init__(self, logits):
+            self.logits = logits
+
+    inner = HalfSpace(16, 0.5)
+    x, y = grey(2)
+    a = rc.error_rate(lambda v: Output(inner(v)), x, 0.3, y, samples=99)
+    b = rc.error_rate(inner, x, 0.3, y, samples=99)
+    np.testing.assert_array_equal(a.n_errors, b.n_errors)
+
+
+def test_a_model_may_write_on_its_input():
+    inner = Small().eval()
+    x = images(4)
+    kept = x.clone()
+    a = rc.error_rate(lambda v: inner(v.mul_(2).div_(2)), x, 0.3, samples=50, batch_size=16)
+    b = rc.error_rate(inner, x, 0.3, samples=50)
+    np.testing.assert_array_equal(a.n_errors, b.n_errors)
+    assert torch.equal(x, kept)
+
+
+def test_no_gradients_are_made():
+    model = Small().eval()
+
+    def watched(x):
+        assert not torch.is_grad_enabled()
+        return model(x)
+
+    rc.error_rate(watched, images(2).requires_grad_(), 0.1, samples=5)
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_graph_gives_the_counts_of_the_cpu():
+    model, x = Small().eval().double(), images(5).double()
+    want = rc.error_rate(model, x, [0.1, 0.4], samples=500)
+    got = rc.error_rate(model.cuda(), x.cuda(), [0.1, 0.4], samples=500, batch_size=64)
+    np.testing.assert_array_equal(got.n_errors, want.n_errors)
+    assert not got.provenance.notes
