@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,7 @@ class Network:
             raise TypeError(f"model must be callable, was {type(model).__name__}")
         self.model, self.device, self.dtype = model, device, dtype
         self.layout = torch.contiguous_format
-        self.compiled = False
+        self.compiled, self.compile_seconds = False, 0.0
         self.notes: list[str] = []
         self._forward = model
         if isinstance(model, nn.Module):
@@ -70,6 +71,7 @@ class Network:
         if not wanted:
             return
         options: dict[str, Any] | None = {"freezing": True} if self.device.type == "cpu" else None
+        start = time.perf_counter()
         self._forward = torch.compile(self.model, dynamic=True, options=options)
         self.compiled = True
         try:
@@ -79,6 +81,7 @@ class Network:
                 raise
             self._forward, self.compiled = self.model, False
             self.notes.append(f"not compiled, as that failed: {type(error).__name__}: {error}")
+        self.compile_seconds = time.perf_counter() - start
 
     def _flops(self, image: Tensor) -> int:
         from torch.utils.flop_counter import FlopCounterMode  # imports triton where there is one

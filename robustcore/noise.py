@@ -238,6 +238,7 @@ def _provenance(
         dtype=str(evaluator.dtype).removeprefix("torch."),
         batch_size=evaluator.batch_size,
         compiled=evaluator.network.compiled,
+        compile_seconds=evaluator.network.compile_seconds,
         randomized=evaluator.randomized,
         versions={
             "robustcore": version("robustcore"),

@@ -57,8 +57,9 @@ class Provenance:
     """How a record was made. A part of a record keeps the provenance of the whole.
 
     seed, with each image's id, names the draws; samples is how many were asked for each image;
-    seconds is wall time; settings holds the method's other arguments as JSON values (write "inf"
-    for an infinite one); notes are sentences for the user, such as why a backend was not taken.
+    seconds is wall time, of which compile_seconds went into compiling the model; settings holds
+    the method's other arguments as JSON values (write "inf" for an infinite one); notes are
+    sentences for the user, such as why a backend was not taken.
     """
 
     method: str
@@ -74,6 +75,7 @@ class Provenance:
     seconds: float
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    compile_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         # made plain at once, so that nothing is found out to be unsavable after a long run

@@ -44,8 +44,10 @@ class MarginFit:
         wide = self.half_width(n[None].astype(float), np.asarray(steep)[:, None]) > rtol
         return np.where(wide.all(1), most + 1, np.minimum(n[np.argmin(wide, 1)], most))
 
-    def __call__(self, reciprocal: Floats) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
-        """(sigma, low, high, normal), each (I,), of 1 / r (I, N), NaN where unseen."""
+    def __call__(
+        self, reciprocal: Floats
+    ) -> tuple[Floats, Floats, Floats, Floats, NDArray[np.bool_]]:
+        """(sigma, low, high, steep, normal), each (I,), of 1 / r (I, N), NaN where unseen."""
         n = (~np.isnan(reciprocal)).sum(1).astype(float)
         with np.errstate(all="ignore"):
             mean = np.nansum(reciprocal, 1) / n
@@ -60,7 +62,7 @@ class MarginFit:
             normal &= np.abs(kurtosis) <= REFUSED * np.sqrt(24 / n)
             normal &= middle - half > 0
             ends = 1 / np.stack([middle, middle + half, middle - half])
-        return ends[0], ends[1], ends[2], normal
+            return *ends, middle / deviation, normal
 
 
 def bell_shaped(rows: Ints, margins: Floats) -> NDArray[np.bool_]:

@@ -16,7 +16,8 @@ PILOT = 16  # draws at each guess until the neighbourhood is found
 FIRST = 128  # draws that place the sigma at which the others are evaluated
 SLOPE = 32  # of them evaluated again, with rtol, for the slope of the margins
 AUDIT = 16  # draws whose inferred side of sigma is checked
-ROUNDS = 40
+ROUNDS = 24  # of a refinement; after them nothing is inferred, and brackets are halved
+MOST_DOUBT = 5.0
 APART = 0.15  # in log sigma, of evaluations that tell the slope
 STEEP = (0.3, 15.0)  # believable falls of z per log sigma
 
@@ -147,7 +148,8 @@ class Quantile:
             start += len(rows)
             if phase in (REFINING, AUDITING):
                 wrong = self.radii.contradicted(rows, sigma, samples, part)
-                self.radii.doubt[wrong] *= 1.25 if phase == REFINING else 1.5
+                doubt = self.radii.doubt[wrong] * (1.25 if phase == REFINING else 1.5)
+                self.radii.doubt[wrong] = np.where(doubt > MOST_DOUBT, np.inf, doubt)
                 failed = wrong if phase == AUDITING else failed
             if phase == SLOPING:
                 self._after_slope(rows, part)
@@ -208,7 +210,9 @@ class Quantile:
         sigma, before = self.aside[images], self.radii.at[images, 0]
         steep = np.clip((z - z_before) / (1 / sigma - 1 / before) / before, *STEEP)
         self.radii.slope[images] = deviation_before * steep
-        self.steep[images] = self.radii.slope[images] / self.radii.margin[images, :FIRST].std(1)
+        with np.errstate(all="ignore"):
+            steep = self.radii.slope[images] / self.radii.margin[images, :FIRST].std(1)
+        self.steep[images] = np.where(steep > 0, np.clip(steep, *STEEP), 5.0)
         self._decide(images)
 
     def _draw_or_refine(self, images: Ints, goal: Ints) -> None:
@@ -222,7 +226,7 @@ class Quantile:
         assert self.rtol is not None
         reciprocal = self.radii.reciprocal(images)
         reciprocal[np.arange(reciprocal.shape[1]) >= self.seen[images, None]] = np.nan
-        sigma, low, high, normal = self.fit(reciprocal)
+        sigma, low, high, steep, normal = self.fit(reciprocal)
         normal &= (sigma < self.sigma_max) & ~self.by_rank[images]
         done = normal & (high - low <= 2 * self.rtol * sigma)
         ends = np.stack([low, sigma, high], 1)[done]
@@ -230,8 +234,7 @@ class Quantile:
         self.phase[images[done]] = DONE
 
         go = images[~done]
-        steep = 1 / (sigma * np.nanstd(reciprocal, 1))[~done]
-        goal = self.fit.draws_needed(steep, self.rtol, self.samples)
+        goal = self.fit.draws_needed(steep[~done], self.rtol, self.samples)
         goal = np.maximum(goal, self.seen[go] + 32)
         self.by_rank[go] |= ~normal[~done] | (goal > self.samples)
         look = self.looks.first_narrow(self.steep[go], self.seen[go], self.rtol)
@@ -286,7 +289,7 @@ class Quantile:
             plan = np.where(play & np.isinf(plan), at[:, None], plan)
             done &= ready | ~play.any(1)
         self.rounds[images] += 1
-        done |= self.rounds[images] > ROUNDS
+        self.radii.doubt[images[self.rounds[images] >= ROUNDS]] = np.inf
         self.phase[images[done]] = AUDITING
         plan[done] = np.inf
         return plan
