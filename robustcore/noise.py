@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from robustcore import inputs
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
+from robustcore.provenance import bar, provenance
 from robustcore.results import ErrorRate, Provenance, SigmaResult
 from robustcore.search import Bisection, Quantile
 from robustcore.stats import clopper_pearson
@@ -77,8 +74,8 @@ def error_rate(
         compile=compile,
         planned=total,
     )
-    with _bar(total, "evaluations", progress) as bar:
-        errors = evaluator.counts(grid, samples, bar.update)
+    with bar(total, "evaluations", progress) as shown:
+        errors = evaluator.counts(grid, samples, shown.update)
     low, high = clopper_pearson(errors, samples, confidence)
     return ErrorRate(
         ids=evaluator.ids.cpu().numpy(),
@@ -92,7 +89,7 @@ def error_rate(
         n_forward=evaluator.n_forward,
         n_backward=np.zeros_like(evaluator.n_forward),
         confidence=confidence,
-        provenance=_provenance(evaluator, "counting", samples, start, {}),
+        provenance=provenance(evaluator, "counting", samples, start, {}),
     )
 
 
@@ -163,7 +160,7 @@ def sigma_at_error_rate(
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ("sigma", "bracket", "bounds", "error_rate", "seen")
     }
-    with _bar(len(clean), "images", progress) as bar:
+    with bar(len(clean), "images", progress) as shown:
         for first in range(0, len(clean), BLOCK):
             part = clean[first : first + BLOCK]
             arguments = part, rate, samples, sigma_max, confidence
@@ -175,8 +172,8 @@ def sigma_at_error_rate(
             while len((plan := search.plan())[0]):
                 rows, sigma, draws = plan
                 search.update(evaluator.margins(rows + first, sigma, draws))
-                bar.update(first + int(search.finished.sum()) - bar.n)
-            bar.update(first + len(part) - bar.n)
+                shown.update(first + int(search.finished.sum()) - shown.n)
+            shown.update(first + len(part) - shown.n)
             for name, parts in columns.items():
                 parts.append(getattr(search, name))
     settings = {
@@ -190,7 +187,7 @@ def sigma_at_error_rate(
         rate,
         confidence,
         sigma_max,
-        _provenance(evaluator, method, samples, start, settings),
+        provenance(evaluator, method, samples, start, settings),
     )
 
 
@@ -224,33 +221,3 @@ def _sigma_result(
         confidence=confidence,
         provenance=provenance,
     )
-
-
-def _provenance(
-    evaluator: Evaluator, method: str, samples: int, start: float, settings: dict[str, Any]
-) -> Provenance:
-    return Provenance(
-        method=method,
-        seed=evaluator.seed,
-        samples=samples,
-        backend=evaluator.kernels.name,
-        device=str(evaluator.device),
-        dtype=str(evaluator.dtype).removeprefix("torch."),
-        batch_size=evaluator.batch_size,
-        compiled=evaluator.network.compiled,
-        compile_seconds=evaluator.network.compile_seconds,
-        randomized=evaluator.randomized,
-        versions={
-            "robustcore": version("robustcore"),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        seconds=time.perf_counter() - start,
-        settings=settings,
-        notes=tuple(evaluator.notes),
-    )
-
-
-def _bar(total: int, unit: str, progress: bool | None) -> Any:
-    return tqdm(total=total, unit=f" {unit}", disable=None if progress is None else not progress)
