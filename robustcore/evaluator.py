@@ -194,9 +194,9 @@ class Evaluator:
             try:
                 logits = self._logits(slots, batches=(total - start) // self.batch_size)
             except RuntimeError as error:
-                if self.batch_size == 1 or not _out_of_memory(error):
+                if self.batch_size == 1 or not out_of_memory(error):
                     raise
-                self._halve()
+                self.halve()
                 continue
             reduce(logits, slots, at)
             start = at.stop
@@ -229,7 +229,7 @@ class Evaluator:
     def _formatted(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=self.network.layout)
 
-    def _halve(self) -> None:
+    def halve(self) -> None:
         self.batch_size //= 2
         self._images = self._graph = None
         if self.device.type == "cuda":
@@ -255,7 +255,7 @@ class _Graph:
                 self.logits = step(self.slots)
             self.graph = graph
         except RuntimeError as error:
-            if _out_of_memory(error):
+            if out_of_memory(error):
                 raise
             notes.append(f"no CUDA graph, as recording failed: {error}")
 
@@ -275,5 +275,5 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().max() <= allowed * a.abs().max().clamp(min=1e-6))
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

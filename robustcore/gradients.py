@@ -1,0 +1,154 @@
+"""Gradients of the engine's model with respect to images, in full batches; never of parameters.
+
+A point is a row of D elements in the memory order that the model likes best; many points may stand
+for one image. Margins are those of the goal: an error where not > 0, be it any wrong class or a
+wanted one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustcore.evaluator import Evaluator, out_of_memory
+
+LOSSES = ("ce", "margin", "dlr")
+
+
+class Gradients:
+    """Margins and gradients at points (S, D) for images rows (S,), and what they cost.
+
+    x (B, D) float32: the images; targets (B,) or None: the class that each is to be taken for.
+    n_forward, n_backward: (B,) int64, on the device; usable: (B,) bool, whether any gradient of the
+    image was finite and not zero.
+    """
+
+    def __init__(self, evaluator: Evaluator, targets: Tensor | None, norm: float) -> None:
+        self.engine, self.targets, self.norm = evaluator, targets, norm
+        self.kernels, self.y = evaluator.kernels, evaluator.y
+        self.shape = evaluator.x.shape[1:]
+        self.x = self.flat(evaluator.x)
+        count = len(self.x)
+        self.n_forward = torch.zeros(count, dtype=torch.int64, device=self.x.device)
+        self.n_backward = torch.zeros_like(self.n_forward)
+        self.usable = torch.zeros(count, dtype=torch.bool, device=self.x.device)
+        self.model = evaluator.network.model
+        if evaluator.network.compiled:
+            self.model = torch.compile(self.model, dynamic=True)
+
+    def flat(self, images: Tensor) -> Tensor:
+        """(S, C, H, W) to (S, D) in memory order."""
+        images = images.contiguous(memory_format=self.engine.network.layout)
+        if self.engine.network.layout is torch.channels_last:
+            images = images.permute(0, 2, 3, 1)
+        return images.reshape(len(images), -1)
+
+    def images(self, points: Tensor) -> Tensor:
+        """(S, D) to (S, C, H, W), without a copy."""
+        channels, height, width = self.shape
+        if self.engine.network.layout is torch.channels_last:
+            return points.view(-1, height, width, channels).permute(0, 3, 1, 2)
+        return points.view(-1, channels, height, width)
+
+    def rounded(self, points: Tensor) -> Tensor:
+        """The points as the model sees them: in the caller's type."""
+        return points.to(self.engine.dtype).float()
+
+    # -- evaluations -------------------------------------------------------------------------
+
+    def logits(self, rows: Tensor, points: Tensor) -> Tensor:
+        """(S, K), by forward passes alone."""
+
+        def forward(at: slice) -> Tensor:
+            with torch.no_grad():
+                return self.engine.network(self.images(points[at])).clone()
+
+        self.n_forward.index_add_(0, rows, torch.ones_like(rows))
+        return torch.cat(self._batches(len(rows), forward))
+
+    def judged(self, rows: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(margin, class found) of each row of logits: an error where the margin is not > 0."""
+        if self.targets is None:
+            return self.kernels.margins(logits, self.y, rows)
+        ahead, _ = self.kernels.margins(logits, self.targets, rows)
+        # a tie is not yet the wanted class, and no NaN ever is
+        behind = (-ahead).clamp(min=torch.finfo(ahead.dtype).tiny).nan_to_num(torch.inf)
+        return torch.where(ahead > 0, -ahead, behind), self.targets[rows]
+
+    def __call__(
+        self, rows: Tensor, points: Tensor, gradient: Tensor, loss: str, classes: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(margin, gain, class found), each (S,); the gradient of the gain goes to `gradient`.
+
+        The gain is what an attack raises. With `classes` (S,) it is each class's lead over the
+        label; where that is -1, and without it, the lead of the best of all.
+        """
+
+        def both(at: slice) -> tuple[Tensor, ...]:
+            wanted = None if classes is None else classes[at]
+            return self._differentiate(rows[at], points[at], gradient[at], loss, wanted)
+
+        parts = self._batches(len(rows), both)
+        ones = torch.ones_like(rows)
+        self.n_forward.index_add_(0, rows, ones)
+        self.n_backward.index_add_(0, rows, ones)
+        margin, gain, found = (torch.cat(each) for each in zip(*parts, strict=True))
+        return margin, gain, found
+
+    def _differentiate(
+        self, rows: Tensor, points: Tensor, gradient: Tensor, loss: str, classes: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            images = self.images(points).to(self.engine.dtype).detach().requires_grad_(True)
+            answer: Any = self.model(images)
+            logits = getattr(answer, "logits", answer)
+            if not logits.requires_grad:
+                raise ValueError(
+                    "model must let gradients through from its logits to its input, which an "
+                    "attack needs and an error rate in noise does not: its logits carried none"
+                )
+            wide = logits if logits.dtype == torch.float64 else logits.float()
+            gain = self._gain(wide, rows, loss, classes)
+            (found,) = torch.autograd.grad(gain.sum(), images, allow_unused=True)
+        if found is None:
+            raise ValueError(
+                "model must compute its logits from its input: they did not depend on it"
+            )
+        gradient.copy_(self.flat(found.float()))
+        margin, label = self.judged(rows, wide.detach())
+        return margin, gain.detach(), label
+
+    def _gain(self, logits: Tensor, rows: Tensor, loss: str, classes: Tensor | None) -> Tensor:
+        goal = self.y if self.targets is None else self.targets
+        base = goal[rows].unsqueeze(1)
+        own = logits.gather(1, base).squeeze(1)
+        rest = logits.scatter(1, base, -torch.inf)
+        if loss == "ce":
+            # log(1 + exp(this)) is the cross-entropy: the same direction, and it never vanishes
+            gain = rest.logsumexp(1) - own
+        else:
+            gain = rest.amax(1) - own
+        if classes is not None:
+            lead = logits.gather(1, classes.clamp(min=0).unsqueeze(1)).squeeze(1) - own
+            gain = torch.where(classes >= 0, lead, gain)
+        if loss == "dlr":
+            top = logits.topk(min(3, logits.shape[1]), 1).values
+            gain = gain / (top[:, 0] - top[:, -1] + 1e-12)
+        return gain if self.targets is None else -gain
+
+    def _batches(self, total: int, body: Callable[[slice], Any]) -> list[Any]:
+        done, start = [], 0
+        while start < total or not done:
+            at = slice(start, min(start + self.engine.batch_size, total))
+            try:
+                done.append(body(at))
+            except RuntimeError as error:
+                if self.engine.batch_size == 1 or not out_of_memory(error):
+                    raise
+                self.engine.halve()
+                continue
+            start = at.stop
+        return done
