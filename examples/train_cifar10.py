@@ -114,9 +114,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with CIFAR-10 (default: download)")
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10-natural"))
-    parser.add_argument("--epochs", type=int, default=45)
+    parser.add_argument("--epochs", type=int, nargs="+", default=[45, 12], help="of each cycle")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=0.3, help="largest learning rate")
+    parser.add_argument("--lr", type=float, nargs="+", default=[0.3, 0.1], help="peak of each")
     parser.add_argument("--weight-decay", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -133,53 +133,60 @@ def main() -> None:
     plain = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.SGD(
         [{"params": decay, "weight_decay": args.weight_decay}, {"params": plain}],
-        lr=args.lr,
+        lr=args.lr[0],
         momentum=0.9,
         nesterov=True,
     )
     steps = len(x) // args.batch_size
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        args.lr,
-        total_steps=args.epochs * steps,
-        pct_start=0.15,
-        cycle_momentum=False,
-        div_factor=10,
-        final_div_factor=1e4,
-    )
-    checkpoint, first = args.out / "checkpoint.pt", 0
+    checkpoint, first, state = args.out / "checkpoint.pt", 0, {}
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
-        for name, part in (("model", model), ("optimizer", optimizer), ("schedule", schedule)):
-            part.load_state_dict(state[name])
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
         first = state["epoch"]
 
     step = torch.compile(lambda a, b: F.cross_entropy(model(a), b))
-    start = time.perf_counter()
-    for epoch in range(first, args.epochs):
-        model.train()
-        generator = torch.Generator().manual_seed(args.seed * 100_003 + epoch)
-        order = torch.randperm(len(x), generator=generator)
-        total = torch.zeros((), device=device)
-        for i in range(steps):
-            index = order[i * args.batch_size : (i + 1) * args.batch_size]
-            images = augment(padded, index, generator).to(device, memory_format=torch.channels_last)
-            loss = step(images, y[index].to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.detach()
-        test = accuracy(model, *data["test"], device)
-        print(
-            f"epoch {epoch + 1:3d}/{args.epochs}  loss {float(total) / steps:.4f}  "
-            f"test accuracy {test:.4f}  {time.perf_counter() - start:.0f} s",
-            flush=True,
+    start, last = time.perf_counter(), 0
+    for epochs, lr in zip(args.epochs, args.lr, strict=True):
+        begin, last = last, last + epochs
+        if first >= last:
+            continue
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            lr,
+            total_steps=epochs * steps,
+            pct_start=0.15,
+            cycle_momentum=False,
+            div_factor=10,
+            final_div_factor=1e4,
         )
-        parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-        state = {name: part.state_dict() for name, part in parts.items()}
-        torch.save(state | {"epoch": epoch + 1}, checkpoint.with_suffix(".part"))
-        checkpoint.with_suffix(".part").replace(checkpoint)
+        if first > begin:
+            schedule.load_state_dict(state["schedule"])
+        for epoch in range(max(begin, first), last):
+            model.train()
+            generator = torch.Generator().manual_seed(args.seed * 100_003 + epoch)
+            order = torch.randperm(len(x), generator=generator)
+            total = torch.zeros((), device=device)
+            for i in range(steps):
+                index = order[i * args.batch_size : (i + 1) * args.batch_size]
+                images = augment(padded, index, generator)
+                images = images.to(device, memory_format=torch.channels_last)
+                loss = step(images, y[index].to(device))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                total += loss.detach()
+            test = accuracy(model, *data["test"], device)
+            print(
+                f"epoch {epoch + 1:3d}/{sum(args.epochs)}  loss {float(total) / steps:.4f}  "
+                f"test accuracy {test:.4f}  {time.perf_counter() - start:.0f} s",
+                flush=True,
+            )
+            parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+            state = {name: part.state_dict() for name, part in parts.items()} | {"epoch": epoch + 1}
+            torch.save(state, checkpoint.with_suffix(".part"))
+            checkpoint.with_suffix(".part").replace(checkpoint)
 
     weights = args.out / "weights.safetensors"
     save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, weights)
@@ -187,7 +194,7 @@ def main() -> None:
         "network": "resnet20",
         "data": "CIFAR-10 train, 50,000 images",
         "recipe": "natural: cross-entropy, random crop (pad 4) and mirror, SGD with Nesterov "
-        "momentum 0.9, one-cycle learning rate",
+        "momentum 0.9, two one-cycle schedules of the learning rate",
         "epochs": args.epochs,
         "batch_size": args.batch_size,
         "lr": args.lr,

@@ -19,7 +19,7 @@ AUDIT = 16  # draws whose inferred side of sigma is checked
 ROUNDS = 24  # of a refinement; after them nothing is inferred, and brackets are halved
 MOST_DOUBT = 5.0
 APART = 0.15  # in log sigma, of evaluations that tell the slope
-STEEP = (0.3, 15.0)  # believable falls of z per log sigma
+STEEP, ORDINARY = (0.3, 15.0), 5.0  # falls of z per log sigma: believable, of most networks
 
 PILOTING, DRAWING, SLOPING, REFINING, AUDITING, DONE = range(6)
 
@@ -63,7 +63,9 @@ class Quantile:
         self.guess = np.full(n, FIRST_GUESS * sigma_max)
         self.seen = np.zeros(n, np.int64)
         self.goal = np.full(n, min(FIRST, samples))
-        self.steep = np.full(n, 5.0)  # fall of z = mean / deviation of the margins per log sigma
+        self.steep = np.full(
+            n, ORDINARY
+        )  # fall of z = mean / deviation of the margins per log sigma
         self.previous = np.full((2, n), np.nan)  # sigma and z of the last pilot
         self.aside = np.full(n, np.nan)  # sigma of the draws evaluated for the slope
         self.rounds = np.zeros(n, np.int64)
@@ -125,6 +127,9 @@ class Quantile:
             row, sample = row[inferred], sample[inferred]
             self._add(AUDITING, auditing[row], sigma[row], sample)
         if not self._parts:
+            self._after_audit(auditing, np.zeros(0, np.int64))  # with nothing left to audit
+            if not self.finished.all():
+                return self.plan()
             return np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64)
         _, *columns = zip(*self._parts, strict=True)
         rows, sigma, samples = (np.concatenate(column) for column in columns)
@@ -188,9 +193,7 @@ class Quantile:
     def _after_draws(self, rows: Ints, margins: Floats) -> None:
         images, z, deviation = moments(rows, margins)
         self.radii.doubt[images[~bell_shaped(rows, margins)]] = np.inf
-        with np.errstate(all="ignore"):
-            steep = self.radii.slope[images] / deviation
-        self.steep[images] = np.where(steep > 0, np.clip(steep, *STEEP), 5.0)
+        self._set_steep(images, deviation)
         first = self.seen[images] == 0
         self.seen[images] = self.goal[images]
         sigma = self.guess[images]
@@ -210,10 +213,13 @@ class Quantile:
         sigma, before = self.aside[images], self.radii.at[images, 0]
         steep = np.clip((z - z_before) / (1 / sigma - 1 / before) / before, *STEEP)
         self.radii.slope[images] = deviation_before * steep
-        with np.errstate(all="ignore"):
-            steep = self.radii.slope[images] / self.radii.margin[images, :FIRST].std(1)
-        self.steep[images] = np.where(steep > 0, np.clip(steep, *STEEP), 5.0)
+        self._set_steep(images, self.radii.margin[images, :FIRST].std(1))
         self._decide(images)
+
+    def _set_steep(self, images: Ints, deviation: Floats) -> None:
+        with np.errstate(all="ignore"):
+            steep = self.radii.slope[images] / deviation
+        self.steep[images] = np.where(steep > 0, np.clip(steep, *STEEP), ORDINARY)
 
     def _draw_or_refine(self, images: Ints, goal: Ints) -> None:
         self.goal[images] = goal
