@@ -13,9 +13,9 @@ from setuptools.command.build_ext import build_ext
 
 # No contraction: a fused multiply-add rounds once where every other backend rounds twice.
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"]
-FILE_FLAGS = {
-    "perturb_avx2.cpp": ["-mavx2"],
-    "perturb_avx512.cpp": [
+ISA_FLAGS = {
+    "avx2": ["-mavx2"],
+    "avx512": [
         "-mavx512f",
         "-mavx512dq",
         "-mavx512bw",
@@ -24,6 +24,11 @@ FILE_FLAGS = {
         "-Wno-uninitialized",  # gcc 12's own intrinsics set them off
         "-Wno-maybe-uninitialized",
     ],
+}
+FILE_FLAGS = {
+    f"{kernel}_{isa}.cpp": flags
+    for kernel in ("perturb", "ball")
+    for isa, flags in ISA_FLAGS.items()
 }
 
 

@@ -18,6 +18,7 @@ using namespace robustcore;
 namespace {
 
 constexpr int64_t kTilesAtOnce = 16;
+constexpr int64_t kElementsAtOnce = 1 << 15;
 
 template <class T>
 T* pointer(uintptr_t address) {
@@ -90,6 +91,104 @@ void perturb(uintptr_t x, uintptr_t rows, uintptr_t sigma, uintptr_t samples, ui
         &work);
 }
 
+const BallBodies& ball_bodies(const std::string& isa) {
+    const Bodies* const found = &bodies(isa);
+#if defined(__x86_64__)
+    if (found == &avx512) return ball_avx512;
+    if (found == &avx2) return ball_avx2;
+#endif
+    (void)found;
+    return ball_baseline;
+}
+
+using Box = std::optional<std::pair<float, float>>;
+
+BallArgs ball_args(uintptr_t x, uintptr_t rows, std::array<int64_t, 3> sizes, bool l2,
+                   const Box& box) {
+    const auto [slots, batch, elements] = sizes;
+    BallArgs args{};
+    args.x = pointer<const float>(x);
+    args.rows = pointer<const int64_t>(rows);
+    args.slots = slots;
+    args.elements = elements;
+    args.l2 = l2;
+    args.has_box = box.has_value();
+    if (box) std::tie(args.low, args.high) = *box;
+    check_rows(args.rows, slots, 0, batch);
+    return args;
+}
+
+void over_slots(const BallArgs& args, void (*body)(const BallArgs&, int64_t, int64_t),
+                int threads) {
+    struct Work {
+        const BallArgs& args;
+        void (*body)(const BallArgs&, int64_t, int64_t);
+    } work{args, body};
+    const int64_t grain = args.elements < kElementsAtOnce ? kElementsAtOnce / args.elements : 1;
+    const py::gil_scoped_release release;
+    parallel_for(
+        args.slots, grain, threads,
+        [](void* context, int64_t first, int64_t last) {
+            const Work& own = *static_cast<Work*>(context);
+            own.body(own.args, first, last);
+        },
+        &work);
+}
+
+void random_start(uintptr_t radius, uintptr_t restarts, uintptr_t ids, uintptr_t out, int64_t slots,
+                  int64_t elements, bool l2, uint64_t seed, uint32_t stream, int threads,
+                  const std::string& isa) {
+    BallArgs args{};
+    args.slots = slots;
+    args.elements = elements;
+    args.l2 = l2;
+    args.radius = pointer<const float>(radius);
+    args.restarts = pointer<const int64_t>(restarts);
+    args.ids = pointer<const int64_t>(ids);
+    args.points = pointer<float>(out);
+    args.key = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
+    args.stream = stream;
+    over_slots(args, ball_bodies(isa).random_start, threads);
+}
+
+void ball_step(uintptr_t x, uintptr_t rows, std::array<int64_t, 3> sizes, bool l2, const Box& box,
+               uintptr_t offset, uintptr_t gradient, uintptr_t scale, uintptr_t step,
+               uintptr_t radius, uintptr_t points, bool sphere, uintptr_t usable, int threads,
+               const std::string& isa) {
+    BallArgs args = ball_args(x, rows, sizes, l2, box);
+    args.offset = pointer<float>(offset);
+    args.gradient = pointer<const float>(gradient);
+    args.scale = pointer<const float>(scale);
+    args.step = pointer<const float>(step);
+    args.radius = pointer<const float>(radius);
+    args.points = pointer<float>(points);
+    args.sphere = sphere;
+    args.usable = pointer<bool>(usable);
+    over_slots(args, ball_bodies(isa).step, threads);
+}
+
+void ball_slope(uintptr_t x, uintptr_t rows, std::array<int64_t, 3> sizes, bool l2, const Box& box,
+                uintptr_t offset, uintptr_t gradient, uintptr_t slope, int threads,
+                const std::string& isa) {
+    BallArgs args = ball_args(x, rows, sizes, l2, box);
+    args.offset = pointer<float>(offset);
+    args.gradient = pointer<const float>(gradient);
+    args.slope = pointer<double>(slope);
+    over_slots(args, ball_bodies(isa).slope, threads);
+}
+
+void update_best(uintptr_t x, uintptr_t rows, std::array<int64_t, 3> sizes, bool l2,
+                 uintptr_t points, uintptr_t margin, uintptr_t distance, uintptr_t best,
+                 uintptr_t away, int threads, const std::string& isa) {
+    BallArgs args = ball_args(x, rows, sizes, l2, std::nullopt);
+    args.points = pointer<float>(points);
+    args.margin = pointer<const double>(margin);
+    args.distance = pointer<double>(distance);
+    args.best = pointer<float>(best);
+    args.away = pointer<double>(away);
+    over_slots(args, ball_bodies(isa).best, threads);
+}
+
 void philox_words(uintptr_t counter, int64_t n, std::pair<uint32_t, uint32_t> key, uintptr_t words,
                   const std::string& isa) {
     bodies(isa).philox(pointer<const int64_t>(counter), n, {key.first, key.second},
@@ -132,6 +231,10 @@ PYBIND11_MODULE(_native, m) {
     });
     m.def("perturb", &perturb);
     m.def("philox", &philox_words);
+    m.def("random_start", &random_start);
+    m.def("ball_step", &ball_step);
+    m.def("ball_slope", &ball_slope);
+    m.def("update_best", &update_best);
     m.def("margins_float32", &margins_of<float>);
     m.def("margins_float64", &margins_of<double>);
     m.def("count_errors_float32", &count_errors_of<float>);

@@ -45,3 +45,58 @@ def count_errors_float32(
 def count_errors_float64(
     logits: int, sizes: _Sizes, labels: int, rows: int, counts: int, threads: int
 ) -> None: ...
+def random_start(
+    radius: int,
+    restarts: int,
+    ids: int,
+    out: int,
+    slots: int,
+    elements: int,
+    l2: bool,
+    seed: int,
+    stream: int,
+    threads: int,
+    isa: str,
+) -> None: ...
+def ball_step(
+    x: int,
+    rows: int,
+    sizes: _Sizes,
+    l2: bool,
+    box: tuple[float, float] | None,
+    offset: int,
+    gradient: int,
+    scale: int,
+    step: int,
+    radius: int,
+    points: int,
+    sphere: bool,
+    usable: int,
+    threads: int,
+    isa: str,
+) -> None: ...
+def ball_slope(
+    x: int,
+    rows: int,
+    sizes: _Sizes,
+    l2: bool,
+    box: tuple[float, float] | None,
+    offset: int,
+    gradient: int,
+    slope: int,
+    threads: int,
+    isa: str,
+) -> None: ...
+def update_best(
+    x: int,
+    rows: int,
+    sizes: _Sizes,
+    l2: bool,
+    points: int,
+    margin: int,
+    distance: int,
+    best: int,
+    away: int,
+    threads: int,
+    isa: str,
+) -> None: ...

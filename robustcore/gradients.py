@@ -126,11 +126,8 @@ class Gradients:
         base = goal[rows].unsqueeze(1)
         own = logits.gather(1, base).squeeze(1)
         rest = logits.scatter(1, base, -torch.inf)
-        if loss == "ce":
-            # log(1 + exp(this)) is the cross-entropy: the same direction, and it never vanishes
-            gain = rest.logsumexp(1) - own
-        else:
-            gain = rest.amax(1) - own
+        # log(1 + exp(gain)) is the cross-entropy: the same direction, and it never vanishes
+        gain = (rest.logsumexp(1) if loss == "ce" else rest.amax(1)) - own
         if classes is not None:
             lead = logits.gather(1, classes.clamp(min=0).unsqueeze(1)).squeeze(1) - own
             gain = torch.where(classes >= 0, lead, gain)
@@ -140,7 +137,8 @@ class Gradients:
         return gain if self.targets is None else -gain
 
     def _batches(self, total: int, body: Callable[[slice], Any]) -> list[Any]:
-        done, start = [], 0
+        done: list[Any] = []
+        start = 0
         while start < total or not done:
             at = slice(start, min(start + self.engine.batch_size, total))
             try:

@@ -153,3 +153,67 @@ def choice(name: str, value: Any, known: Sequence[str]) -> str:
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, was {value!r}")
     return str(value)
+
+
+def norm(value: Any) -> float:
+    """2 or inf, or their names, to 2.0 or inf."""
+    known = {"2": 2.0, "2.0": 2.0, "l2": 2.0, "inf": math.inf, "linf": math.inf}
+    found = known.get(str(value).lower())
+    if found is None:
+        raise ValueError(f"norm must be 2 or inf (or 'L2', 'Linf'), was {value!r}")
+    return found
+
+
+def radii(eps: Any) -> np.ndarray:
+    """A radius or a grid of them to float64 (G,), ascending."""
+    if isinstance(eps, Tensor):
+        eps = eps.detach().cpu().numpy()
+    try:
+        grid = np.atleast_1d(np.asarray(eps, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise TypeError(f"eps must be a number or a list of numbers, was {eps!r}") from None
+    if grid.ndim != 1 or grid.size == 0:
+        raise ValueError(f"eps must be a number or a flat grid, had shape {grid.shape}")
+    if not (np.isfinite(grid).all() and (grid > 0).all()):
+        bad = grid[~(np.isfinite(grid) & (grid > 0))][0]
+        raise ValueError(f"eps must be positive and finite, one was {bad}")
+    return np.unique(grid)
+
+
+def box_around(box: Any, x: Tensor) -> tuple[float, float] | None:
+    """None or (low, high), within which all of x must lie."""
+    if box is None:
+        return None
+    try:
+        low, high = clip_range(box) or (0.0, 0.0)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("clip", "box", 1)) from None
+    least, most = float(x.min()), float(x.max())
+    if least < low or most > high:
+        raise ValueError(
+            f"x must lie in the box [{low:g}, {high:g}], ranged from {least:g} to {most:g}"
+        )
+    return low, high
+
+
+def targets(wanted: Any, y: Tensor, n_classes: int) -> Tensor:
+    """Classes to reach, one for each image or one for all, to int64 (n,) on the device of y."""
+    wanted = torch.as_tensor(wanted)
+    if wanted.is_floating_point() or wanted.is_complex() or wanted.dtype == torch.bool:
+        raise TypeError(f"targets must be integer class indices, was {wanted.dtype}")
+    if wanted.ndim == 0:
+        wanted = wanted.expand(len(y))
+    if wanted.shape != y.shape:
+        raise ValueError(
+            f"targets must have one class for each of {len(y)} images, had {tuple(wanted.shape)}"
+        )
+    wanted = wanted.to(y.device, torch.int64)
+    if int(wanted.min()) < 0 or int(wanted.max()) >= n_classes:
+        raise ValueError(
+            f"targets must lie in [0, {n_classes}), "
+            f"ranged from {int(wanted.min())} to {int(wanted.max())}"
+        )
+    if bool((wanted == y).any()):
+        image = int((wanted == y).nonzero()[0])
+        raise ValueError(f"targets must differ from the labels, that of image {image} did not")
+    return wanted

@@ -8,18 +8,29 @@ What all records can do (indexing, tables, saving, loading) is in records.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from robustcore.geometry import half_space_distance
+from robustcore.geometry import half_space_distance, half_space_ratio
 from robustcore.records import Provenance, Record, counted, per_image, shared
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-__all__ = ["ErrorRate", "Provenance", "Record", "SigmaResult"]
+Bools = npt.NDArray[np.bool_]
+
+__all__ = [
+    "DistanceResult",
+    "ErrorRate",
+    "NoiseAndDistance",
+    "PGDResult",
+    "Provenance",
+    "Record",
+    "SigmaResult",
+    "compare",
+]
 
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)
@@ -112,3 +123,169 @@ class ErrorRate(Record):
         if not self.rate.size:
             return parts
         return f"{parts}; mean rate {', '.join(f'{rate:.3g}' for rate in self.rate.mean(0)[:6])}"
+
+
+@dataclass(frozen=True, repr=False, eq=False, kw_only=True)
+class DistanceResult(Record):
+    """The nearest error found for each of B images: an upper bound of the distance to the nearest.
+
+    distance is that of x_adv from the image, in the norm ("L2" or "Linf") and in pixel units,
+    computed in float64 from the two as the caller holds them. By status:
+
+    - "found": the model was seen to give x_adv the class label_adv;
+    - "misclassified": the image itself is an error; distance 0, x_adv is the image;
+    - "not_found": no error was found; distance inf, x_adv is the image, label_adv -1;
+    - "masked": the same, and every gradient was zero or not finite: this says nothing about
+      robustness. The error rate in noise needs no gradient.
+
+    targets: the class wanted, -1 for any wrong one. restart and step: which start of the search
+    found it, and after how many steps; -1 where none did. n_forward, n_backward: evaluations and
+    gradients of the model spent on each image.
+    """
+
+    distance: Floats = per_image(np.float64)
+    label_adv: Ints = per_image(np.int64)
+    targets: Ints = per_image(np.int64)
+    status: npt.NDArray[np.str_] = per_image(np.str_)
+    restart: Ints = per_image(np.int64)
+    step: Ints = per_image(np.int64)
+    n_forward: Ints = per_image(np.int64)
+    n_backward: Ints = per_image(np.int64)
+    x_adv: Any = per_image(None, "C", "H", "W")
+    norm: str
+
+    derived: ClassVar[tuple[str, ...]] = ("found", "masked")
+    statuses: ClassVar[tuple[str, ...]] = ("found", "misclassified", "not_found", "masked")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = ~np.isin(self.status, self.statuses)
+        if unknown.any():
+            worst = str(self.status[unknown][0])
+            raise ValueError(f"status must be one of {self.statuses}, but was {worst!r}")
+        wrong = (np.isinf(self.distance) == self.found) | ~(self.distance >= 0)
+        if wrong.any():
+            raise ValueError(
+                "distance must be inf where nothing was found and at least 0 elsewhere, but was "
+                f"{self.distance[wrong][0]} where {self.status[wrong][0]}"
+            )
+
+    @property
+    def found(self) -> Bools:
+        """Whether an error is known, the image itself included, shape (B,)."""
+        return np.isin(self.status, ("found", "misclassified"))
+
+    @property
+    def masked(self) -> Bools:
+        """Whether no gradient of the image was of any use, shape (B,)."""
+        return self.status == "masked"
+
+    @property
+    def median_distance(self) -> float:
+        """Median over all images: 0 for misclassified ones, inf where nothing was found."""
+        return float(np.median(self.distance)) if len(self) else float("nan")
+
+    def count(self, status: str) -> int:
+        """How many images have this status."""
+        return int(np.sum(self.status == status))
+
+    def _summary(self) -> str:
+        counts = ", ".join(f"{n} {each}" for each in self.statuses if (n := self.count(each)))
+        images = f"{super()._summary()}, {self.norm}"
+        if not len(self):
+            return images
+        return f"{images}: {counts}; median distance {self.median_distance:.3g}"
+
+
+@dataclass(frozen=True, repr=False, eq=False, kw_only=True)
+class PGDResult(Record):
+    """Which of B images an attack made errors of within G radii eps, ascending.
+
+    An error within one radius is one within every larger radius, so fooled never falls along a
+    row; a misclassified image is fooled at every eps. masked: correct, not fooled, and no gradient
+    was of any use, so not known to be robust. distance, label_adv, restart, step, x_adv: of the
+    error found at the least eps that fooled, as in DistanceResult.
+    """
+
+    eps: Floats = shared(np.float64, "G")
+    fooled: Bools = per_image(np.bool_, "G")
+    masked: Bools = per_image(np.bool_)
+    distance: Floats = per_image(np.float64)
+    label_adv: Ints = per_image(np.int64)
+    restart: Ints = per_image(np.int64)
+    step: Ints = per_image(np.int64)
+    n_forward: Ints = per_image(np.int64)
+    n_backward: Ints = per_image(np.int64)
+    x_adv: Any = per_image(None, "C", "H", "W")
+    norm: str
+
+    @property
+    def robust_accuracy(self) -> Floats:
+        """Share of images that are right and stayed right, at each eps (G,).
+
+        Masked images count as right: look at `masked` before believing it.
+        """
+        return 1 - self.fooled.mean(0) if len(self) else np.full(self.eps.shape, np.nan)
+
+    def _summary(self) -> str:
+        rates = ", ".join(
+            f"{rate:.3g} at eps {eps:.3g}"
+            for eps, rate in zip(self.eps[:6], self.robust_accuracy[:6], strict=True)
+        )
+        note = f"; {n} masked" if (n := int(self.masked.sum())) else ""
+        return f"{super()._summary()}, {self.norm}: robust accuracy {rates}{note}"
+
+
+@dataclass(frozen=True, repr=False, eq=False, kw_only=True)
+class NoiseAndDistance(Record):
+    """Both views of the error set side by side: sigma(x0, rate) and the nearest error found (l2).
+
+    half_space_distance is what sigma says the distance would be if errors were a half-space, and
+    ratio is distance over it: 1 for a linear model, nan where both are 0 or both infinite.
+    Provenance is that of the distances.
+    """
+
+    sigma: Floats = per_image(np.float64)
+    half_space_distance: Floats = per_image(np.float64)
+    distance: Floats = per_image(np.float64)
+    ratio: Floats = per_image(np.float64)
+    rate: float
+
+    @property
+    def median_ratio(self) -> float:
+        """Median over the images whose ratio is a number; nan where there are none."""
+        known = self.ratio[~np.isnan(self.ratio)]
+        return float(np.median(known)) if known.size else float("nan")
+
+    def _summary(self) -> str:
+        return f"{super()._summary()}; median ratio {self.median_ratio:.3g}"
+
+
+def compare(noise: SigmaResult, near: DistanceResult) -> NoiseAndDistance:
+    """Join sigma and distance on the ids that both records hold, in the order of `noise`.
+
+    Raises ValueError for a norm other than L2, for targeted distances, for a rate of 1/2 or more,
+    where no id is in both, and where the labels of an image differ.
+    """
+    if near.norm != "L2":
+        raise ValueError(f"near must hold L2 distances to compare with sigma, held {near.norm}")
+    if (near.targets >= 0).any():
+        raise ValueError("near must hold distances to any wrong class, but had targets")
+    _, at, other = np.intersect1d(noise.ids, near.ids, return_indices=True)
+    if not at.size:
+        raise ValueError("noise and near must share images, but no id was in both")
+    order = np.argsort(at)
+    left, right = noise[at[order]], near[other[order]]
+    if (left.labels != right.labels).any():
+        worst = left.ids[left.labels != right.labels][0]
+        raise ValueError(f"noise and near must have the same labels, but differ at id {worst}")
+    return NoiseAndDistance(
+        ids=left.ids,
+        labels=left.labels,
+        sigma=left.sigma,
+        half_space_distance=left.half_space_distance,
+        distance=right.distance,
+        ratio=np.asarray(half_space_ratio(right.distance, left.sigma, left.rate)),
+        rate=left.rate,
+        provenance=right.provenance,
+    )

@@ -27,6 +27,13 @@ class Body:
     perturb: Callable[..., Tensor]
     margins: Callable[..., tuple[Tensor, Tensor]]
     count_errors: Callable[..., None]
+    random_start: Callable[..., Tensor]
+    ball_step: Callable[..., Tensor]
+    ball_slope: Callable[..., Tensor]
+    update_best: Callable[..., Tensor]
+
+
+BALL = ("random_start", "ball_step", "ball_slope", "update_best")
 
 
 @pytest.fixture(params=BODIES)
@@ -39,7 +46,13 @@ def body(request: pytest.FixtureRequest) -> Body:
         if name not in module.ISAS:
             pytest.skip(f"this machine does not run {name}")
         philox, perturb = partial(philox, isa=name), partial(perturb, isa=name)
-    return Body(name, philox, perturb, module.margins, module.count_errors)
+    folder = (
+        importlib.import_module("robustcore.kernels.triton_ball") if kind == "triton" else module
+    )
+    ball = {each: getattr(folder, each) for each in BALL}
+    if kind == "native":
+        ball = {each: partial(one, isa=name) for each, one in ball.items()}
+    return Body(name, philox, perturb, module.margins, module.count_errors, **ball)
 
 
 @dataclass(frozen=True)

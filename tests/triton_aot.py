@@ -18,6 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from robustcore.kernels import triton as kernels
+from robustcore.kernels import triton_ball as balls
 
 # An fma, or a multiply or add that the assembler may make one: those with .rn it leaves apart.
 CONTRACTED = re.compile(r"\bfma\.rn\.f(32|64)|\b(mul|add|sub)\.f(32|64)")
@@ -30,6 +31,20 @@ PERTURB = {
     **{"out": "*fp32", "tiles": "i32", "elements": "i32", "channels": "i32", "pixels": "i32"},
     **{"k0": "i32", "k1": "i32", "stream": "i32", "low": "fp32", "high": "fp32"},
     **{"mean": "*fp32", "inv_std": "*fp32"},
+}
+BALL = {"x": "*fp32", "rows": "*i64", "offset": "*fp32", "gradient": "*fp32"}
+BOX = {"elements": "i32", "low": "fp32", "high": "fp32"}
+STEP = {
+    **{**BALL, "scale": "*fp32", "step": "*fp32", "radius": "*fp32", "points": "*fp32"},
+    **{"usable": "*i8", **BOX},
+}
+BEST = {
+    **{"x": "*fp32", "rows": "*i64", "points": "*fp32", "margin": "*fp64", "distance": "*fp64"},
+    **{"best": "*fp32", "found": "*fp64", "elements": "i32"},
+}
+START = {
+    **{"radius": "*fp32", "restarts": "*i64", "ids": "*i64", "out": "*fp32", "elements": "i32"},
+    **{"stream": "i32", "k0": "i32", "k1": "i32"},
 }
 WIDE = {"elements": "i64", "pixels": "i64"}
 
@@ -47,6 +62,15 @@ def cases():
         off = {"CLIP": False, "NORMALISE": False, "CHANNELS_LAST": False, "WIDE": False}
         signature = {**PERTURB, **(WIDE if "WIDE" in flags else {})}
         yield name, kernels.perturb_kernel, signature, {**off, **flags, "BLOCK": 256}
+    for l2, name in ((True, "l2"), (False, "linf")):
+        lanes = {"L2": l2, "LANES": balls.LANES}
+        for sphere in (True, False):
+            constants = {**lanes, "BOX": sphere, "SPHERE": sphere}
+            yield f"ball_step {name} {sphere}", balls.ball_step_kernel, STEP, constants
+        slope = {**BALL, "slope": "*fp64", **BOX}
+        yield f"ball_slope {name}", balls.ball_slope_kernel, slope, {**lanes, "BOX": True}
+        yield f"update_best {name}", balls.update_best_kernel, BEST, lanes
+        yield f"random_start {name}", balls.random_start_kernel, START, {"L2": l2}
     for dtype in ("fp32", "fp64", "fp16", "bf16"):
         out = "fp64" if dtype == "fp64" else "fp32"
         for classes in (16, 1024):

@@ -58,6 +58,36 @@ struct LogitsArgs {
     const int64_t* rows;
 };
 
+// A batch of slots in balls: images are rows of `elements`, rows[s] the image of slot s.
+struct BallArgs {
+    const float* x;
+    const int64_t* rows;
+    int64_t slots, elements;
+    bool l2, has_box, sphere;
+    float low, high;
+    float* points;
+    float* offset;
+    const float* gradient;
+    const float *scale, *step, *radius;
+    bool* usable;
+    double* slope;  // (slots, 2): dual norm, derivative along the offset
+    const double* margin;
+    double *distance, *away;
+    float* best;
+    const int64_t *restarts, *ids;  // of each slot
+    Key key;
+    uint32_t stream;
+};
+
+// As Bodies: slots [first, last).
+struct BallBodies {
+    void (*random_start)(const BallArgs& args, int64_t first, int64_t last);  // fills points
+    void (*step)(const BallArgs& args, int64_t first, int64_t last);
+    void (*slope)(const BallArgs& args, int64_t first, int64_t last);
+    void (*best)(const BallArgs& args, int64_t first, int64_t last);
+};
+extern const BallBodies ball_baseline, ball_avx2, ball_avx512;
+
 template <class T>
 void margins(const LogitsArgs<T>& args, int threads, T* margin, int64_t* runner_up);
 template <class T>

@@ -39,6 +39,35 @@ count_errors(logits, labels, rows, counts) -> None
     counts[rows[s]] += 1 for each slot in error: one whose margin is not > 0, so that ties and NaN
     are errors. A slot with rows[s] < 0 is padding and is skipped. counts: (B,) int64. Never waits
     for the device; sums are integers, so exact.
+
+The next four are steps of attacks. An image is here a row of D elements in memory order, the same
+for all tensors of a call: x (B, D), the others (S, D), float32, contiguous. rows: (S,) int64 in
+[0, B). norm: 2.0 or inf. box: None or (low, high). Sums over a row are made in float64 in one fixed
+order: element e goes to lane e % 256 in turn, then lane i is added to lane i - 128, and so on by
+halves. So these, too, give the same bits on every backend and in every batch.
+
+random_start(radius, restarts, ids, out, *, norm, seed, stream=1) -> out
+    out[s] is uniform in the ball of radius[s], a function of (seed, stream, ids[s], restarts[s]).
+    l2: the first D of D + 2 normals, made as in `perturb`, over the norm of all D + 2 (uniform in
+    the ball: Harman and Lacko, 2010). linf: each element from the top 24 bits of the word that
+    would make its normal. radius: (S,) float32. restarts, ids: (S,) int64 in [0, 2^32).
+
+ball_step(x, rows, offset, gradient, scale, step, radius, points, *, norm, box=None, sphere=False)
+    -> usable
+    Moves each slot: offset * scale + step * direction, the gradient over its l2 norm or its sign;
+    then into the ball of its radius (l2 and sphere=True: onto its surface). points becomes
+    x[rows] + offset, clipped to the box; offset the displacement after the box, or before it with
+    sphere=True. A slot whose gradient is zero or not finite does not step, but is scaled and
+    projected; usable[s] is False there. scale, step, radius: (S,) float32. Returns (S,) bool. One
+    reduction and one pass; l2 lengths are exact to float32 rounding.
+
+ball_slope(x, rows, offset, gradient, *, norm, box=None) -> (S, 2) float64
+    The dual norm of each gradient (l2, or l1 for inf), and the derivative along the offset's
+    growth: gradient . offset over the elements that x[rows] + offset leaves inside the box.
+
+update_best(x, rows, points, margin, distance, best, *, norm) -> (S,) float64
+    The distance of each point from x[rows], in float64. Where margin[s] is not > 0 and the distance
+    is below distance[s] (S,) float64, both distance[s] and best[s] (S, D) are replaced.
 """
 
 import importlib
@@ -53,7 +82,16 @@ from torch import Tensor
 
 __all__ = ["BACKENDS", "KERNELS", "Backend", "select", "unavailable"]
 
-KERNELS = ("philox", "perturb", "margins", "count_errors")
+KERNELS = (
+    "philox",
+    "perturb",
+    "margins",
+    "count_errors",
+    "random_start",
+    "ball_step",
+    "ball_slope",
+    "update_best",
+)
 
 # The table kernel x backend: each entry is the module that holds the body.
 _TABLE = {
@@ -62,18 +100,30 @@ _TABLE = {
         "perturb": "robustcore.kernels.reference",
         "margins": "robustcore.kernels.reference",
         "count_errors": "robustcore.kernels.reference",
+        "random_start": "robustcore.kernels.reference",
+        "ball_step": "robustcore.kernels.reference",
+        "ball_slope": "robustcore.kernels.reference",
+        "update_best": "robustcore.kernels.reference",
     },
     "native": {
         "philox": "robustcore.kernels.native",
         "perturb": "robustcore.kernels.native",
         "margins": "robustcore.kernels.native",
         "count_errors": "robustcore.kernels.native",
+        "random_start": "robustcore.kernels.native",
+        "ball_step": "robustcore.kernels.native",
+        "ball_slope": "robustcore.kernels.native",
+        "update_best": "robustcore.kernels.native",
     },
     "triton": {
         "philox": "robustcore.kernels.triton",
         "perturb": "robustcore.kernels.triton",
         "margins": "robustcore.kernels.triton",
         "count_errors": "robustcore.kernels.triton",
+        "random_start": "robustcore.kernels.triton_ball",
+        "ball_step": "robustcore.kernels.triton_ball",
+        "ball_slope": "robustcore.kernels.triton_ball",
+        "update_best": "robustcore.kernels.triton_ball",
     },
 }
 BACKENDS = tuple(_TABLE)
@@ -88,6 +138,10 @@ class Backend:
     perturb: Callable[..., Tensor]
     margins: Callable[..., tuple[Tensor, Tensor]]
     count_errors: Callable[..., None]
+    random_start: Callable[..., Tensor]
+    ball_step: Callable[..., Tensor]
+    ball_slope: Callable[..., Tensor]
+    update_best: Callable[..., Tensor]
 
 
 @cache

@@ -128,3 +128,129 @@ def count_errors(logits: Tensor, labels: Tensor, rows: Tensor, counts: Tensor) -
         counts.data_ptr(),
         torch.get_num_threads(),
     )
+
+
+def _ball(
+    x: Tensor, rows: Tensor, norm: float, **slots: Tensor
+) -> tuple[int, int, tuple[int, int, int], bool]:
+    """The arguments that steps in balls share; each of `slots` is a row of floats for each slot."""
+    batch, elements = x.shape
+    _check("x", x, torch.float32, (batch, elements))
+    _check("rows", rows, torch.int64, (len(rows),))
+    for name, tensor in slots.items():
+        _check(name, tensor, torch.float32, (len(rows), elements))
+    return x.data_ptr(), rows.data_ptr(), (len(rows), batch, elements), norm == 2
+
+
+def random_start(
+    radius: Tensor,
+    restarts: Tensor,
+    ids: Tensor,
+    out: Tensor,
+    *,
+    norm: float,
+    seed: int,
+    stream: int = 1,
+    isa: str = "",
+) -> Tensor:
+    slots, elements = out.shape
+    _check("radius", radius, torch.float32, (slots,))
+    _check("restarts", restarts, torch.int64, (slots,))
+    _check("ids", ids, torch.int64, (slots,))
+    _check("out", out, torch.float32, (slots, elements))
+    _native.random_start(
+        radius.data_ptr(),
+        restarts.data_ptr(),
+        ids.data_ptr(),
+        out.data_ptr(),
+        slots,
+        elements,
+        norm == 2,
+        seed,
+        stream,
+        torch.get_num_threads(),
+        isa,
+    )
+    return out
+
+
+def ball_step(
+    x: Tensor,
+    rows: Tensor,
+    offset: Tensor,
+    gradient: Tensor,
+    scale: Tensor,
+    step: Tensor,
+    radius: Tensor,
+    points: Tensor,
+    *,
+    norm: float,
+    box: tuple[float, float] | None = None,
+    sphere: bool = False,
+    isa: str = "",
+) -> Tensor:
+    shared = _ball(x, rows, norm, offset=offset, gradient=gradient, points=points)
+    for name, tensor in (("scale", scale), ("step", step), ("radius", radius)):
+        _check(name, tensor, torch.float32, (len(rows),))
+    usable = torch.empty(len(rows), dtype=torch.bool)
+    _native.ball_step(
+        *shared,
+        box,
+        offset.data_ptr(),
+        gradient.data_ptr(),
+        scale.data_ptr(),
+        step.data_ptr(),
+        radius.data_ptr(),
+        points.data_ptr(),
+        sphere,
+        usable.data_ptr(),
+        torch.get_num_threads(),
+        isa,
+    )
+    return usable
+
+
+def ball_slope(
+    x: Tensor,
+    rows: Tensor,
+    offset: Tensor,
+    gradient: Tensor,
+    *,
+    norm: float,
+    box: tuple[float, float] | None = None,
+    isa: str = "",
+) -> Tensor:
+    shared = _ball(x, rows, norm, offset=offset, gradient=gradient)
+    slope = torch.empty(len(rows), 2, dtype=torch.float64)
+    threads = torch.get_num_threads()
+    addresses = offset.data_ptr(), gradient.data_ptr(), slope.data_ptr()
+    _native.ball_slope(*shared, box, *addresses, threads, isa)
+    return slope
+
+
+def update_best(
+    x: Tensor,
+    rows: Tensor,
+    points: Tensor,
+    margin: Tensor,
+    distance: Tensor,
+    best: Tensor,
+    *,
+    norm: float,
+    isa: str = "",
+) -> Tensor:
+    shared = _ball(x, rows, norm, points=points, best=best)
+    margin, away = margin.double(), torch.empty_like(distance)
+    _check("margin", margin, torch.float64, (len(rows),))
+    _check("distance", distance, torch.float64, (len(rows),))
+    _native.update_best(
+        *shared,
+        points.data_ptr(),
+        margin.data_ptr(),
+        distance.data_ptr(),
+        best.data_ptr(),
+        away.data_ptr(),
+        torch.get_num_threads(),
+        isa,
+    )
+    return away

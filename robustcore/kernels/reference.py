@@ -4,6 +4,7 @@ Contracts are in `robustcore.kernels`. Each step is one IEEE float32 operation o
 nothing is contracted; words are held in int64, where a 32-bit product wraps without loss.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,9 +96,9 @@ def _flip(value: Tensor, sign: Tensor) -> Tensor:
     return _as_float(_as_bits(value) ^ sign)
 
 
-def _normals(elements: int, sample: Tensor, image: Tensor, seed: int, stream: int) -> Tensor:
-    """(S, elements) standard normals for S draws named by sample (S,) and image id (S,)."""
-    groups = -(-elements // 64)
+def _draw(n: int, sample: Tensor, image: Tensor, seed: int, stream: int) -> tuple[Tensor, ...]:
+    """Four words (S, groups, 16) of the counters that make n elements of S draws."""
+    groups = -(-n // 64)
     block = torch.arange(16 * groups, device=sample.device).expand(len(sample), -1)
     counter = (
         block,
@@ -105,15 +106,24 @@ def _normals(elements: int, sample: Tensor, image: Tensor, seed: int, stream: in
         image[:, None].expand_as(block),
         torch.full_like(block, stream),
     )
-    w0, w1, w2, w3 = _rounds(counter, (seed & _MASK, (seed >> 32) & _MASK))
+    words = _rounds(counter, (seed & _MASK, (seed >> 32) & _MASK))
+    return tuple(word.view(-1, groups, 16) for word in words)
+
+
+def _elements(slots: list[Tensor], n: int) -> Tensor:
+    """(S, n): word slot k of the 16 counters of a group makes its elements 16 k to 16 k + 15."""
+    return torch.stack(slots, 2).flatten(1)[:, :n]
+
+
+def _normals(n: int, sample: Tensor, image: Tensor, seed: int, stream: int) -> Tensor:
+    """(S, n) standard normals for S draws named by sample (S,) and image id (S,)."""
+    w0, w1, w2, w3 = _draw(n, sample, image, seed, stream)
     pairs = []
     for radius_word, angle_word in ((w0, w1), (w2, w3)):
         radius = _radius(radius_word)
         cos, sin = _cos_sin(angle_word)
         pairs += [radius * cos, radius * sin]
-    # Word slot k of the 16 counters of a group makes its elements 16 k to 16 k + 15.
-    z = torch.stack([p.view(-1, groups, 16) for p in pairs], 2)
-    return z.reshape(len(sample), 64 * groups)[:, :elements]
+    return _elements(pairs, n)
 
 
 def perturb(
@@ -166,3 +176,124 @@ def count_errors(logits: Tensor, labels: Tensor, rows: Tensor, counts: Tensor) -
     margin, _ = margins(logits, labels, slot)
     error = ~(margin > 0) & (rows >= 0)
     counts.index_add_(0, slot, error.to(torch.int64))
+
+
+def _sum(terms: Tensor) -> Tensor:
+    """(S, D) float64 to (S,), in the one order of all backends: 256 lanes, then halves."""
+    lanes = terms.new_zeros(len(terms), 256)
+    for part in terms.split(256, 1):
+        lanes[:, : part.shape[1]] += part
+    while lanes.shape[1] > 1:
+        low, high = lanes.chunk(2, 1)
+        lanes = low + high
+    return lanes[:, 0]
+
+
+def _root(value: Tensor) -> Tensor:
+    """Square roots (S,) rounded correctly: on a CPU torch's own may be an ulp off."""
+    return value.sqrt() if value.is_cuda else torch.from_numpy(np.sqrt(value.numpy()))
+
+
+def random_start(
+    radius: Tensor,
+    restarts: Tensor,
+    ids: Tensor,
+    out: Tensor,
+    *,
+    norm: float,
+    seed: int,
+    stream: int = 1,
+) -> Tensor:
+    n = out.shape[1]
+    for slot in torch.arange(len(out), device=out.device).split(max(1, _CHUNK // n)):
+        names = restarts[slot], ids[slot], seed, stream
+        if norm == 2:
+            z = _normals(n + 2, *names).double()
+            length = radius[slot].double() / _root(_sum(z * z))
+            out[slot] = (z[:, :n] * length[:, None]).float()
+        else:
+            words = _elements(list(_draw(n, *names)), n)
+            signed = ((words ^ 0x80000000) - 0x80000000) >> 8  # 24 bits
+            uniform = (signed.to(torch.float32) + 0.5) * 2.0**-23  # exact
+            out[slot] = radius[slot, None] * uniform
+    return out
+
+
+def ball_step(
+    x: Tensor,
+    rows: Tensor,
+    offset: Tensor,
+    gradient: Tensor,
+    scale: Tensor,
+    step: Tensor,
+    radius: Tensor,
+    points: Tensor,
+    *,
+    norm: float,
+    box: tuple[float, float] | None = None,
+    sphere: bool = False,
+) -> Tensor:
+    clean = x[rows]
+    wide = gradient.double()
+    squared = _sum(wide * wide)
+    usable = (squared > 0) & (squared < torch.inf)
+    if norm == 2:
+        old, reach, factor = offset.double(), radius.double(), scale.double()
+        along = torch.where(usable, step.double() / _root(squared), 0.0)
+        product = torch.where(usable, _sum(old * wide), 0.0)
+        grown = factor * factor * _sum(old * old) + 2.0 * (factor * (along * product))
+        grown = grown + torch.where(usable, along * along * squared, 0.0)
+        length = _root(grown.clamp(min=0.0))
+        beyond = length > (0.0 if sphere else reach)
+        shrink = torch.where(beyond, reach / length, 1.0)
+        move = torch.where(usable[:, None], wide * (along * shrink)[:, None], 0.0)
+        moved = (old * (factor * shrink)[:, None] + move).float()
+    else:
+        sign = torch.where(usable[:, None], gradient.sign(), 0.0)
+        moved = scale[:, None] * offset + step[:, None] * sign
+        reach = radius[:, None]
+        moved = torch.where(moved > reach, reach, torch.where(moved < -reach, -reach, moved))
+    point = clean + moved
+    if box is not None:
+        low, high = box
+        point = torch.where(point < low, low, point)
+        point = torch.where(point > high, high, point)
+    points.copy_(point)
+    offset.copy_(moved if sphere else point - clean)
+    return usable
+
+
+def ball_slope(
+    x: Tensor,
+    rows: Tensor,
+    offset: Tensor,
+    gradient: Tensor,
+    *,
+    norm: float,
+    box: tuple[float, float] | None = None,
+) -> Tensor:
+    wide = gradient.double()
+    terms = wide * offset.double()
+    if box is not None:
+        value = x[rows] + offset
+        terms = torch.where((value > box[0]) & (value < box[1]), terms, 0.0)
+    dual = _root(_sum(wide * wide)) if norm == 2 else _sum(wide.abs())
+    return torch.stack([dual, _sum(terms)], 1)
+
+
+def update_best(
+    x: Tensor,
+    rows: Tensor,
+    points: Tensor,
+    margin: Tensor,
+    distance: Tensor,
+    best: Tensor,
+    *,
+    norm: float,
+) -> Tensor:
+    away = points.double() - x[rows].double()
+    found = _root(_sum(away * away)) if norm == 2 else away.abs().amax(1)
+    nearer = ~(margin > 0) & (found < distance)
+    distance[nearer] = found[nearer]
+    best[nearer] = points[nearer]
+    return found

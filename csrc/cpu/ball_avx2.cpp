@@ -1,0 +1,2 @@
+#define RC_BALL ball_avx2
+#include "ball.inc"

@@ -1,0 +1,2 @@
+#define RC_BALL ball_avx512
+#include "ball.inc"

@@ -1,0 +1,2 @@
+#define RC_BALL ball_baseline
+#include "ball.inc"

@@ -1,0 +1,250 @@
+"""The nearest error by descent on the distance to the boundary, as a function of direction.
+
+Along a direction u from an image x0 errors begin at a distance rho(u). A step takes the gradient g
+of the lead of a wrong class at x0 + r u, near the boundary; corrects r by Newton's rule on that
+same gradient, since the lead grows at the rate g . u along u; and turns u towards the normal:
+u + eta * g / |g|, made a unit vector again (l2), or u + eta * sign(g), clipped to [-1, 1] (linf).
+eta -> inf is the iteration that structural reliability calls HLRF (Hasofer and Lind, 1974;
+Rackwitz and Fiessler, 1978) and, on the clean image, a step of DeepFool. Nothing has a scale of its
+own: radii and steps are shares of r, so natural and robust models are searched alike.
+
+An image starts once for each of its likeliest wrong classes; the starts whose boundary turns out
+to be nearest go on, the last ones against every class, with eta falling to ETA_LAST.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from robustcore.attack.found import Found, push, refine
+from robustcore.gradients import Gradients
+
+ETA_LAST = 0.02
+OVERSHOOT = 1e-4  # beyond the linearised boundary, so that rounding leaves half of the looks wrong
+LEAST, MOST = 0.5, 1.5  # what one step may make of a radius
+REFINE_FROM, REFINE_ROUNDS = 0.98, 4
+OVERHEAD = 3  # forward passes outside the stages, as gradient evaluations
+PATIENCE, SETTLED = 8, 1e-4  # a slot whose distance fell by less in so many steps is done
+
+Stage = tuple[int, int]  # slots an image keeps, steps of each
+
+
+def stages(effort: int, classes: int) -> list[Stage]:
+    """How `effort` gradient evaluations of an image are spent."""
+    rest = max(1, effort - OVERHEAD)
+    if effort >= 150:
+        plan = [(9, 2), (3, (rest - 18) // 3)]
+    elif effort >= 40:
+        plan = [(9, 1), (3, 8), (1, rest - 33)]
+    elif effort >= 18:
+        plan = [(5, 1), (2, 4), (1, rest - 13)]
+    else:
+        plan = [(1, rest)]
+    return [(min(slots, classes - 1), steps) for slots, steps in plan]
+
+
+class _Slots:
+    """Starts of images: which image, which class (-1 for all), how far, in which direction."""
+
+    def __init__(self, gradients: Gradients, rows: Tensor, classes: Tensor, restart: Tensor):
+        self.rows, self.classes, self.restart = rows, classes, restart
+        self.points = gradients.x[rows]
+        self.offset = torch.zeros_like(self.points)
+        self.gradient = torch.empty_like(self.points)
+        self.radius = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+        self.expected = torch.full_like(self.radius, torch.inf)  # distance, by Newton's rule
+        self.distance = torch.full_like(self.radius, torch.inf)  # of the nearest error seen
+        self.best = self.points.clone()
+        self.label = torch.full_like(rows, -1)
+        self.step = torch.full_like(rows, -1)
+        self.history: list[Tensor] = []  # distances after each step of this stage
+
+    def take(self, index: Tensor) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value[index])
+        self.history = [each[index] for each in self.history]
+
+    def store(self, found: Found) -> None:
+        found.keep(self.rows, self.distance, self.best, self.label, self.restart, self.step)
+
+
+def minimum_norm(
+    gradients: Gradients,
+    found: Found,
+    rows: Tensor,
+    logits: Tensor,
+    *,
+    effort: int,
+    restarts: int,
+    box: tuple[float, float] | None,
+    seed: int,
+    ids: Tensor,
+) -> None:
+    """Search for the nearest error of images rows (I,), distinct, and keep it in `found`.
+
+    logits: (I, K) of the images themselves.
+
+    Each restart beyond the first is one more start of the last stage, from a random point in the
+    ball whose radius is the distance found so far. Cost: about `effort` gradient evaluations an
+    image and at most as many again for each further restart.
+    """
+    plan = stages(effort, logits.shape[1])
+    slots = _begin(gradients, rows, logits, plan[0][0])
+    done = 0
+    for index, (kept, steps) in enumerate(plan):
+        last = index == len(plan) - 1
+        if index:
+            slots.take(_nearest(slots.expected.view(len(rows), -1), kept))
+            slots.history = []
+        if last:
+            slots.classes = torch.full_like(slots.rows, -1)
+        _run(gradients, found, slots, steps, done, last, box)
+        slots.store(found)
+        done += steps
+    # a slot that never crossed the boundary may stand just before it
+    lone = torch.isinf(found.distance[slots.rows]).nonzero().flatten()
+    if len(lone):
+        rank = torch.arange(len(lone), device=rows.device)
+        first = torch.full_like(found.label, len(lone))
+        first.scatter_reduce_(0, slots.rows[lone], rank, "amin")
+        one = lone[first[slots.rows[lone]] == rank]
+        push(gradients, found, slots.rows[one], slots.offset[one], box)
+    for restart in range(1, restarts):
+        _again(gradients, found, rows, plan[-1][1], restart, box, seed, ids)
+    refine(gradients, found, REFINE_FROM, REFINE_ROUNDS)
+
+
+def _begin(gradients: Gradients, rows: Tensor, logits: Tensor, starts: int) -> _Slots:
+    """Starts at the image, one for each of the likeliest classes."""
+    repeated = rows.repeat_interleave(starts)
+    restart = torch.zeros_like(repeated)
+    if gradients.targets is not None:
+        return _Slots(gradients, rows, torch.full_like(rows, -1), torch.zeros_like(rows))
+    others = logits.float().scatter(1, gradients.y[rows, None], -torch.inf)
+    order = others.sort(dim=1, descending=True, stable=True).indices[:, :starts]
+    return _Slots(gradients, repeated, order.flatten(), restart)
+
+
+def _again(
+    gradients: Gradients,
+    found: Found,
+    rows: Tensor,
+    steps: int,
+    restart: int,
+    box: tuple[float, float] | None,
+    seed: int,
+    ids: Tensor,
+) -> None:
+    rows = rows[torch.isfinite(found.distance[rows])]
+    if not len(rows):
+        return
+    number = torch.full_like(rows, restart)
+    slots = _Slots(gradients, rows, torch.full_like(rows, -1), number)
+    kernels, radius = gradients.kernels, found.distance[rows]
+    kernels.random_start(
+        radius.float(), number, ids[rows], slots.offset, norm=gradients.norm, seed=seed
+    )
+    slots.radius = _length(slots.offset, gradients.norm)
+    points = gradients.x[rows] + slots.offset
+    slots.points = gradients.rounded(points if box is None else points.clamp(*box))
+    _run(gradients, found, slots, steps, 0, True, box)
+    slots.store(found)
+
+
+def _length(offset: Tensor, norm: float) -> Tensor:
+    wide = offset.double()
+    return wide.norm(dim=1) if norm == 2 else wide.abs().amax(1)
+
+
+def _nearest(expected: Tensor, kept: int) -> Tensor:
+    """Slots, image by image, that expect the least distances (I, starts); of equals the first."""
+    order = expected.sort(dim=1, stable=True).indices[:, : min(kept, expected.shape[1])]
+    start = torch.arange(len(expected), device=expected.device)[:, None] * expected.shape[1]
+    return (start + order).flatten()
+
+
+def _run(
+    gradients: Gradients,
+    found: Found,
+    slots: _Slots,
+    steps: int,
+    done: int,
+    last: bool,
+    box: tuple[float, float] | None,
+) -> None:
+    """Some steps of all slots; in the last stage those that have settled leave for `found`."""
+    for t in range(steps):
+        falling = ETA_LAST + (1 - ETA_LAST) * (1 + math.cos(math.pi * t / max(1, steps - 1))) / 2
+        _step(gradients, slots, falling if last else 1.0, done + t, box)
+        if last and len(slots.history) > PATIENCE:
+            before = slots.history[-1 - PATIENCE]
+            settled = slots.distance > before * (1 - SETTLED)
+            settled &= torch.isfinite(before)
+            if bool(settled.any()):
+                _leave(slots, settled, found)
+                if not len(slots.rows):
+                    return
+    _judge(gradients, slots, done + steps)
+
+
+def _leave(slots: _Slots, settled: Tensor, found: Found) -> None:
+    stay = (~settled).nonzero().flatten()
+    slots.store(found)
+    slots.take(stay)
+
+
+def _judge(gradients: Gradients, slots: _Slots, step: int) -> None:
+    """Look at the points of the last step."""
+    margin, label = gradients.judged(slots.rows, gradients.logits(slots.rows, slots.points))
+    _see(gradients, slots, margin, label, step)
+
+
+def _see(gradients: Gradients, slots: _Slots, margin: Tensor, label: Tensor, step: int) -> Tensor:
+    before = slots.distance.clone()
+    away = gradients.kernels.update_best(
+        gradients.x, slots.rows, slots.points, margin, slots.distance, slots.best,
+        norm=gradients.norm,
+    )  # fmt: skip
+    nearer = slots.distance < before
+    slots.label = torch.where(nearer, label, slots.label)
+    slots.step = torch.where(nearer, step, slots.step)
+    return away
+
+
+def _step(
+    gradients: Gradients,
+    slots: _Slots,
+    eta: float,
+    step: int,
+    box: tuple[float, float] | None,
+) -> None:
+    kernels, norm, x = gradients.kernels, gradients.norm, gradients.x
+    margin, gain, label = gradients(
+        slots.rows, slots.points, slots.gradient, "margin", slots.classes
+    )
+    away = _see(gradients, slots, margin, label, step)
+    slots.history.append(slots.distance.clone())
+    slope = kernels.ball_slope(x, slots.rows, slots.offset, slots.gradient, norm=norm, box=box)
+    dual, along = slope.unbind(1)
+    fresh = slots.radius == 0
+    lead = -gain.double()
+    ratio = torch.where(along > 0, 1 + lead / along, torch.where(lead > 0, MOST, LEAST))
+    ratio = ratio.clamp(LEAST, MOST)
+    ok = (dual > 0) & torch.isfinite(dual) & torch.isfinite(lead)
+    radius = torch.where(fresh, lead / dual, slots.radius * ratio) * (1 + OVERSHOOT)
+    radius = torch.where(ok, radius, slots.radius).clamp(min=0.0, max=1e30)
+    expected = torch.where(fresh, radius, away * ratio)
+    slots.expected = torch.where(ok & (radius > 0), expected, torch.inf)
+    scale = torch.where(fresh, 0.0, radius / slots.radius)
+    kernels.ball_step(
+        x, slots.rows, slots.offset, slots.gradient, scale.float(), (eta * radius).float(),
+        radius.float(), slots.points, norm=norm, box=box, sphere=True,
+    )  # fmt: skip
+    if gradients.engine.dtype not in (torch.float32, torch.float64):
+        slots.points = gradients.rounded(slots.points)
+    slots.radius = radius
+    gradients.usable[slots.rows[ok]] = True
