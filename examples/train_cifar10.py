@@ -110,6 +110,27 @@ def accuracy(model: torch.nn.Module, x: Tensor, y: Tensor, device: torch.device)
     return right / len(x)
 
 
+def average(model: torch.nn.Module, ends: list[dict[str, Tensor]], padded: Tensor) -> None:
+    """Give the model the mean of the weights at the ends of the cycles, and fresh batch norms.
+
+    Stochastic weight averaging (Izmailov et al., 2018): the statistics of batch norm are taken
+    anew, with equal weight, over the whole augmented training set.
+    """
+    device = next(model.parameters()).device
+    mean = {k: torch.stack([end[k].double() for end in ends]).mean(0) for k in ends[0]}
+    model.load_state_dict({k: v.to(ends[0][k].dtype) for k, v in mean.items()})
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+    generator = torch.Generator().manual_seed(123)
+    model.train()
+    with torch.no_grad():
+        for index in torch.arange(len(padded)).split(500):
+            images = augment(padded, index, generator)
+            model(images.to(device, memory_format=torch.channels_last))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with CIFAR-10 (default: download)")
@@ -138,12 +159,12 @@ def main() -> None:
         nesterov=True,
     )
     steps = len(x) // args.batch_size
-    checkpoint, first, state = args.out / "checkpoint.pt", 0, {}
+    checkpoint, first, state, ends = args.out / "checkpoint.pt", 0, {}, []
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        first = state["epoch"]
+        first, ends = state["epoch"], state["ends"]
 
     step = torch.compile(lambda a, b: F.cross_entropy(model(a), b))
     start, last = time.perf_counter(), 0
@@ -184,17 +205,22 @@ def main() -> None:
                 flush=True,
             )
             parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-            state = {name: part.state_dict() for name, part in parts.items()} | {"epoch": epoch + 1}
+            state = {name: part.state_dict() for name, part in parts.items()}
+            state |= {"epoch": epoch + 1, "ends": ends}
+            if epoch + 1 == last:
+                ends.append({k: v.cpu().clone() for k, v in model.state_dict().items()})
             torch.save(state, checkpoint.with_suffix(".part"))
             checkpoint.with_suffix(".part").replace(checkpoint)
 
+    if len(ends) > 1:
+        average(model, ends, padded)
     weights = args.out / "weights.safetensors"
     save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, weights)
     card = {
         "network": "resnet20",
         "data": "CIFAR-10 train, 50,000 images",
         "recipe": "natural: cross-entropy, random crop (pad 4) and mirror, SGD with Nesterov "
-        "momentum 0.9, two one-cycle schedules of the learning rate",
+        "momentum 0.9, one-cycle schedules of the learning rate, mean of the weights at their ends",
         "epochs": args.epochs,
         "batch_size": args.batch_size,
         "lr": args.lr,
