@@ -1,21 +1,36 @@
 """Robustness of classifiers: random noise and adversarial examples, two views of one error set."""
 
 from robustcore import geometry, plot, stats
+from robustcore.distance import distance_to_error, pgd
 from robustcore.evaluator import RandomizedModelWarning
 from robustcore.noise import error_rate, sigma_at_error_rate
-from robustcore.results import ErrorRate, Record, SigmaResult
+from robustcore.results import (
+    DistanceResult,
+    ErrorRate,
+    NoiseAndDistance,
+    PGDResult,
+    Record,
+    SigmaResult,
+    compare,
+)
 from robustcore.zoo import load_example, load_images, load_model
 
 __all__ = [
+    "DistanceResult",
     "ErrorRate",
+    "NoiseAndDistance",
+    "PGDResult",
     "RandomizedModelWarning",
     "Record",
     "SigmaResult",
+    "compare",
+    "distance_to_error",
     "error_rate",
     "geometry",
     "load_example",
     "load_images",
     "load_model",
+    "pgd",
     "plot",
     "sigma_at_error_rate",
     "stats",

@@ -246,7 +246,7 @@ class _Task:
 
     def nearest(self, effort: int, progress: Any) -> None:
         block = max(1, BLOCK_ELEMENTS // (9 * self.gradients.x.shape[1]))
-        for rows in self.right.split(block):
+        for rows in self.right.split(block) if len(self.right) else ():
             minimum_norm(
                 self.gradients, self.found, rows, self.logits[rows], effort=effort,
                 restarts=self.restarts, box=self.box, seed=self.engine.seed, ids=self.engine.ids,

@@ -44,7 +44,7 @@ class Gradients:
         images = images.contiguous(memory_format=self.engine.network.layout)
         if self.engine.network.layout is torch.channels_last:
             images = images.permute(0, 2, 3, 1)
-        return images.reshape(len(images), -1)
+        return images.reshape(len(images), self.shape.numel())
 
     def images(self, points: Tensor) -> Tensor:
         """(S, D) to (S, C, H, W), without a copy."""

@@ -202,7 +202,7 @@ def targets(wanted: Any, y: Tensor, n_classes: int) -> Tensor:
     if wanted.is_floating_point() or wanted.is_complex() or wanted.dtype == torch.bool:
         raise TypeError(f"targets must be integer class indices, was {wanted.dtype}")
     if wanted.ndim == 0:
-        wanted = wanted.expand(len(y))
+        wanted = wanted.repeat(len(y))
     if wanted.shape != y.shape:
         raise ValueError(
             f"targets must have one class for each of {len(y)} images, had {tuple(wanted.shape)}"

@@ -27,7 +27,7 @@ OVERSHOOT = 1e-4  # beyond the linearised boundary, so that rounding leaves half
 LEAST, MOST = 0.5, 1.5  # what one step may make of a radius
 REFINE_FROM, REFINE_ROUNDS = 0.98, 4
 OVERHEAD = 3  # forward passes outside the stages, as gradient evaluations
-PATIENCE, SETTLED = 8, 1e-4  # a slot whose distance fell by less in so many steps is done
+PATIENCE, SETTLED = 8, 3e-4  # a slot is done that so often expects no more than this share
 
 Stage = tuple[int, int]  # slots an image keeps, steps of each
 
@@ -60,13 +60,12 @@ class _Slots:
         self.best = self.points.clone()
         self.label = torch.full_like(rows, -1)
         self.step = torch.full_like(rows, -1)
-        self.history: list[Tensor] = []  # distances after each step of this stage
+        self.quiet = torch.zeros_like(rows)  # steps in which little was to be expected
 
     def take(self, index: Tensor) -> None:
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value[index])
-        self.history = [each[index] for each in self.history]
 
     def store(self, found: Found) -> None:
         found.keep(self.rows, self.distance, self.best, self.label, self.restart, self.step)
@@ -99,7 +98,6 @@ def minimum_norm(
         last = index == len(plan) - 1
         if index:
             slots.take(_nearest(slots.expected.view(len(rows), -1), kept))
-            slots.history = []
         if last:
             slots.classes = torch.full_like(slots.rows, -1)
         _run(gradients, found, slots, steps, done, last, box)
@@ -180,21 +178,14 @@ def _run(
     for t in range(steps):
         falling = ETA_LAST + (1 - ETA_LAST) * (1 + math.cos(math.pi * t / max(1, steps - 1))) / 2
         _step(gradients, slots, falling if last else 1.0, done + t, box)
-        if last and len(slots.history) > PATIENCE:
-            before = slots.history[-1 - PATIENCE]
-            settled = slots.distance > before * (1 - SETTLED)
-            settled &= torch.isfinite(before)
-            if bool(settled.any()):
-                _leave(slots, settled, found)
-                if not len(slots.rows):
-                    return
-    _judge(gradients, slots, done + steps)
-
-
-def _leave(slots: _Slots, settled: Tensor, found: Found) -> None:
-    stay = (~settled).nonzero().flatten()
-    slots.store(found)
-    slots.take(stay)
+        settled = slots.quiet >= PATIENCE
+        if last and bool(settled.any()):
+            slots.store(found)
+            slots.take((~settled).nonzero().flatten())
+            if not len(slots.rows):
+                return
+    if last:
+        _judge(gradients, slots, done + steps)
 
 
 def _judge(gradients: Gradients, slots: _Slots, step: int) -> None:
@@ -227,7 +218,6 @@ def _step(
         slots.rows, slots.points, slots.gradient, "margin", slots.classes
     )
     away = _see(gradients, slots, margin, label, step)
-    slots.history.append(slots.distance.clone())
     slope = kernels.ball_slope(x, slots.rows, slots.offset, slots.gradient, norm=norm, box=box)
     dual, along = slope.unbind(1)
     fresh = slots.radius == 0
@@ -239,6 +229,8 @@ def _step(
     radius = torch.where(ok, radius, slots.radius).clamp(min=0.0, max=1e30)
     expected = torch.where(fresh, radius, away * ratio)
     slots.expected = torch.where(ok & (radius > 0), expected, torch.inf)
+    settled = (slots.expected / slots.distance - 1).abs() < SETTLED
+    slots.quiet = torch.where(settled, slots.quiet + 1, 0)
     scale = torch.where(fresh, 0.0, radius / slots.radius)
     kernels.ball_step(
         x, slots.rows, slots.offset, slots.gradient, scale.float(), (eta * radius).float(),

@@ -46,6 +46,7 @@ class _Window:
         self.size, self.radius = x.new_zeros(0), x.new_zeros(0)
         self.gain = x.new_zeros(0, dtype=torch.float64)
         self.since = none  # steps without progress
+        self.stuck = none.bool()  # the last gradient gave no direction
 
     def take(self, index: Tensor) -> None:
         for name, value in vars(self).items():
@@ -118,6 +119,7 @@ def _enter(
         restart=restart,
         age=zero,
         since=zero,
+        stuck=zero.bool(),
         offset=points - gradients.x[row],
         points=points,
         gradient=torch.zeros_like(points),
@@ -145,10 +147,7 @@ def _judge(gradients: Gradients, found: Found, live: _Window, won: Tensor, how: 
         distance = torch.where(wins, distance, torch.inf)
         won.copy_(first)
     found.keep(live.rows, distance, live.points, label, live.restart, live.age)
-    finite = live.gradient.double().square().sum(1)
-    usable = (finite > 0) & torch.isfinite(finite)
-    gradients.usable[live.rows[usable]] = True
-    stay = ~wrong & usable & (live.age < how.steps)
+    stay = ~wrong & ~live.stuck & (live.age < how.steps)
     if not how.nearest:
         stay &= live.restart < won[live.place]
     if how.step_size is None:
@@ -165,14 +164,15 @@ def _judge(gradients: Gradients, found: Found, live: _Window, won: Tensor, how: 
 def _move(gradients: Gradients, live: _Window, how: Steps) -> None:
     if not len(live.rows):
         return
-    gradients.kernels.ball_step(
+    usable = gradients.kernels.ball_step(
         gradients.x, live.rows, live.offset, live.gradient, torch.ones_like(live.size),
         live.size, live.radius, live.points, norm=gradients.norm, box=how.box,
     )  # fmt: skip
     if gradients.engine.dtype not in (torch.float32, torch.float64):
         live.points = gradients.rounded(live.points)
         live.offset = live.points - gradients.x[live.rows]
-    live.age = live.age + 1
+    live.age, live.stuck = live.age + 1, ~usable
+    gradients.usable[live.rows[usable]] = True
 
 
 def smallest_radius(
