@@ -2,7 +2,7 @@
 
 python examples/make_cifar10_sample.py --data DIR --out robustcore/zoo
 
-DIR is as for train_cifar10.py, whose loader checks the pixels against their known sha256.
+DIR is as for train_cifar10.py; the pixels are checked against their known sha256.
 """
 
 import argparse
@@ -10,14 +10,16 @@ import json
 from pathlib import Path
 
 from PIL import Image
-from train_cifar10 import load_cifar10
+
+from robustcore.training import load_cifar10
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", type=Path, help="folder with CIFAR-10 (default: download)")
 parser.add_argument("--out", type=Path, default=Path("robustcore/zoo"))
 args = parser.parse_args()
 
-x, y = load_cifar10(args.data, Path("runs"))["test"]
+data = load_cifar10(args.data)
+x, y = data.x_test, data.y_test
 sheet = x[:1000].numpy().reshape(25, 40, 3, 32, 32).transpose(0, 3, 1, 4, 2).reshape(800, 1280, 3)
 Image.fromarray(sheet).save(args.out / "cifar10-test-1000.png", optimize=True)
 about = {

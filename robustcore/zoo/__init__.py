@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,20 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from robustcore import inputs
+from robustcore.zoo.mnist import MnistNet
 from robustcore.zoo.resnet import ResNet
+from robustcore.zoo.wide_resnet import WideResNet
+from robustcore.zoo.wrap import wrap
 
 FOLDER = Path(__file__).parent
-NETWORKS = {"resnet20": lambda: ResNet(20)}
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "mnist-cnn": MnistNet,
+    "resnet20": lambda: ResNet(20),
+    "wrn-28-10": lambda: WideResNet(28, 10),
+}
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
-__all__ = ["card", "load_example", "load_images", "load_model", "names"]
+__all__ = ["card", "load_example", "load_images", "load_model", "names", "wrap"]
 
 
 def names() -> list[str]:

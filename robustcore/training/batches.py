@@ -1,0 +1,106 @@
+"""The batches of one epoch: order, crops and levels are a function of (seed, epoch) alone.
+
+So a run that was interrupted makes the same batches again, and W processes share the batches that
+one would make: each takes its part of every batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustcore.training.data import Data
+
+SEED_STRIDE = 100_003  # epochs of one seed do not meet those of the next
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch, or one process's part of it, before its recipe."""
+
+    images: Tensor  # (n, H, W, C) float32 in [0, 1], contiguous
+    labels: Tensor  # (n,) int64
+    ids: Tensor  # (n,) int64, place of each image in the data
+    level: Tensor  # (n,) float32, uniform in [0, 1)
+    place: Tensor  # (n,) int64, place in the whole batch
+    epoch: int  # from 0
+    done: float  # epochs done before this batch, with their fraction
+
+
+class Batches:
+    """Data on the device, cut into batches of `size`, of which this is process `rank` of `world`.
+
+    Images lie there padded, as bytes, channels last: N (H + 2 pad) (W + 2 pad) C bytes.
+    """
+
+    def __init__(
+        self, data: Data, size: int, seed: int, device: torch.device, rank: int = 0, world: int = 1
+    ) -> None:
+        self.data, self.size, self.seed, self.device = data, size, seed, device
+        share = size // world
+        self.part = slice(rank * share, (rank + 1) * share)
+        self.steps = len(data.x) // size
+        pad = data.pad
+        padded = F.pad(data.x, (pad, pad, pad, pad)).permute(0, 2, 3, 1).contiguous().to(device)
+        count, height, width, channels = padded.shape
+        self.height, self.width, self.channels = data.x.shape[2], data.x.shape[3], channels
+        # each run of W pixels in a row as one element, so that a crop copies H runs
+        self.runs = padded.view(count, height, width * channels).as_strided(
+            (count, height, 2 * pad + 1, self.width * channels),
+            (height * width * channels, width * channels, channels, 1),
+        )
+        self.labels = data.y.to(device, torch.int64)
+
+    def epoch(self, epoch: int) -> Epoch:
+        return Epoch(self, epoch)
+
+    def crop(self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
+        """Images (n, H, W, C) in [0, 1], cut at (top, left) of the padded ones."""
+        rows = top[:, None] + torch.arange(self.height, device=self.device)
+        crops = self.runs[index[:, None], rows, left[:, None]]
+        crops = crops.view(len(index), self.height, self.width, self.channels)
+        if self.data.mirror:
+            crops = torch.where(mirrored[:, None, None, None], crops.flip(2), crops)
+        return crops.float().div_(255)
+
+
+class Epoch:
+    """The draws of one epoch, made in one order whatever the recipe; iterate for its batches."""
+
+    def __init__(self, batches: Batches, epoch: int) -> None:
+        self.batches, self.number = batches, epoch
+        size, steps, data = batches.size, batches.steps, batches.data
+        generator = torch.Generator().manual_seed(batches.seed * SEED_STRIDE + epoch)
+        order = torch.randperm(len(data.x), generator=generator)[: steps * size].view(steps, size)
+        corner = torch.zeros(2, steps, size, dtype=torch.int64)
+        mirrored = torch.zeros(steps, size, dtype=torch.bool)
+        for step in range(steps):
+            if data.pad:
+                drawn = torch.randint(0, 2 * data.pad + 1, (2, size, 1), generator=generator)
+                corner[:, step] = drawn[..., 0]
+            if data.mirror:
+                mirrored[step] = torch.rand(size, generator=generator) < 0.5
+        level = torch.rand(steps, size, generator=generator)
+        draws = (order, corner[0], corner[1], mirrored, level)
+        self.draws = [draw[:, batches.part].to(batches.device) for draw in draws]
+        self.place = torch.arange(size, device=batches.device)[batches.part]
+
+    def __len__(self) -> int:
+        return self.batches.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        if not 0 <= step < len(self):
+            raise IndexError(step)
+        index, top, left, mirrored, level = (draw[step] for draw in self.draws)
+        return Batch(
+            images=self.batches.crop(index, top, left, mirrored),
+            labels=self.batches.labels[index],
+            ids=index,
+            level=level,
+            place=self.place,
+            epoch=self.number,
+            done=self.number + step / len(self),
+        )

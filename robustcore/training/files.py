@@ -1,0 +1,77 @@
+"""What a run leaves in its folder, each file whole or not at all.
+
+checkpoint.pt: state after the last finished epoch. weights.safetensors and card.json: the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from robustcore.training.settings import differing
+
+CHECKPOINT, WEIGHTS, CARD = "checkpoint.pt", "weights.safetensors", "card.json"
+
+
+def writable(out: str | Path) -> Path:
+    """The folder, made if need be. Raises OSError before any work when it cannot be written."""
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".robustcore-probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"out must be a folder that can be written, was {out}: {error}") from None
+    return folder
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    partial = folder / (CHECKPOINT + ".part")
+    torch.save(state, partial)
+    partial.replace(folder / CHECKPOINT)
+
+
+def load_checkpoint(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The state to go on from, or None. Raises ValueError when it is that of another run."""
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return None
+    hint = f"give another folder or delete {CHECKPOINT} there"
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        held = state["identity"]
+    except Exception as error:
+        raise ValueError(
+            f"out must hold no {CHECKPOINT} or one of this function, "
+            f"that in {folder} cannot be read ({type(error).__name__}): {hint}"
+        ) from error
+    name = differing(identity, held)
+    if name is not None:
+        raise ValueError(
+            f"{name} must be that of the run in out, {held.get(name)}, was {identity[name]}: {hint}"
+        )
+    return state
+
+
+def save_result(folder: Path, model: nn.Module, card: dict[str, Any]) -> dict[str, Any]:
+    """Write the weights, and the card with their sha256. Returns the card as written."""
+    weights = save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
+    card = card | {"sha256": hashlib.sha256(weights).hexdigest()}
+    text = json.dumps(card, indent=2) + "\n"
+    for name, content in ((WEIGHTS, weights), (CARD, text.encode())):
+        partial = folder / (name + ".part")
+        partial.write_bytes(content)
+        partial.replace(folder / name)
+    return card
+
+
+def versions() -> dict[str, str]:
+    return {"robustcore": version("robustcore"), "torch": torch.__version__.split("+")[0]}

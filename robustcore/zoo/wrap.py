@@ -1,0 +1,65 @@
+"""Any classifier as one of pixels in [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcore.zoo.resnet import Normalize
+
+
+class Wrapped(nn.Module):
+    """Normalises pixels and gives them to a model; its answer's .logits, where it has them."""
+
+    def __init__(
+        self, model: Callable[[Tensor], Any], mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.normalize = Normalize(mean, std)
+        self.model = model
+        if isinstance(model, nn.Module):  # its mode is left as it is
+            self.training = model.training
+            first = next(model.parameters(), torch.empty(0))
+            self.normalize.to(first.device)
+
+    def forward(self, x: Tensor) -> Any:
+        answer = self.model(self.normalize(x))
+        return getattr(answer, "logits", answer)
+
+
+def wrap(
+    model: Callable[[Tensor], Any], mean: Sequence[float] | float, std: Sequence[float] | float
+) -> Wrapped:
+    """A model of normalised images as a model of pixels in [0, 1]: model((x - mean) / std).
+
+    model: any callable (S, C, H, W) to logits (S, K), or to an object with .logits; the weights of
+    a module are shared, its mode and device are kept. mean, std: one number for each channel, in
+    pixel units of [0, 1], as its makers state them: ImageNet's are often (0.485, 0.456, 0.406) and
+    (0.229, 0.224, 0.225); a model of pixels in [-1, 1] has 0.5 and 0.5.
+    Raises TypeError or ValueError that names the argument.
+    """
+    if not callable(model):
+        raise TypeError(f"model must be callable, was {type(model).__name__}")
+    center, scale = _numbers("mean", mean), _numbers("std", std)
+    if len(center) != len(scale):
+        raise ValueError(
+            f"mean and std must have one number for each channel, had {len(center)} and "
+            f"{len(scale)}"
+        )
+    if min(scale) <= 0:
+        raise ValueError(f"std must be positive, was {std}")
+    return Wrapped(model, center, scale)
+
+
+def _numbers(name: str, value: Any) -> list[float]:
+    try:
+        numbers = torch.as_tensor(value, dtype=torch.float64).reshape(-1).tolist()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a number for each channel, was {value!r}") from None
+    if not numbers or not all(math.isfinite(number) for number in numbers):
+        raise ValueError(f"{name} must be finite numbers, was {value!r}")
+    return [float(number) for number in numbers]
