@@ -1,4 +1,4 @@
-"""Builds robustcore._native from csrc/; everything else is in pyproject.toml.
+"""Builds robustcore's two extensions from csrc/; everything else is in pyproject.toml.
 
 The CPU kernels are compiled once for each instruction set, each file with flags of its own, and
 chosen at run time: so no flag here follows the machine that builds.
@@ -52,18 +52,24 @@ sources = [
     for path in [Path("csrc/bindings.cpp"), *sorted(Path("csrc/cpu").glob("*.cpp"))]
     if x86 or path.name not in FILE_FLAGS
 ]
+corruptions = [str(path) for path in sorted(Path("csrc/corruptions").glob("*.cpp"))]
+
+
+def extension(name, sources):
+    return Pybind11Extension(
+        name,
+        sources,
+        depends=[str(path) for path in Path("csrc").rglob("*") if path.suffix in (".h", ".inc")],
+        cxx_std=17,
+        extra_compile_args=FLAGS,
+        extra_link_args=["-pthread"],
+    )
+
+
 setup(
     ext_modules=[
-        Pybind11Extension(
-            "robustcore._native",
-            sources,
-            depends=[
-                str(path) for path in Path("csrc").rglob("*") if path.suffix in (".h", ".inc")
-            ],
-            cxx_std=17,
-            extra_compile_args=FLAGS,
-            extra_link_args=["-pthread"],
-        )
+        extension("robustcore._native", sources),
+        extension("robustcore._corruptions", [*corruptions, "csrc/cpu/parallel.cpp"]),
     ],
     cmdclass={"build_ext": BuildExt},
 )

@@ -1,0 +1,112 @@
+// Weighted sums of shifted rows: the one inner loop of every blur and resampling here. Each sum is
+// made in one fixed order, so that neither threads nor instruction sets change a bit.
+#include <string.h>
+
+#include <vector>
+
+#include "kernels.h"
+
+namespace robustcore {
+namespace {
+
+typedef float Lanes __attribute__((vector_size(32)));
+constexpr int64_t kLanes = 8;
+constexpr int64_t kRegisters = 4;
+constexpr int64_t kBlock = 32;  // of a transpose: two blocks fit the first-level cache
+
+int64_t inside(int64_t i, int64_t n, Border border) {
+    if (border == Border::kEdge) return i < 0 ? 0 : i >= n ? n - 1 : i;
+    while (i < 0 || i >= n) i = i < 0 ? -i : 2 * n - 2 - i;
+    return i;
+}
+
+void transpose(const float* x, int64_t rows, int64_t columns, float* out) {
+    for (int64_t y0 = 0; y0 < rows; y0 += kBlock)
+        for (int64_t x0 = 0; x0 < columns; x0 += kBlock) {
+            const int64_t y1 = y0 + kBlock < rows ? y0 + kBlock : rows;
+            const int64_t x1 = x0 + kBlock < columns ? x0 + kBlock : columns;
+            for (int64_t i = x0; i < x1; ++i)
+                for (int64_t j = y0; j < y1; ++j) out[i * rows + j] = x[j * columns + i];
+        }
+}
+
+}  // namespace
+
+// out[x] (+)= sum over t of weight[t] * source[t][x], x in [0, n).
+RC_CLONES void weighted_rows(const float* const* source, const float* weight, int64_t terms,
+                             int64_t n, bool add, float* out) {
+    int64_t x = 0;
+    for (; x + kLanes * kRegisters <= n; x += kLanes * kRegisters) {
+        Lanes sum[kRegisters] = {};
+        if (add) memcpy(sum, out + x, sizeof sum);
+        for (int64_t t = 0; t < terms; ++t) {
+            Lanes value[kRegisters];
+            memcpy(value, source[t] + x, sizeof value);
+            for (int64_t r = 0; r < kRegisters; ++r) sum[r] += value[r] * weight[t];
+        }
+        memcpy(out + x, sum, sizeof sum);
+    }
+    for (; x < n; ++x) {
+        float sum = add ? out[x] : 0.0f;
+        for (int64_t t = 0; t < terms; ++t) sum += source[t][x] * weight[t];
+        out[x] = sum;
+    }
+}
+
+void taps(const TapsArgs& args, int threads) {
+    const int64_t plane = args.height * args.width;
+    auto body = [&](int64_t p) {
+        const int64_t image = p / args.channels;
+        const int64_t* const dy = args.dy + image * args.taps;
+        const int64_t* const dx = args.dx + image * args.taps;
+        int64_t left = 0, right = 0;
+        for (int64_t t = 0; t < args.taps; ++t) {
+            if (-dx[t] > left) left = -dx[t];
+            if (dx[t] > right) right = dx[t];
+        }
+        const int64_t stride = left + args.width + right;
+        std::vector<float> padded(args.height * stride);
+        for (int64_t y = 0; y < args.height; ++y)
+            for (int64_t x = 0; x < stride; ++x)
+                padded[y * stride + x] =
+                    args.x[p * plane + y * args.width + inside(x - left, args.width, args.border)];
+        std::vector<const float*> source(args.taps);
+        for (int64_t y = 0; y < args.height; ++y) {
+            for (int64_t t = 0; t < args.taps; ++t)
+                source[t] = padded.data() + inside(y + dy[t], args.height, args.border) * stride +
+                            left + dx[t];
+            weighted_rows(source.data(), args.weight + image * args.taps, args.taps, args.width,
+                          false, args.out + p * plane + y * args.width);
+        }
+    };
+    parallel(args.batch * args.channels, threads, body);
+}
+
+void separable(const SeparableArgs& args, int threads) {
+    const Bands &rows = args.rows, &columns = args.columns;
+    auto pass = [](const Bands& bands, int64_t term, const float* x, int64_t width, bool add,
+                   const float** source, float* out) {
+        for (int64_t i = 0; i < bands.rows; ++i) {
+            const int64_t row = term * bands.rows + i;
+            for (int64_t t = 0; t < bands.band; ++t) source[t] = x + (bands.low[row] + t) * width;
+            weighted_rows(source, bands.weight + row * bands.band, bands.band, width, add,
+                          out + i * width);
+        }
+    };
+    auto body = [&](int64_t p) {
+        const int64_t widest = rows.band > columns.band ? rows.band : columns.band;
+        std::vector<const float*> source(widest);
+        std::vector<float> tall(rows.rows * args.width), wide(args.width * rows.rows);
+        std::vector<float> sum(columns.rows * rows.rows);
+        for (int64_t k = 0; k < args.terms; ++k) {
+            pass(rows, k, args.x + p * args.height * args.width, args.width, false, source.data(),
+                 tall.data());
+            transpose(tall.data(), rows.rows, args.width, wide.data());
+            pass(columns, k, wide.data(), rows.rows, k > 0, source.data(), sum.data());
+        }
+        transpose(sum.data(), columns.rows, rows.rows, args.out + p * rows.rows * columns.rows);
+    };
+    parallel(args.planes, threads, body);
+}
+
+}  // namespace robustcore

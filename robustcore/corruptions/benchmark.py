@@ -1,0 +1,263 @@
+"""A model's accuracy in every condition: images are corrupted while the model judges others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustcore import inputs
+from robustcore.corruption_results import CorruptionResult
+from robustcore.corruptions.batch import levels
+from robustcore.corruptions.corrupt import check_pixels, corrupted, known_name, parameter_set
+from robustcore.corruptions.digital import through_jpeg
+from robustcore.corruptions.kernels import select
+from robustcore.corruptions.parameters import COMMON
+from robustcore.evaluator import PROBE, Evaluator, out_of_memory
+from robustcore.network import Model
+from robustcore.provenance import bar, provenance
+
+STORAGE = ("memory", "uint8", "jpeg")
+
+
+class Images(Protocol):
+    """Images that are read when they are wanted: a tensor is one, `ImageFiles` another."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Condition:
+    """make(part) gives the images of a slice, on the model's device."""
+
+    corruption: str
+    severity: int
+    make: Callable[[slice], Tensor]
+
+
+def corruption_benchmark(
+    model: Model,
+    x: Tensor | Images,  # (B, C, H, W)
+    y: Any = None,  # (B,)
+    *,
+    corruptions: Sequence[str] = COMMON,
+    severities: Sequence[int] = (1, 2, 3, 4, 5),
+    storage: str = "memory",
+    quality: int = 85,
+    confidence: float = 0.95,
+    seed: int = 0,
+    ids: Any = None,
+    parameters: str | None = None,
+    batch_size: int | None = None,
+    backend: str | None = None,
+    compile: bool | None = None,
+    progress: bool | None = None,
+) -> CorruptionResult:
+    """Accuracy under each corruption at each severity, the 15 by 5 of the benchmark by default.
+
+    model: any callable from (S, C, H, W) pixels in [0, 1] to (S, K) logits.
+    x: floating-point images in [0, 1], as `corrupt` takes them; or an object with len(x) and
+        x[first:last] giving such a batch, such as `ImageFiles`, of which one batch is held at a
+        time.
+    y: true class of each image; None takes the model's own answers on the clean images.
+    corruptions, severities: names as in `corrupt`, severities of 1 to 5, none twice.
+    storage: what a file would have done to the corrupted images. "memory" leaves them as floats,
+        as the paper measures; "uint8" cuts to 8 bits, as CIFAR-10-C is stored; "jpeg" compresses
+        that at `quality` (1 to 95), as ImageNet-C is stored at 85. Clean images are left alone.
+    seed, ids, parameters: as in `corrupt`; no result depends on batch_size.
+    backend: of the corruptions, "native" or "reference". batch_size, compile, progress, confidence:
+        as in `error_rate`.
+
+    A tie or a NaN among the logits is an error. Cost: B * (1 + conditions) evaluations of the model
+    and a few more on the first images. Raises ValueError, TypeError or RuntimeError naming the
+    argument.
+
+    Source: Hendrycks and Dietterich (2019); Ford et al. (2019), section 6.
+    """
+    start = time.perf_counter()
+    corruptions = _distinct("corruptions", corruptions)
+    for name in corruptions:
+        known_name(name)
+    chosen_severities = [
+        inputs.integer("severities", each, 1, 5) for each in _distinct("severities", severities)
+    ]
+    storage = inputs.choice("storage", storage, STORAGE)
+    quality = inputs.integer("quality", quality, 1, 95)
+    device = _device(model, x)
+    images: Images = inputs.images(x) if isinstance(x, Tensor) else x
+    n = len(images)
+    if n == 0:
+        raise ValueError("x must hold at least one image, held none")
+    names = inputs.identifiers(ids, n, device)
+    bodies = select(backend, device)
+
+    def read(part: slice) -> Tensor:
+        return images[part].to(device)
+
+    def clean(part: slice) -> Tensor:
+        batch = inputs.images(read(part))
+        check_pixels(batch, tuple(corruptions))
+        return batch
+
+    if isinstance(x, Tensor):
+        check_pixels(read(slice(n)), tuple(corruptions))
+    first = clean(slice(0, PROBE))
+    chosen = parameter_set(parameters, first.shape[2:])
+
+    def condition(name: str, severity: int) -> Condition:
+        def make(part: slice) -> Tensor:
+            made = corrupted(read(part), name, severity, seed, names[part], chosen, bodies)
+            return stored(made, storage, quality)
+
+        return Condition(name, severity, make)
+
+    conditions = [
+        condition(name, severity) for name in corruptions for severity in chosen_severities
+    ]
+    settings = {"storage": storage, "quality": quality, "parameters": chosen}
+    return measure(
+        model,
+        first,
+        [Condition("clean", 0, clean), *conditions],
+        y,
+        n,
+        names,
+        confidence=confidence,
+        seed=seed,
+        batch_size=batch_size,
+        compile=compile,
+        progress=progress,
+        finish=lambda evaluator: provenance(evaluator, "corruption", None, start, settings),
+    )
+
+
+def stored(x: Tensor, storage: str, quality: int) -> Tensor:
+    """Images as they come back from storage, of the same type and device."""
+    if storage == "memory":
+        return x
+    cut = levels(x.float())
+    if storage == "uint8":
+        return (cut / 255).to(x.dtype)
+    return through_jpeg(cut.byte(), quality).to(x.device, x.dtype)
+
+
+def measure(
+    model: Model,
+    first: Tensor,
+    conditions: list[Condition],
+    y: Any,
+    n: int,
+    ids: Tensor,
+    *,
+    confidence: float,
+    seed: int,
+    batch_size: int | None,
+    compile: bool | None,
+    progress: bool | None,
+    finish: Callable[[Evaluator], Any],
+) -> CorruptionResult:
+    """Run every condition; conditions[0] holds the clean images, `first` a few of them."""
+    confidence = inputs.fraction("confidence", confidence)
+    labels = None if y is None else inputs.labels(y, n, first.device)
+    evaluator = Evaluator(
+        model,
+        first,
+        None if labels is None else labels[: len(first)],
+        seed=seed,
+        batch_size=batch_size,
+        compile=compile,
+        planned=n * len(conditions),
+    )
+    correct = torch.zeros(n, len(conditions), dtype=torch.bool, device=first.device)
+    answers = torch.zeros(n, dtype=torch.int64, device=first.device)
+    with torch.no_grad(), bar(n * len(conditions), "evaluations", progress) as shown:
+        for column, part, images in _ahead(conditions, n, evaluator.batch_size):
+            logits = _logits(evaluator, images)
+            if labels is None and column == 0:
+                answers[part] = logits.argmax(1)
+            truth = answers[part] if labels is None else labels[part]
+            inputs.labels_within(truth, logits.shape[1])
+            rows = torch.arange(len(truth), device=truth.device)
+            correct[part, column] = evaluator.kernels.margins(logits, truth, rows)[0] > 0
+            shown.update(len(images))
+    forward = np.full(n, len(conditions), np.int64)
+    forward[: len(first)] += evaluator.n_forward
+    found = correct.cpu().numpy()
+    return CorruptionResult(
+        ids=ids.cpu().numpy(),
+        labels=(answers if labels is None else labels).cpu().numpy(),
+        correct=found[:, 1:],
+        clean_correct=found[:, 0],
+        corruption=np.array([each.corruption for each in conditions[1:]], dtype=np.str_),
+        severity=np.array([each.severity for each in conditions[1:]], dtype=np.int64),
+        n_forward=forward,
+        confidence=confidence,
+        provenance=finish(evaluator),
+    )
+
+
+def _ahead(conditions: list[Condition], n: int, size: int) -> Iterator[tuple[int, slice, Tensor]]:
+    """(condition, slice, images), the next batch being made while this one is judged."""
+    tasks = [
+        (column, slice(low, min(low + size, n)))
+        for column in range(len(conditions))
+        for low in range(0, n, size)
+    ]
+
+    def make(column: int, part: slice) -> Tensor:
+        with torch.no_grad():
+            return conditions[column].make(part)
+
+    with ThreadPoolExecutor(1) as worker:
+        following: Future[Tensor] = worker.submit(make, *tasks[0])
+        for i, (column, part) in enumerate(tasks):
+            images = following.result()
+            if i + 1 < len(tasks):
+                following = worker.submit(make, *tasks[i + 1])
+            yield column, part, images
+
+
+def _logits(evaluator: Evaluator, images: Tensor) -> Tensor:
+    """(S, K), in smaller pieces where the memory does not hold the whole."""
+    network, parts, low = evaluator.network, [], 0
+    while low < len(images):
+        piece = images[low : low + evaluator.batch_size].float()
+        try:
+            logits = network(piece.contiguous(memory_format=network.layout))
+        except RuntimeError as error:
+            if evaluator.batch_size == 1 or not out_of_memory(error):
+                raise
+            evaluator.halve()
+            continue
+        parts.append(logits.clone())
+        low += len(piece)
+    return torch.cat(parts)
+
+
+def _distinct(name: str, values: Any) -> list[Any]:
+    if isinstance(values, (str, int)):
+        values = [values]
+    values = list(values)
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{name} must be at least one and none twice, was {values!r}")
+    return values
+
+
+def _device(model: Model, x: Any) -> torch.device:
+    """Of the images; for images that are read later, the model's."""
+    if isinstance(x, Tensor):
+        return x.device
+    if not (hasattr(x, "__len__") and hasattr(x, "__getitem__")):
+        raise TypeError(f"x must be a torch.Tensor or images to slice, was {type(x).__name__}")
+    if isinstance(model, nn.Module):
+        for parameter in model.parameters():
+            return parameter.device
+    return torch.device("cpu")

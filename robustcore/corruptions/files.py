@@ -1,0 +1,175 @@
+"""Images on disk, read a batch at a time: pictures, and the published benchmark files."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from robustcore import inputs
+from robustcore.corruption_results import CorruptionResult
+from robustcore.corruptions.benchmark import Condition, _device, measure
+from robustcore.corruptions.parameters import COMMON
+from robustcore.evaluator import PROBE
+from robustcore.network import Model
+from robustcore.provenance import provenance
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+
+
+class ImageFiles:
+    """Pictures on disk as images: len(files), and files[first:last] (n, 3, H, W) in [0, 1].
+
+    paths: files that Pillow reads. size: (height, width) of the window that is cut from the middle
+    of each; None keeps pictures whole, and those of one batch must then be of one size. Raises
+    ValueError naming a file that has another size or is too small, OSError for one that is none.
+    """
+
+    def __init__(
+        self, paths: Sequence[str | os.PathLike[str]], size: tuple[int, int] | None = None
+    ) -> None:
+        self.paths = [Path(path) for path in paths]
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, part: slice, /) -> Tensor:
+        paths = self.paths[part]
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            arrays = list(pool.map(self._read, paths))
+        for path, array in zip(paths, arrays, strict=True):
+            if array.shape != arrays[0].shape:
+                raise ValueError(
+                    f"paths must be pictures of one size, or size be given: {path} was "
+                    f"{array.shape[:2]}, {paths[0]} {arrays[0].shape[:2]}"
+                )
+        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+
+    def _read(self, path: Path) -> np.ndarray:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        if self.size is None:
+            return pixels
+        top, left = (
+            (have - want) // 2 for have, want in zip(pixels.shape, self.size, strict=False)
+        )
+        if min(top, left) < 0:
+            raise ValueError(f"size must be at most that of {path}, {pixels.shape[:2]}")
+        return pixels[top : top + self.size[0], left : left + self.size[1]]
+
+
+class ArrayFile:
+    """Rows first to last of an npy file (N, H, W, C) uint8, mapped, not read, as images."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], first: int = 0, last: int | None = None
+    ) -> None:
+        rows = np.load(path, mmap_mode="r")
+        if rows.ndim != 4 or rows.dtype != np.uint8:
+            raise ValueError(
+                f"path must hold uint8 images (N, H, W, C), {path} held {rows.dtype} {rows.shape}"
+            )
+        self.rows = rows[first:last]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: slice, /) -> Tensor:
+        return torch.from_numpy(self.rows[part].copy()).permute(0, 3, 1, 2).float() / 255
+
+
+def corruption_benchmark_files(
+    model: Model,
+    folder: str | os.PathLike[str],
+    x: Any,
+    y: Any = None,
+    *,
+    corruptions: Sequence[str] = COMMON,
+    severities: Sequence[int] = (1, 2, 3, 4, 5),
+    confidence: float = 0.95,
+    batch_size: int | None = None,
+    compile: bool | None = None,
+    progress: bool | None = None,
+) -> CorruptionResult:
+    """As `corruption_benchmark`, on the published files that a user has.
+
+    folder: CIFAR-10-C or CIFAR-100-C, with NAME.npy of (50000, 32, 32, 3), severity by severity,
+        and labels.npy; or ImageNet-C, with NAME/SEVERITY/CLASS/*.JPEG. NAME is as in `corrupt`.
+    x: the clean images, in the order of the files: for ImageNet-C sorted by class folder, then by
+        name. y: true classes; None takes those of the files: labels.npy, or the position of the
+        class folder among the sorted ones, which are the usual order only if all 1,000 are there.
+
+    Files are read in a stream. Raises FileNotFoundError for a missing file, ValueError naming what
+    does not fit, and otherwise as `corruption_benchmark`.
+    """
+    start = time.perf_counter()
+    root = Path(folder)
+    clean = inputs.images(x) if isinstance(x, Tensor) else x
+    n, device = len(clean), _device(model, x)
+    arrays = any(root.glob("*.npy"))
+    if y is None:
+        y = _labels(root, n) if arrays else _classes(root / corruptions[0] / str(severities[0]))
+
+    def condition(name: str, severity: int) -> Condition:
+        source = _array(root, name, severity, n) if arrays else _pictures(root, name, severity)
+        if len(source) != n:
+            raise ValueError(f"x must be the {len(source)} images of {name}, was {n}")
+        return Condition(name, severity, lambda part: source[part].to(device))
+
+    conditions = [condition(name, each) for name in corruptions for each in severities]
+    return measure(
+        model,
+        inputs.images(clean[:PROBE]).to(device),
+        [Condition("clean", 0, lambda part: inputs.images(clean[part]).to(device)), *conditions],
+        y,
+        n,
+        torch.arange(n),
+        confidence=confidence,
+        seed=0,
+        batch_size=batch_size,
+        compile=compile,
+        progress=progress,
+        finish=lambda evaluator: provenance(
+            evaluator, "corruption files", None, start, {"folder": root.name}
+        ),
+    )
+
+
+def _labels(root: Path, n: int) -> np.ndarray:
+    labels = np.load(root / "labels.npy")
+    if labels.ndim != 1 or len(labels) < n:
+        raise ValueError(f"labels.npy must hold {n} labels, had shape {labels.shape}")
+    return labels[:n].astype(np.int64)
+
+
+def _array(root: Path, name: str, severity: int, n: int) -> ArrayFile:
+    """The first n images of one severity, of which a file holds five, one after another."""
+    each = len(np.load(root / f"{name}.npy", mmap_mode="r")) // 5
+    first = (severity - 1) * each
+    return ArrayFile(root / f"{name}.npy", first, first + min(n, each))
+
+
+def _files(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise FileNotFoundError(f"folder must hold pictures by class, {folder} held none")
+    return found
+
+
+def _pictures(root: Path, name: str, severity: int) -> ImageFiles:
+    return ImageFiles(_files(root / name / str(severity)))
+
+
+def _classes(folder: Path) -> np.ndarray:
+    paths = _files(folder)
+    order = {name: i for i, name in enumerate(sorted({path.parent.name for path in paths}))}
+    return np.array([order[path.parent.name] for path in paths])
