@@ -145,7 +145,7 @@ def pgd(
         that no smaller one fooled. norm, targets, and the rest: as in `distance_to_error`.
     steps: at most so many for each start. restarts: starts for each image, at most: an image leaves
         at its first error. step_size: a number is used throughout; None starts at eps, halves
-        whenever progress stops, and ends a start whose step is below eps/50.
+        whenever progress stops, and ends a start whose step is below eps/20.
     loss: what the steps raise: "ce" (the direction of the cross-entropy, which never underflows
         here), "margin" (the best wrong logit less the right one) or "dlr" (that over the spread of
         the three largest; Croce and Hein, 2020).
@@ -170,7 +170,7 @@ def pgd(
             radii = torch.full((len(left),), float(radius), device=left.device)
             if len(left):
                 projected(task.gradients, task.found, left, radii, how)
-                verify(task.gradients, task.found, task.box)
+                verify(task.gradients, task.found, task.box, outward=False)
             fooled[:, g] = torch.isfinite(task.found.distance).cpu().numpy()
             shown.update(len(fooled))
     settings = {

@@ -11,6 +11,7 @@ from robustcore.gradients import Gradients
 
 OUTWARD = (1.001, 1.003, 1.01, 1.03, 1.1, 1.3, 2.0, 4.0)
 NUDGES = 12  # of doubling size, from one part in 10^6
+CLEAR = 16
 
 
 @dataclass
@@ -94,24 +95,35 @@ def _look(
     return ~(margin > 0)
 
 
-def verify(gradients: Gradients, found: Found, box: tuple[float, float] | None) -> None:
-    """Judge every found point once more as it will be handed over; nudge outward those that fail.
+def verify(
+    gradients: Gradients, found: Found, box: tuple[float, float] | None, outward: bool = True
+) -> None:
+    """Judge every found point once more as it will be handed over.
 
-    A point on the boundary may be wrong in one batch and right in another by rounding alone. What
-    stays right through the nudges, of up to 0.4 %, is no longer found.
+    A point on the boundary may be wrong in one batch and right in another by rounding alone: with
+    `outward` it is nudged, by 0.4 % at most, until it is wrong by more than CLEAR units of rounding
+    of its logits. Where it never is, the first point seen to be wrong is kept; what stays right is
+    no longer found.
     """
     rows = (torch.isfinite(found.distance) & (found.distance > 0)).nonzero().flatten()
     away = found.point[rows] - gradients.x[rows]
-    for nudge in range(NUDGES + 1):
+    wrong_before = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    for nudge in range(NUDGES + 1 if outward else 1):
         if not len(rows):
             return
         points = gradients.x[rows] + away * (1 + (2.0**nudge * 1e-6 if nudge else 0.0))
         points = gradients.rounded(points if box is None else points.clamp(*box))
-        margin, label = gradients.judged(rows, gradients.logits(rows, points))
-        right = margin > 0
-        sure = rows[~right]
-        found.point[sure], found.label[sure] = points[~right], label[~right]
-        rows, away = rows[right], away[right]
+        logits = gradients.logits(rows, points)
+        margin, label = gradients.judged(rows, logits)
+        wrong = ~(margin > 0)
+        unit = CLEAR * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
+        clear = ~(margin > -unit)
+        take = wrong & (clear | ~wrong_before)
+        sure = rows[take]
+        found.point[sure], found.label[sure] = points[take], label[take]
+        rows, away = rows[~clear], away[~clear]
+        wrong_before = (wrong_before | wrong)[~clear]
+    rows = rows[~wrong_before]
     found.distance[rows] = torch.inf
     for field in (found.label, found.restart, found.step):
         field[rows] = -1

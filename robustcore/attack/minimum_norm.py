@@ -42,7 +42,7 @@ def stages(effort: int, classes: int) -> list[Stage]:
     elif effort >= 18:
         plan = [(5, 1), (2, 4), (1, rest - 13)]
     else:
-        plan = [(1, rest)]
+        plan = [(3, 1), (1, max(1, rest - 3))]
     return [(min(slots, classes - 1), steps) for slots, steps in plan]
 
 

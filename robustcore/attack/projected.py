@@ -16,7 +16,7 @@ from torch import Tensor
 from robustcore.attack.found import Found
 from robustcore.gradients import Gradients
 
-PATIENCE, LAST = 4, 0.02
+PATIENCE, LAST = 3, 0.05
 ROUNDS, WIDEST = 24, 64.0  # of a search for the smallest radius
 
 
