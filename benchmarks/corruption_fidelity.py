@@ -11,8 +11,8 @@ compared by what it changes: mean absolute change, variance of the change, and t
 change in octaves of frequency, ours over theirs, averaged over images. Each is 1 within 3 %, or
 within 3 % and 3.5 standard errors of the comparison (a false alarm in about one run of 10 over
 all that is compared); the standard error is printed beside, so that a wide one can be seen. With
---accuracy the error counts of a zoo network on both sides are compared, too, with a two-sample
-interval at 99.9 %.
+--accuracy NETWORK --data FOLDER the accuracy of networks of `networks.py` on both sides is
+compared, too, by its paired interval at 99.9 %.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from networks import load
 from PIL import Image
 
 from robustcore.corruptions import NAMES, PARAMETERS, corrupt
@@ -120,7 +121,7 @@ def row(name, severity, images, theirs):
     return [name, severity, *cells, verdict]
 
 
-def load(arguments):
+def image_sets(arguments):
     if arguments.cifar:
         with np.load(arguments.cifar) as file:
             yield file["images"][: arguments.images], file["labels"][: arguments.images]
@@ -151,14 +152,11 @@ def main():
     parser.add_argument("--images", type=int, default=250)
     parser.add_argument("--names", nargs="*", default=NAMES)
     parser.add_argument("--severities", nargs="*", type=int, default=[1, 2, 3, 4, 5])
-    parser.add_argument("--accuracy", nargs="*", default=[], help="zoo networks, for CIFAR images")
+    parser.add_argument("--accuracy", nargs="*", default=[], help="of networks.py, on CIFAR images")
+    parser.add_argument("--data", help="the folder that holds models/cifar10")
     arguments = parser.parse_args()
-    networks = {}
-    for each in arguments.accuracy:
-        from robustcore.zoo import load_model
-
-        networks[each] = load_model(each)
-    for images, labels in load(arguments):
+    networks = {each: load(each, arguments.data) for each in arguments.accuracy}
+    for images, labels in image_sets(arguments):
         print(f"{len(images)} images of {images.shape[1]} pixels")
         for name in arguments.names:
             for severity in arguments.severities:

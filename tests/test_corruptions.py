@@ -10,6 +10,9 @@ from PIL import Image
 from scipy import ndimage
 
 from robustcore.corruptions import ALEXNET, COMMON, EXTRA, NAMES, PARAMETERS, corrupt
+from robustcore.corruptions.batch import Batch
+from robustcore.corruptions.kernels import select
+from robustcore.corruptions.weather import _plasma
 from robustcore.zoo import load_images
 
 DETERMINISTIC = ("defocus_blur", "zoom_blur", "gaussian_blur", "brightness", "contrast")
@@ -221,3 +224,46 @@ def test_one_channel_where_three_are_needed_says_what_can_be_done():
         ValueError, match="3 channels for saturate, had 1: one channel can have gaus"
     ):
         corrupt(torch.rand(1, 32, 32), "saturate")
+
+
+# -- random ones follow their laws --------------------------------------------------------------
+
+
+def test_noises_have_their_published_size():
+    """Means over 614,400 values; false alarm below 1 in 1,000 each (4 standard errors)."""
+    x = torch.full((200, 3, 32, 32), 0.5)
+    n = x.numel()
+    for severity, sigma in enumerate(PARAMETERS["cifar"]["gaussian_noise"], 1):
+        spread = float(corrupt(x, "gaussian_noise", severity).std())
+        assert abs(spread / sigma - 1) < 4 / (2 * n) ** 0.5
+    for severity, sigma in enumerate(PARAMETERS["cifar"]["speckle_noise"], 1):
+        spread = float(corrupt(x, "speckle_noise", severity).std())
+        assert abs(spread / (sigma / 2) - 1) < 4 / (2 * n) ** 0.5
+        assert abs(spread / (1.03 * sigma / 2) - 1) > 4 / (2 * n) ** 0.5  # 3 % off is seen
+    for severity, share in enumerate(PARAMETERS["cifar"]["impulse_noise"], 1):
+        out = corrupt(x, "impulse_noise", severity)
+        for value in (0, 1):
+            count = int((out == value).sum())
+            assert abs(count - n * share / 2) < 4 * (n * share / 2) ** 0.5
+    for severity, photons in enumerate(PARAMETERS["cifar"]["shot_noise"], 1):
+        out = corrupt(x, "shot_noise", severity) * photons
+        assert torch.allclose(out, out.round(), atol=1e-3)
+        assert abs(float(out.var()) / (photons / 2) - 1) < 4 * (2 / n) ** 0.5 + 2 / photons / n**0.5
+
+
+@pytest.mark.parametrize(("size", "side"), [((32, 32), 32), ((70, 41), 128)])
+def test_fog_is_a_landscape_from_0_to_1(size, side):
+    ids = torch.arange(20)
+    native = select("native", torch.device("cpu"))
+    field = _plasma(Batch(torch.zeros(20, 1, *size), ids, "fog", 5, 0, native), 1.75)
+    assert field.shape == (20, side, side)
+    assert torch.equal(field.amin((1, 2)), torch.zeros(20))
+    assert torch.equal(field.amax((1, 2)), torch.ones(20))
+    rough = (field - field.roll(1, 1)).abs().mean()
+    assert rough < 0.3 * (field - field.roll(side // 2, 1)).abs().mean()  # it is smooth
+
+
+def test_motion_keeps_what_does_not_vary():
+    flat = torch.full((3, 3, 224, 224), 0.25)
+    for name in ("motion_blur", "defocus_blur", "zoom_blur", "elastic_transform", "glass_blur"):
+        assert torch.allclose(corrupt(flat, name, 5), flat, atol=1 / 255)

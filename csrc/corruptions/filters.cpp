@@ -1,7 +1,5 @@
 // Weighted sums of shifted rows: the one inner loop of every blur and resampling here. Each sum is
 // made in one fixed order, so that neither threads nor instruction sets change a bit.
-#include <string.h>
-
 #include <vector>
 
 #include "kernels.h"
@@ -9,9 +7,9 @@
 namespace robustcore {
 namespace {
 
-typedef float Lanes __attribute__((vector_size(32)));
-constexpr int64_t kLanes = 8;
-constexpr int64_t kRegisters = 4;
+typedef float Lanes __attribute__((vector_size(64)));
+typedef float Loose __attribute__((vector_size(64), aligned(4), may_alias));  // in any memory
+constexpr int64_t kLanes = 16;
 constexpr int64_t kBlock = 32;  // of a transpose: two blocks fit the first-level cache
 
 int64_t inside(int64_t i, int64_t n, Border border) {
@@ -30,22 +28,31 @@ void transpose(const float* x, int64_t rows, int64_t columns, float* out) {
         }
 }
 
+// Blocks of `registers` from x on, as long as they fit; returns where they end.
+template <int registers>
+RC_FN int64_t blocks(const float* const* source, const float* weight, int64_t terms, int64_t x,
+                     int64_t n, bool add, float* out) {
+    for (; x + kLanes * registers <= n; x += kLanes * registers) {
+        Lanes sum[registers];  // kept in registers: nothing takes its address
+        Loose* const to = reinterpret_cast<Loose*>(out + x);
+        for (int r = 0; r < registers; ++r) sum[r] = add ? to[r] : Lanes{};
+        for (int64_t t = 0; t < terms; ++t) {
+            const Loose* const from = reinterpret_cast<const Loose*>(source[t] + x);
+            for (int r = 0; r < registers; ++r) sum[r] += from[r] * weight[t];
+        }
+        for (int r = 0; r < registers; ++r) to[r] = sum[r];
+    }
+    return x;
+}
+
 }  // namespace
 
 // out[x] (+)= sum over t of weight[t] * source[t][x], x in [0, n).
 RC_CLONES void weighted_rows(const float* const* source, const float* weight, int64_t terms,
                              int64_t n, bool add, float* out) {
-    int64_t x = 0;
-    for (; x + kLanes * kRegisters <= n; x += kLanes * kRegisters) {
-        Lanes sum[kRegisters] = {};
-        if (add) memcpy(sum, out + x, sizeof sum);
-        for (int64_t t = 0; t < terms; ++t) {
-            Lanes value[kRegisters];
-            memcpy(value, source[t] + x, sizeof value);
-            for (int64_t r = 0; r < kRegisters; ++r) sum[r] += value[r] * weight[t];
-        }
-        memcpy(out + x, sum, sizeof sum);
-    }
+    int64_t x = blocks<4>(source, weight, terms, 0, n, add, out);
+    x = blocks<2>(source, weight, terms, x, n, add, out);
+    x = blocks<1>(source, weight, terms, x, n, add, out);
     for (; x < n; ++x) {
         float sum = add ? out[x] : 0.0f;
         for (int64_t t = 0; t < terms; ++t) sum += source[t][x] * weight[t];

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from robustcore import inputs
 from robustcore.corruption_results import CorruptionResult
 from robustcore.corruptions.batch import levels
-from robustcore.corruptions.corrupt import check_pixels, corrupted, known_name, parameter_set
+from robustcore.corruptions.corrupt import corrupted, known_name, parameter_set, pixels
 from robustcore.corruptions.digital import through_jpeg
 from robustcore.corruptions.kernels import select
 from robustcore.corruptions.parameters import COMMON
@@ -103,12 +103,10 @@ def corruption_benchmark(
         return images[part].to(device)
 
     def clean(part: slice) -> Tensor:
-        batch = inputs.images(read(part))
-        check_pixels(batch, tuple(corruptions))
-        return batch
+        return pixels(read(part), tuple(corruptions))
 
     if isinstance(x, Tensor):
-        check_pixels(read(slice(n)), tuple(corruptions))
+        clean(slice(n))
     first = clean(slice(0, PROBE))
     chosen = parameter_set(parameters, first.shape[2:])
 

@@ -71,8 +71,7 @@ def corrupt(
     single = getattr(x, "ndim", 4) == 3
     known_name(name)
     severity = inputs.integer("severity", severity, 1, 5)
-    batch = inputs.images(x)
-    check_pixels(batch, (name,))
+    batch = pixels(x, (name,))
     names = inputs.identifiers(ids, len(batch), batch.device)
     seed = inputs.integer("seed", seed, 0, 2**63 - 1)
     chosen = parameter_set(parameters, batch.shape[2:])
@@ -89,13 +88,13 @@ def corrupted(
     c = PARAMETERS[parameters][name][severity - 1]
     if name == "frost":
         c = (*c, parameters == "cifar")
-    out = torch.empty_like(x)
+    out = torch.empty_like(x, dtype=torch.float32)
     step = max(1, CHUNK // x[0].numel())
     for first in range(0, len(x), step):
         part = slice(first, first + step)
         batch = Batch(x[part].float(), ids[part], name, severity, seed, bodies)
-        out[part] = FUNCTIONS[name](batch, c).clamp(0, 1)
-    return out
+        torch.clamp(FUNCTIONS[name](batch, c), 0, 1, out=out[part])
+    return out.to(x.dtype)
 
 
 def known_name(name: Any) -> None:
@@ -111,9 +110,14 @@ def parameter_set(parameters: Any, size: Any) -> str:
     return inputs.choice("parameters", parameters, tuple(PARAMETERS))
 
 
-def check_pixels(x: Tensor, names: tuple[str, ...]) -> None:
-    """Size, channels and range of finite images (B, C, H, W)."""
-    channels, height, width = x.shape[1:]
+def pixels(x: Any, names: tuple[str, ...]) -> Tensor:
+    """Images to a contiguous batch (B, C, H, W), which the corruptions `names` can take."""
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim not in (3, 4):
+        return inputs.images(x)  # which refuses it
+    batch = x if x.ndim == 4 else x[None]
+    if batch.numel() == 0:
+        return inputs.images(batch)
+    channels, height, width = batch.shape[1:]
     if min(height, width) < SMALLEST:
         raise ValueError(
             f"x must be at least {SMALLEST} pixels high and wide, was {height} x {width}"
@@ -126,6 +130,8 @@ def check_pixels(x: Tensor, names: tuple[str, ...]) -> None:
         raise ValueError(
             f"x must have 3 channels for {', '.join(need)}, had 1: one channel can have {able}"
         )
-    low, high = float(x.min()), float(x.max())
-    if low < 0 or high > 1:
+    low, high = (float(end) for end in torch.aminmax(batch))  # one pass: it is NaN if any is
+    if not (low >= 0 and high <= 1):
+        inputs.images(batch)  # refuses what is not finite
         raise ValueError(f"x must lie in [0, 1], ranged from {low:g} to {high:g}")
+    return batch.detach().contiguous()

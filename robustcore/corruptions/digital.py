@@ -66,15 +66,22 @@ def through_jpeg(x: Tensor, quality: int) -> Tensor:
     arrays = x.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     out = np.empty_like(arrays)
 
+    alone = x.shape[1] == 1
+
     def one(i: int) -> None:
         file = io.BytesIO()
-        picture = Image.fromarray(arrays[i].squeeze(-1) if x.shape[1] == 1 else arrays[i])
-        picture.convert("RGB").save(file, "JPEG", quality=quality)
+        picture = Image.fromarray(arrays[i, ..., 0] if alone else arrays[i])
+        (picture.convert("RGB") if alone else picture).save(file, "JPEG", quality=quality)
         with Image.open(file) as read:
-            out[i] = np.asarray(read.convert("L"))[..., None] if x.shape[1] == 1 else read
+            out[i] = np.asarray(read.convert("L"))[..., None] if alone else np.asarray(read)
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(one, range(len(out))))
+    threads = torch.get_num_threads()
+    if threads == 1:
+        for i in range(len(out)):
+            one(i)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(one, range(len(out))))
     return torch.from_numpy(out).permute(0, 3, 1, 2).float() / 255
 
 

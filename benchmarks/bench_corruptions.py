@@ -1,0 +1,167 @@
+"""How long the corruptions take: against imagecorruptions, against a network, and in what memory.
+
+    OMP_WAIT_POLICY=passive python benchmarks/bench_corruptions.py --data ../shared/data \
+        --peer PYTHON
+
+--peer: the Python of an environment made as `corruption_peer.py` says; without it the peer is left
+out. Each speed is printed beside a check of what was timed: a deterministic corruption must be the
+peer's (the imagenet set, which is the only one that the peer has), any must be what the reference
+makes. The peer runs in one process, as its users do; its outputs and ours come from one run, the
+peer first, then ours, three times each, the fastest of each kept.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from corruption_fidelity import DETERMINISTIC, peer_run
+from networks import load
+from PIL import Image
+
+from robustcore.corruptions import COMMON, NAMES, ImageFiles, corrupt, corruption_benchmark
+
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+def fastest(call, repeats=3):
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def check(x, name):
+    """Ours must be the reference's, at one severity on a few images."""
+    few = x[:2]
+    sets = {"parameters": "imagenet"}
+    torch.testing.assert_close(
+        corrupt(few, name, 3, **sets),
+        corrupt(few, name, 3, backend="reference", **sets),
+        atol=1e-4,
+        rtol=0,
+    )
+
+
+def against_peer(python, x, pixels, names):
+    rows = []
+    for name in names:
+        check(x, name)
+        runs = [
+            peer_run(python, pixels, [name], SEVERITIES, source="imagecorruptions", keep=not repeat)
+            for repeat in range(1 if name == "glass_blur" else 3)
+        ]
+        theirs = min(sum(seconds.values()) for _, seconds in runs)
+        if name in DETERMINISTIC:
+            for severity in SEVERITIES:
+                out = corrupt(x, name, severity, parameters="imagenet").movedim(1, -1) * 255
+                off = abs(out.numpy() - runs[0][0][name, severity])
+                assert off.mean() <= 1.01, (name, severity, off.mean())  # it cuts to 8 bits
+        ours = fastest(lambda name=name: all_severities(x, name))
+        each = 1e3 / len(x) / len(SEVERITIES)
+        rows.append({"name": name, "ours_ms": ours * each, "peer_ms": theirs * each})
+        print(
+            f"{name:18} {ours * each:8.3f} ms, peer {theirs * each:9.3f} ms: "
+            f"{theirs / ours:7.1f} times as fast",
+            flush=True,
+        )
+    common = [row for row in rows if row["name"] in COMMON]
+    total = [sum(row[side] for row in common) for side in ("ours_ms", "peer_ms")]
+    print(f"all {5 * len(common)} conditions: {total[1] / total[0]:.1f} times as fast")
+    return rows
+
+
+def all_severities(x, name):
+    for severity in SEVERITIES:
+        corrupt(x, name, severity, parameters="imagenet")
+
+
+def against_network(x, data):
+    model = load("resnet20", data).to(memory_format=torch.channels_last)
+    large = x.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        model(large)
+        forward = fastest(lambda: model(large)) * 1e3 / len(x)
+    rows = []
+    for name in COMMON:
+        times = [fastest(lambda s=s, n=name: corrupt(x, n, s)) for s in SEVERITIES]
+        rows.append({"name": name, "ms": 1e3 * float(np.mean(times)) / len(x)})
+    cheaper = sum(row["ms"] < forward for row in rows)
+    print(f"ResNet-20 {forward:.3f} ms an image; {cheaper} of {len(rows)} corruptions cost less")
+    print(", ".join(f"{row['name']} {row['ms']:.3f}" for row in rows))
+    return {"forward_ms": forward, "corruptions": rows}
+
+
+class Thumbnail(torch.nn.Module):
+    """A cheap classifier for photos: what is measured is the rest."""
+
+    def forward(self, x):
+        return torch.nn.functional.avg_pool2d(x, 32).flatten(1)
+
+
+def memory(pixels, images):
+    """Peak memory of the benchmark on so many photos that stay on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = []
+        for i, each in enumerate(pixels):
+            paths.append(Path(folder, f"{i}.png"))
+            Image.fromarray(each).save(paths[-1], compress_level=1)
+        files = ImageFiles([paths[i % len(paths)] for i in range(images)])
+        start = time.perf_counter()
+        corruption_benchmark(
+            Thumbnail(), files, corruptions=["fog", "gaussian_noise"], severities=[3]
+        )
+        seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{images} photos from disk, 2 conditions: peak {peak:.2f} GiB, {seconds:.0f} s")
+    return {"images": images, "peak_gib": peak}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--peer")
+    parser.add_argument("--cifar", type=int, default=200)
+    parser.add_argument("--photos", type=int, default=50)
+    parser.add_argument("--stream", type=int, default=0, help="photos of the memory test")
+    parser.add_argument("--names", nargs="*", default=NAMES)
+    parser.add_argument("--out", help="a JSON file")
+    arguments = parser.parse_args()
+    data = Path(arguments.data)
+    about = {
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        **{each: version(each) for each in ("torch", "numpy", "pillow", "robustcore")},
+    }
+    print(about)
+    files = sorted((data / "imagenet_nips17/images").glob("*.webp"))[: arguments.photos]
+    photos = np.stack([np.asarray(Image.open(each).convert("RGB")) for each in files])
+    found = {"about": about}
+    if arguments.stream:
+        found["memory"] = memory(photos, arguments.stream)
+    with np.load(data / "cifar10/test.npz") as test:
+        cifar = test["images"][: max(arguments.cifar, 500)]
+    for pixels, name in ((cifar[: arguments.cifar], "cifar"), (photos, "photos")):
+        x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255).contiguous()
+        print(f"\n{len(x)} images of {x.shape[2]} pixels")
+        if arguments.peer:
+            found[name] = against_peer(arguments.peer, x, pixels, arguments.names)
+        if name == "cifar":
+            x = torch.from_numpy(cifar[:500]).permute(0, 3, 1, 2).float().div(255).contiguous()
+            found["network"] = against_network(x, data)
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
