@@ -7,9 +7,10 @@ from robustcore.training import Data
 
 
 def toy(images=320, tests=200, size=8):
-    """Ten classes, each a pattern of its own in noise."""
+    """Ten classes, each four squares of colour in noise."""
     generator = torch.Generator().manual_seed(0)
-    patterns = torch.randint(0, 256, (10, 3, size, size), generator=generator)
+    quarters = torch.randint(0, 256, (10, 3, 2, 2), generator=generator)
+    patterns = quarters.repeat_interleave(size // 2, 2).repeat_interleave(size // 2, 3)
     parts = []
     for n in (images, tests):
         y = torch.randint(0, 10, (n,), generator=generator)

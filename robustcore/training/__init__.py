@@ -20,13 +20,14 @@ from torch import nn
 from robustcore import inputs, zoo
 from robustcore.training import files
 from robustcore.training.data import Data, load_cifar10, load_mnist
-from robustcore.training.recipes import Adversarial, Gaussian, Natural, Recipe
+from robustcore.training.recipes import Adversarial, CrossEntropy, Gaussian, Natural, Recipe
 from robustcore.training.settings import MAX_SEED, Settings, identity, settings
 from robustcore.training.trainer import Trainer
 from robustcore.training.world import world
 
 __all__ = [
     "Adversarial",
+    "CrossEntropy",
     "Data",
     "Gaussian",
     "Natural",
@@ -70,7 +71,8 @@ def train(
     """Train a network and write weights.safetensors, card.json and checkpoint.pt to `out`.
 
     network: a name of `zoo.NETWORKS`, its weights drawn from the seed, or a module, trained on from
-    its weights in place: pixels (S, C, H, W) in [0, 1] to logits (S, K).
+    its weights in place: pixels (S, C, H, W) in [0, 1] to logits (S, K). Of a module with a part
+    `learnt`, that part alone is written.
     recipe: Natural() (the default), Gaussian(sigma_max) or Adversarial(...).
     epochs, lr: length and peak learning rate of each cycle. schedule: "one-cycle" or "cosine".
     batch_size: over all processes; what is left of an epoch after full batches is not seen.

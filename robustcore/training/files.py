@@ -62,7 +62,11 @@ def load_checkpoint(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | 
 
 
 def save_result(folder: Path, model: nn.Module, card: dict[str, Any]) -> dict[str, Any]:
-    """Write the weights, and the card with their sha256. Returns the card as written."""
+    """Write the weights, and the card with their sha256. Returns the card as written.
+
+    A network with a part named `learnt` is written as that part alone.
+    """
+    model = getattr(model, "learnt", model)
     weights = save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
     card = card | {"sha256": hashlib.sha256(weights).hexdigest()}
     text = json.dumps(card, indent=2) + "\n"

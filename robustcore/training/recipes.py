@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from robustcore import inputs
 from robustcore.kernels import Backend
@@ -31,15 +32,31 @@ class Recipe(Protocol):
     """A way to train. `settings()` goes into the card and must tell two recipes apart."""
 
     def __call__(self, batch: Batch, tools: Tools) -> Tensor:
-        """Images (n, H, W, C) to learn from. batch.images may be overwritten."""
+        """Images (n, H, W, C) to learn from."""
+
+    def targets(self, batch: Batch) -> Tensor:
+        """What the answers to them are compared with, (n, ...)."""
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """One number, of float32 logits (n, K)."""
 
     def settings(self) -> dict[str, Any]: ...
 
     def text(self) -> str: ...
 
 
+class CrossEntropy:
+    """The loss of most recipes: cross-entropy with the labels."""
+
+    def targets(self, batch: Batch) -> Tensor:
+        return batch.labels
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits, targets)
+
+
 @dataclass(frozen=True)
-class Natural:
+class Natural(CrossEntropy):
     """Images as they are."""
 
     def __call__(self, batch: Batch, tools: Tools) -> Tensor:
@@ -53,7 +70,7 @@ class Natural:
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(CrossEntropy):
     """Gaussian augmentation (Ford et al., 2019): sigma of each example is uniform in
     [0, sigma_max), then noise of N(0, sigma^2) is added; it is not clipped.
 
@@ -99,7 +116,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
-class Adversarial:
+class Adversarial(CrossEntropy):
     """Adversarial training (Madry et al., 2018): learn from linf PGD of each batch alone.
 
     eps: radius, in pixel units of [0, 1]. steps: 1 is the fast variant (Wong et al., 2020).
@@ -179,16 +196,17 @@ def attacked(
     labels: Tensor,
     ids: Tensor,
     *,
-    eps: float,
-    step: float,
+    eps: float | Tensor,
+    step: float | Tensor,
     steps: int,
     restarts: int = 1,
     first: int = 0,
 ) -> Tensor:
     """Images (n, H, W, C) after `steps` steps up the loss inside [0, 1] and the linf ball of eps.
 
-    first: number of the first restart, which names its random start. The last point of each restart
-    is kept, and of these the one with the largest loss.
+    eps, step: one number, or one for each image (n,). first: number of the first restart, which
+    names its random start. The last point of each restart is kept, and of these the one with the
+    largest loss.
     """
     n, ball = len(images), {"norm": math.inf, "box": (0.0, 1.0)}
     x = images.reshape(n, -1)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
@@ -139,7 +138,7 @@ class Trainer:
     def _forward(self, batch: Batch) -> Tensor:
         try:
             images = self.recipe(batch, self.judge.tools)
-            return self.loss(images.permute(0, 3, 1, 2), batch.labels)
+            return self.loss(images.permute(0, 3, 1, 2), self.recipe.targets(batch))
         except Exception as error:
             if not (self.compiled and self.automatic):
                 raise
@@ -148,10 +147,10 @@ class Trainer:
         self.loss, self.judge.losses = self._eager_loss, self.judge.eager_losses
         return self._forward(batch)
 
-    def _eager_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _eager_loss(self, images: Tensor, targets: Tensor) -> Tensor:
         with autocast(self.settings, self.device):
             logits = logits_of(self.learner(images))
-        return F.cross_entropy(logits.float(), labels)
+        return self.recipe.loss(logits.float(), targets)
 
     def _worth_compiling(self) -> bool:
         """By count of operations of the whole run, so that a resumed run decides alike."""
