@@ -2,7 +2,8 @@
 
 python examples/make_cifar10_sample.py --data DIR --out robustcore/zoo
 
-DIR is as for train_cifar10.py; the pixels are checked against their known sha256.
+DIR is as for train_cifar10.py; the pixels are checked against their known sha256. With
+`--set mnist` it is a sample of MNIST, of the same form.
 """
 
 import argparse
@@ -11,21 +12,36 @@ from pathlib import Path
 
 from PIL import Image
 
-from robustcore.training import load_cifar10
+from robustcore.training import load_cifar10, load_mnist
+
+SETS = {
+    "cifar10": (
+        load_cifar10,
+        "CIFAR-10 test set, first 1,000 images in its order; A. Krizhevsky, "
+        "Learning Multiple Layers of Features from Tiny Images, 2009",
+    ),
+    "mnist": (
+        load_mnist,
+        "MNIST test set, first 1,000 images in its order; Y. LeCun, C. Cortes and C. Burges",
+    ),
+}
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--data", type=Path, help="folder with CIFAR-10 (default: download)")
+parser.add_argument("--data", type=Path, help="folder with the data set (default: download)")
 parser.add_argument("--out", type=Path, default=Path("robustcore/zoo"))
+parser.add_argument("--set", choices=SETS, default="cifar10")
 args = parser.parse_args()
 
-data = load_cifar10(args.data)
-x, y = data.x_test, data.y_test
-sheet = x[:1000].numpy().reshape(25, 40, 3, 32, 32).transpose(0, 3, 1, 4, 2).reshape(800, 1280, 3)
-Image.fromarray(sheet).save(args.out / "cifar10-test-1000.png", optimize=True)
+load, source = SETS[args.set]
+data = load(args.data)
+channels, size = data.x_test.shape[1:3]
+tiles = data.x_test[:1000].numpy().reshape(25, 40, channels, size, size).transpose(0, 3, 1, 4, 2)
+sheet = tiles.reshape(25 * size, 40 * size, channels)
+picture = Image.fromarray(sheet if channels == 3 else sheet[..., 0])
+picture.save(args.out / f"{args.set}-test-1000.png", optimize=True)
 about = {
-    "source": "CIFAR-10 test set, first 1,000 images in its order; A. Krizhevsky, "
-    "Learning Multiple Layers of Features from Tiny Images, 2009",
-    "layout": "25 rows of 40 tiles of 32 x 32 pixels",
-    "labels": y[:1000].tolist(),
+    "source": source,
+    "layout": f"25 rows of 40 tiles of {size} x {size} pixels",
+    "labels": data.y_test[:1000].tolist(),
 }
-(args.out / "cifar10-test-1000.json").write_text(json.dumps(about) + "\n")
+(args.out / f"{args.set}-test-1000.json").write_text(json.dumps(about) + "\n")

@@ -1,4 +1,4 @@
-"""Small trained networks and a sample of CIFAR-10 test images, loaded by name.
+"""Small trained networks and samples of test images, loaded by name.
 
 Each network is NAME.safetensors beside its card NAME.json: recipe, seed, accuracy, hash.
 """
@@ -25,6 +25,7 @@ from robustcore.zoo.wide_resnet import WideResNet
 from robustcore.zoo.wrap import wrap
 
 FOLDER = Path(__file__).parent
+TILES = 40  # images in a row of a sheet
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "mnist-cnn": MnistNet,
     "resnet20": lambda: ResNet(20),
@@ -51,7 +52,7 @@ def card(name: str) -> dict[str, Any]:
 
 
 def load_model(name: str, device: torch.device | str = "cpu") -> nn.Module:
-    """A network of the zoo in evaluation mode: pixels (S, 3, 32, 32) in [0, 1] to logits (S, 10).
+    """A network of the zoo in evaluation mode: pixels (S, C, H, W) in [0, 1] to logits (S, 10).
 
     Raises ValueError for an unknown name, with the known ones, and RuntimeError for weights that
     are not those of the card.
@@ -65,16 +66,23 @@ def load_model(name: str, device: torch.device | str = "cpu") -> nn.Module:
     return model.to(device).eval()
 
 
-def load_images(images: int = 1000, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """The first `images` (at most 1,000) CIFAR-10 test images, in the data set's order.
+def load_images(
+    images: int = 1000, device: torch.device | str = "cpu", data: str = "cifar10"
+) -> tuple[Tensor, Tensor]:
+    """The first `images` (at most 1,000) test images of a data set, in its order.
 
-    Returns float32 (N, 3, 32, 32) in [0, 1] and int64 labels (N,).
+    data: "cifar10", or the first word of a network's name. Returns float32 (N, C, H, W) in [0, 1]
+    and int64 labels (N,). Raises ValueError, with the known ones, for data without a sample here.
     """
-    labels = json.loads((FOLDER / "cifar10-test-1000.json").read_text())["labels"]
+    known = sorted(path.name.partition("-")[0] for path in FOLDER.glob("*-test-1000.json"))
+    sample = f"{inputs.choice('data', data, known)}-test-1000"
+    labels = json.loads((FOLDER / f"{sample}.json").read_text())["labels"]
     n = inputs.integer("images", images, 1, len(labels))
-    with Image.open(FOLDER / "cifar10-test-1000.png") as sheet:
-        tiles = np.asarray(sheet).reshape(-1, 32, 40, 32, 3).transpose(0, 2, 4, 1, 3)
-    x = torch.from_numpy(tiles.reshape(-1, 3, 32, 32)[:n].copy()).to(device).float() / 255
+    with Image.open(FOLDER / f"{sample}.png") as sheet:
+        size = sheet.width // TILES
+        tiles = np.asarray(sheet).reshape(-1, size, TILES, size, len(sheet.getbands()))
+    pixels = tiles.transpose(0, 2, 4, 1, 3).reshape(-1, tiles.shape[-1], size, size)[:n]
+    x = torch.from_numpy(pixels.copy()).to(device).float() / 255
     return x, torch.tensor(labels[:n], device=device)
 
 
@@ -82,4 +90,5 @@ def load_example(
     name: str, images: int = 64, device: torch.device | str = "cpu"
 ) -> tuple[nn.Module, Tensor, Tensor]:
     """A network of the zoo with test images and labels: `load_model` and `load_images` in one."""
-    return load_model(name, device), *load_images(images, device)
+    model = load_model(name, device)
+    return model, *load_images(images, device, name.partition("-")[0])
