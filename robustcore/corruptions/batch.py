@@ -31,6 +31,10 @@ class Batch:
     def size(self) -> tuple[int, int]:
         return self.x.shape[2], self.x.shape[3]
 
+    @property
+    def noise_backend(self) -> str | None:
+        return "reference" if self.bodies.name == "reference" else None
+
     def draw(self, part: int = 0) -> Draw:
         sample = PARTS * self.severity + part
         return Draw(self.seed, STREAM + NAMES.index(self.name), sample)
@@ -43,7 +47,7 @@ class Batch:
     def noisy(self, x: Tensor, sigma: float, clip: tuple[float, float] | None = None) -> Tensor:
         """x (B, C, H, W) plus Gaussian noise."""
         draw, n = self.draw(), len(x)
-        bodies = kernels.select("reference" if self.bodies.name == "reference" else None, x.device)
+        bodies = kernels.select(self.noise_backend, x.device)
         rows = torch.arange(n, device=x.device)
         return bodies.perturb(
             x.contiguous(),

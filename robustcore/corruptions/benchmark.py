@@ -73,7 +73,7 @@ def corruption_benchmark(
         as the paper measures; "uint8" cuts to 8 bits, as CIFAR-10-C is stored; "jpeg" compresses
         that at `quality` (1 to 95), as ImageNet-C is stored at 85. Clean images are left alone.
     seed, ids, parameters: as in `corrupt`; no result depends on batch_size.
-    backend: of the corruptions, "native" or "reference". batch_size, compile, progress, confidence:
+    backend: of the corruptions, as in `corrupt`. batch_size, compile, progress, confidence:
         as in `error_rate`.
 
     A tie or a NaN among the logits is an error. Cost: B * (1 + conditions) evaluations of the model

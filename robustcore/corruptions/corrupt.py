@@ -53,8 +53,8 @@ def corrupt(
     parameters: "cifar" or "imagenet", the published sets for 32 and for 224 pixels. None takes
         "cifar" where the shorter side is at most 64. Lengths are not scaled with the image, except
         elastic_transform's.
-    backend: "native" (C++, CPU only) or "reference" (torch, any device); None takes the first on a
-        CPU.
+    backend: "native" (C++, CPU only), "torch" (any device) or "reference" (the same, slower); None
+        takes the first on a CPU, the second elsewhere.
 
     Returns images of x's shape, type and device in [0, 1], never rounded to 8 bits at the end:
     `storage` of `corruption_benchmark` does that. Between devices and backends values agree within

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from robustcore.corruptions import matrices
-from robustcore.corruptions.batch import Batch
+from robustcore.corruptions.batch import Batch, levels
 
 
 def brightness(batch: Batch, c: Any) -> Tensor:
@@ -51,7 +51,8 @@ def contrast(batch: Batch, c: Any) -> Tensor:
 
 
 def pixelate(batch: Batch, c: Any) -> Tensor:
-    return matrices.pixelated(batch.bodies, batch.x, c)
+    """Averages over large pixels, rounded to 8 bits as the published ones are."""
+    return levels(matrices.pixelated(batch.bodies, batch.x, c) + 0.5 / 255) / 255
 
 
 def jpeg_compression(batch: Batch, c: Any) -> Tensor:

@@ -1,10 +1,11 @@
-"""The kernels of the corruptions: one signature each, two bodies.
+"""The kernels of the corruptions: one signature each, two bodies, three ways to choose.
 
 Letters: B images, P planes, T taps, K terms; an image has shape (C, H, W). Tensors of a call lie on
 one device. Every kernel is deterministic, and no result depends on threads or on how images are
 batched. `reference.py` is plain torch, on any device, and the definition of correct; `native.py` is
-C++ (csrc/corruptions), on CPU. Random numbers, orders and `wet_edges` have the same bits from both;
-sums agree up to float32 rounding, as matrix products on a GPU add in an order of their own.
+C++ (csrc/corruptions), on CPU; "torch" is the reference but for what is sequential (shuffle_order,
+wet_edges), which C++ makes on the CPU. Random numbers, orders and `wet_edges` have the same bits
+from all; sums agree up to float32 rounding, as matrix products on a GPU add in their own order.
 
 A draw is named by `Draw(seed, stream, sample)` and the image's id. Words come from Philox4x32-10
 with the seed as key, low word first, at counters (block, sample, id, stream).
@@ -31,7 +32,8 @@ taps(x, dy, dx, weight, border) -> like x
 
 separable(x, rows, columns) -> (P, H', W')
     sum over k of rows[k] @ x @ columns[k].T: every separable blur and resampling. x: (P, H, W)
-    float32. rows: Bands of K matrices (H', H), columns: of K matrices (W', W).
+    float32. rows: Bands of K matrices (H', H), columns: of K matrices (W', W). On a GPU as precise
+    as matrix products are: with allow_tf32 set, to three digits.
 
 wet_edges(layer) -> (B, H, W) float32
     Spatter's drops of water: layer (B, H, W) uint8 to edges (Canny, thresholds 50 and 150), their
@@ -40,16 +42,18 @@ wet_edges(layer) -> (B, H, W) float32
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-BACKENDS = ("reference", "native")
+BACKENDS = ("reference", "native", "torch")
 
 
 @dataclass(frozen=True)
@@ -101,18 +105,28 @@ class Kernels:
 
 @cache
 def _bodies(name: str) -> Kernels:
+    if name == "torch":
+        plain, native = _bodies("reference"), _bodies("native")
+
+        def order(ids: Tensor, *more: Any) -> Tensor:
+            return native.shuffle_order(ids.cpu(), *more).to(ids.device)
+
+        def wet(layer: Tensor) -> Tensor:
+            return native.wet_edges(layer.cpu()).to(layer.device)
+
+        return dataclasses.replace(plain, name=name, shuffle_order=order, wet_edges=wet)
     module = importlib.import_module(f"robustcore.corruptions.{name}")
     names = ("uniforms", "poisson", "shuffle_order", "taps", "separable", "wet_edges")
     return Kernels(name, **{each: getattr(module, each) for each in names})
 
 
 def select(backend: str | None, device: torch.device) -> Kernels:
-    """The bodies of `backend`; None takes C++ on CPU and torch elsewhere.
+    """The bodies of `backend`; None takes "native" on a CPU and "torch" elsewhere.
 
     Raises ValueError for an unknown name, RuntimeError for C++ on another device than the CPU.
     """
     if backend is None:
-        backend = "native" if device.type == "cpu" else "reference"
+        backend = "native" if device.type == "cpu" else "torch"
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or None, was {backend!r}")
     if backend == "native" and device.type != "cpu":
