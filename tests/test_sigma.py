@@ -191,7 +191,7 @@ def test_errors_that_come_and_go_along_a_ray():
 
     def shell(x):
         radius = (x.flatten(1) - 0.5).norm(dim=1)
-        wrong = (radius > 1.0) & (radius < 1.6)
+        wrong = (radius > 1.0) & (radius < 3.0)
         return torch.stack([(~wrong).float(), torch.full_like(radius, 0.5)], 1)
 
     x, y = grey(8)

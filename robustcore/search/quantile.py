@@ -11,17 +11,21 @@ from robustcore.search.looks import Looks
 from robustcore.search.margin_fit import MarginFit, bell_shaped, moments
 from robustcore.search.radii import Floats, Ints, Plan, Radii
 
-FINE = 0.005  # brackets of the ranks are narrower than this share of sigma
+FINE = 0.008  # brackets of the ranks are narrower than this share of sigma
 PILOT = 16  # draws at each guess until the neighbourhood is found
 FIRST = 128  # draws that place the sigma at which the others are evaluated
 SLOPE = 32  # of them evaluated again, with rtol, for the slope of the margins
-AUDIT = 16  # draws whose inferred side of sigma is checked
+AUDIT = 24  # draws whose side of sigma is least certain, evaluated there
+SURE = 1.5  # certainty above which a draw needs no audit
+PROBE, PROBED = 8, np.array([0.6, 0.35, 0.2])  # draws, and the shares of sigma they are seen at
+LOST = 0.9  # in z: the pilot goes on
+CLEARLY = 0.3  # in z: a rate this much above the target at a smaller sigma starts another search
 ROUNDS = 24  # of a refinement; after them nothing is inferred, and brackets are halved
 MOST_DOUBT = 5.0
 APART = 0.15  # in log sigma, of evaluations that tell the slope
 STEEP, ORDINARY = (0.3, 15.0), 5.0  # falls of z per log sigma: believable, of most networks
 
-PILOTING, DRAWING, SLOPING, REFINING, AUDITING, DONE = range(6)
+PILOTING, DRAWING, SLOPING, REFINING, AUDITING, PROBING, DONE = range(7)
 
 
 class Quantile:
@@ -53,6 +57,7 @@ class Quantile:
         self.samples, self.sigma_max, self.rtol = samples, sigma_max, rtol
         self.radii = Radii(clean, samples, sigma_max)
         self.fit = MarginFit(rate, confidence)
+        self.audits, self.restarted = np.zeros(n, np.int64), np.zeros(n, bool)
         self.looks = Looks(samples, rate, confidence, rtol)
         self.look = np.zeros(n, np.int64)
         # the sigma of most draws lies a little high, where rank u is: what errs there is proven
@@ -123,9 +128,14 @@ class Quantile:
             certainty = self.radii.certainty(auditing, sigma[:, None])
             sample = np.argsort(certainty, 1, kind="stable")[:, :AUDIT].ravel()
             row = np.arange(len(auditing)).repeat(len(sample) // len(auditing))
-            inferred = np.isfinite(certainty[row, sample])
-            row, sample = row[inferred], sample[inferred]
+            unsure = certainty[row, sample] < SURE
+            row, sample = row[unsure], sample[unsure]
             self._add(AUDITING, auditing[row], sigma[row], sample)
+        probing = np.flatnonzero(self.phase == PROBING)
+        draws, share = min(PROBE, self.samples), PROBED[:, None]
+        at = (self.sigma[probing, None, None] * share).repeat(draws, 2)
+        sample = np.broadcast_to(np.arange(draws), at.shape)
+        self._add(PROBING, probing.repeat(draws * PROBED.size), at.ravel(), sample.ravel())
         if not self._parts:
             self._after_audit(auditing, np.zeros(0, np.int64))  # with nothing left to audit
             if not self.finished.all():
@@ -152,12 +162,12 @@ class Quantile:
             part = margins[start : start + len(rows)]
             start += len(rows)
             if phase in (REFINING, AUDITING):
-                wrong = self.radii.contradicted(rows, sigma, samples, part)
-                doubt = self.radii.doubt[wrong] * (1.25 if phase == REFINING else 1.5)
-                self.radii.doubt[wrong] = np.where(doubt > MOST_DOUBT, np.inf, doubt)
+                wrong, inferred = self.radii.contradicted(rows, sigma, samples, part)
+                doubt = self.radii.doubt[inferred] * (1.25 if phase == REFINING else 1.5)
+                self.radii.doubt[inferred] = np.where(doubt > MOST_DOUBT, np.inf, doubt)
                 failed = wrong if phase == AUDITING else failed
-            if phase == SLOPING:
-                self._after_slope(rows, part)
+            if phase in (SLOPING, PROBING):
+                (self._after_slope if phase == SLOPING else self._after_probe)(rows, part)
                 continue
             self.radii.record(rows, sigma, samples, part)
             if phase == PILOTING:
@@ -186,7 +196,7 @@ class Quantile:
         self.guess[images] = np.where(alone, sigma * np.exp(apart), self.guess[images])
         at_top = (self.guess[images] >= self.sigma_max) & (sigma >= self.sigma_max)
         self.rounds[images] += 1
-        near = (np.abs(z - self.z_target) < 0.9) | at_top | (self.rounds[images] >= 8)
+        near = (np.abs(z - self.z_target) < LOST) | at_top | (self.rounds[images] >= 8)
         near &= ~np.isnan(before)
         self.phase[images[near]] = DRAWING
 
@@ -195,9 +205,12 @@ class Quantile:
         self.radii.doubt[images[~bell_shaped(rows, margins)]] = np.inf
         self._set_steep(images, deviation)
         first = self.seen[images] == 0
-        self.seen[images] = self.goal[images]
+        lost = first & (np.abs(z - self.z_target) > LOST) & (self.rounds[images] < 8)
         sigma = self.guess[images]
         self._step(images, z, self.z_aim, 0.5)
+        self.phase[images[lost]] = PILOTING
+        images, first, sigma, z = (v[~lost] for v in (images, first, sigma, z))
+        self.seen[images] = self.goal[images]
         if self.rtol is None:
             self._draw_or_refine(images, np.full(len(images), self.samples))
             return
@@ -237,7 +250,7 @@ class Quantile:
         done = normal & (high - low <= 2 * self.rtol * sigma)
         ends = np.stack([low, sigma, high], 1)[done]
         self.found[images[done]] = ends[:, :, None]
-        self.phase[images[done]] = DONE
+        self.phase[images[done]] = PROBING
 
         go = images[~done]
         goal = self.fit.draws_needed(steep[~done], self.rtol, self.samples)
@@ -253,8 +266,10 @@ class Quantile:
         self.guess[images] = np.minimum(self.guess[images] * np.exp(step), self.sigma_max)
 
     def _after_audit(self, images: Ints, failed: Ints) -> None:
-        back = np.isin(images, failed)
-        self.phase[images] = np.where(back, REFINING, DONE)
+        self.audits[images] += 1
+        back = np.isin(images, failed) & (self.audits[images] < ROUNDS)
+        reached = np.isfinite(self.sigma[images])
+        self.phase[images] = np.where(back, REFINING, np.where(reached, PROBING, DONE))
         self.rounds[images[back]] = 0
         if self.rtol is not None:
             done = images[~back]
@@ -264,6 +279,22 @@ class Quantile:
             more = done[wide & (self.look[done] < len(self.looks.draws) - 1)]
             self.look[more] += 1
             self._draw_or_refine(more, self.looks.draws[self.look[more]])
+
+    def _after_probe(self, rows: Ints, margins: Floats) -> None:
+        """Search below where the rate is above the target there too: it need not be monotone."""
+        images = np.unique(rows)
+        draws = len(rows) // len(images) // PROBED.size
+        _, z, deviation = moments(np.arange(len(images) * PROBED.size).repeat(draws), margins)
+        z = np.where(deviation > 0, z, np.inf).reshape(len(images), -1)
+        again = (z.min(1) < self.z_target - CLEARLY) & ~self.restarted[images]
+        self.phase[images] = np.where(again, PILOTING, DONE)
+        back = images[again]
+        self.guess[back] = self.sigma[back] * PROBED[z.argmin(1)[again]]
+        self.previous[:, back] = np.nan
+        self.seen[back] = self.rounds[back] = self.look[back] = 0
+        self.goal[back] = min(FIRST, self.samples)
+        self.by_rank[back] = self.rtol is None
+        self.restarted[back] = True
 
     def _refine(self, images: Ints) -> Floats:
         """Sigma at which to evaluate each draw (I, N), inf for none; images done go to the audit.

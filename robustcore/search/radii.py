@@ -1,8 +1,9 @@
-"""What is known of the radii at which draws first err along their rays, and what can be inferred.
+"""What is known of the radii at which draws come to err along their rays, and what is inferred.
 
-Draw i of an image errs along x0 + sigma z_i from the radius r_i on. An evaluation at sigma tells on
-which side of sigma the radius lies; its margin tells, roughly, how far away. Inferred brackets are
-kept apart from proven ones, and a contradiction makes an image's inference more careful.
+Draw i of an image errs along x0 + sigma z_i from the radius r_i on, or nearly so. An evaluation at
+sigma tells on which side of sigma the radius lies; its margin tells, roughly, how far away.
+Inferred brackets are kept apart from proven ones, and a contradiction makes an image's inference
+more careful.
 """
 
 from __future__ import annotations
@@ -37,14 +38,16 @@ class Radii:
         """Learn from distinct draws evaluated at sigma."""
         draw = rows, samples
         right = margins > 0
-        up = right & (sigma > self.low[draw]) & (sigma < self.high[draw])
+        # errors may come and go along a ray: the crossing nearest to the last evaluation counts,
+        # or where nothing is inferred the first one found
+        gone = right & (sigma >= self.high[draw]) & np.isfinite(self.doubt[rows])
+        back = ~right & (sigma <= self.low[draw])
+        self.high[rows[gone], samples[gone]] = np.inf
+        self.low[rows[back], samples[back]] = 0
+        self.low_margin[rows[back], samples[back]] = self.clean[rows[back]]
+        up, down = right & (sigma > self.low[draw]), ~right & (sigma < self.high[draw])
         self.low[rows[up], samples[up]] = sigma[up]
         self.low_margin[rows[up], samples[up]] = margins[up]
-        down = ~right & (sigma < self.high[draw])
-        # an error below a sigma at which the draw was right: the first error counts
-        again = down & (sigma <= self.low[draw])
-        self.low[rows[again], samples[again]] = 0
-        self.low_margin[rows[again], samples[again]] = self.clean[rows[again]]
         self.high[rows[down], samples[down]] = sigma[down]
         self.high_margin[rows[down], samples[down]] = margins[down]
         self.at[draw], self.margin[draw] = sigma, margins
@@ -61,7 +64,7 @@ class Radii:
             between = low + (high - low) * low_margin / (low_margin - high_margin)
             beyond = 1 / np.maximum(self.reciprocal(images), FARTHEST / at)
             both = (low > 0) & np.isfinite(high)
-            radius = np.where(both, between, beyond)
+            radius = np.clip(np.where(both, between, beyond), low, high)
             doubt = self.doubt[images, None]
             away = np.abs(np.log(radius / at))
             nearest = np.minimum(np.log(radius / low), np.log(high / radius))
@@ -94,13 +97,19 @@ class Radii:
         with np.errstate(all="ignore"):
             return (1 - self.margin[images] / self.slope[images, None]) / self.at[images]
 
-    def contradicted(self, rows: Ints, sigma: Floats, samples: Ints, margins: Floats) -> Ints:
-        """Images for which an evaluation falls outside what had been inferred for its draw."""
+    def contradicted(
+        self, rows: Ints, sigma: Floats, samples: Ints, margins: Floats
+    ) -> tuple[Ints, Ints]:
+        """Images in which an evaluation falls outside the bracket of its draw.
+
+        Second, those of them where the bracket was inferred from a margin.
+        """
         images, index = np.unique(rows, return_inverse=True)
         _, low, high = self.infer(images)
         draw = index, samples
         wrong = np.where(margins > 0, sigma > high[draw] * 1.0001, sigma < low[draw] * 0.9999)
-        return np.unique(rows[wrong])
+        inferred = wrong & (sigma > self.low[rows, samples]) & (sigma < self.high[rows, samples])
+        return np.unique(rows[wrong]), np.unique(rows[inferred])
 
     def open_at(self, images: Ints, sigma: Floats) -> NDArray[np.bool_]:
         """Draws of which no evaluation tells whether they err at sigma (I, 1): bool (I, N)."""
@@ -108,11 +117,18 @@ class Radii:
         return seen & (self.low[images] < sigma) & (self.high[images] > sigma)
 
     def certainty(self, images: Ints, sigma: Floats) -> Floats:
-        """The least doubt under which the side of sigma (I, 1) is open, (I, N); inf if proven."""
+        """How sure the side of sigma (I, 1) is for each draw (I, N); 0 is not at all.
+
+        Where it was inferred: the factor by which the inferred distance may be off, less 1. Where
+        it only follows from errors that stay along a ray: the margin over its usual change.
+        """
         radius, _, _ = self.infer(images)
+        at = self.at[images]
         with np.errstate(all="ignore"):
-            at = self.at[images]
+            change = np.abs(np.log(sigma / at))
             ratio = np.log(sigma / at) / np.log(radius / at)
-            factor = np.where(ratio > 1, ratio, 1 / ratio)
-        factor = np.where(factor >= 1, factor, np.inf)
-        return np.where(self.open_at(images, sigma), factor, np.inf)
+            inferred = np.maximum(ratio, 1 / ratio) - 1
+            stays = np.abs(self.margin[images]) / (self.slope[images, None] * change)
+        inferred = np.where(inferred >= 0, inferred, np.inf)
+        sure = np.where(self.open_at(images, sigma), inferred, stays)
+        return np.where((change > TINY) & np.isfinite(sure), sure, np.inf)
