@@ -6,7 +6,7 @@
 
 // One body for each instruction set, chosen when the library is loaded. Nothing is contracted, so
 // that all of them give the same bits.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)  // musl cannot choose
 #define RC_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
 #else
 #define RC_CLONES

@@ -19,8 +19,8 @@ from robustcore.corruptions.corrupt import corrupted, known_name, parameter_set,
 from robustcore.corruptions.digital import through_jpeg
 from robustcore.corruptions.kernels import select
 from robustcore.corruptions.parameters import COMMON
-from robustcore.evaluator import PROBE, Evaluator, out_of_memory
-from robustcore.network import Model
+from robustcore.evaluator import BATCH_PIXELS, PROBE, Evaluator, out_of_memory
+from robustcore.network import SMALLEST_COMPILED, Model
 from robustcore.provenance import bar, provenance
 
 STORAGE = ("memory", "uint8", "jpeg")
@@ -165,6 +165,9 @@ def measure(
     """Run every condition; conditions[0] holds the clean images, `first` a few of them."""
     confidence = inputs.fraction("confidence", confidence)
     labels = None if y is None else inputs.labels(y, n, first.device)
+    if batch_size is None:
+        values = BATCH_PIXELS.get(first.device.type, BATCH_PIXELS["cuda"])
+        batch_size = min(8192, max(SMALLEST_COMPILED, values // first[0].numel()))
     evaluator = Evaluator(
         model,
         first,
@@ -181,8 +184,9 @@ def measure(
             logits = _logits(evaluator, images)
             if labels is None and column == 0:
                 answers[part] = logits.argmax(1)
+            if labels is not None and column == 0 and part.start == 0:
+                inputs.labels_within(labels, logits.shape[1])
             truth = answers[part] if labels is None else labels[part]
-            inputs.labels_within(truth, logits.shape[1])
             rows = torch.arange(len(truth), device=truth.device)
             correct[part, column] = evaluator.kernels.margins(logits, truth, rows)[0] > 0
             shown.update(len(images))
@@ -204,23 +208,25 @@ def measure(
 
 def _ahead(conditions: list[Condition], n: int, size: int) -> Iterator[tuple[int, slice, Tensor]]:
     """(condition, slice, images), the next batch being made while this one is judged."""
-    tasks = [
+    tasks = (
         (column, slice(low, min(low + size, n)))
         for column in range(len(conditions))
         for low in range(0, n, size)
-    ]
+    )
 
     def make(column: int, part: slice) -> Tensor:
         with torch.no_grad():
             return conditions[column].make(part)
 
     with ThreadPoolExecutor(1) as worker:
-        following: Future[Tensor] = worker.submit(make, *tasks[0])
-        for i, (column, part) in enumerate(tasks):
-            images = following.result()
-            if i + 1 < len(tasks):
-                following = worker.submit(make, *tasks[i + 1])
-            yield column, part, images
+        waiting: tuple[int, slice, Future[Tensor]] | None = None
+        for task in tasks:
+            following = (*task, worker.submit(make, *task))
+            if waiting is not None:
+                yield waiting[0], waiting[1], waiting[2].result()
+            waiting = following
+        if waiting is not None:
+            yield waiting[0], waiting[1], waiting[2].result()
 
 
 def _logits(evaluator: Evaluator, images: Tensor) -> Tensor:
