@@ -82,11 +82,31 @@ def test_natural_training_is_the_plain_loop_to_the_bit(tmp_path):
     data = toy()
     torch.manual_seed(3)
     expected = plain_loop(Narrow(), data, (2, 1), (0.1, 0.05), 32, 5e-4, seed=3)
-    found = training.train("narrow", data, out=tmp_path, seed=3, **SMALL)
+    found = training.train("narrow", data, out=tmp_path, seed=3, average=False, **SMALL)
     assert same(found.model.state_dict(), expected)
     assert same(load_file(tmp_path / files.WEIGHTS), expected)
     assert not same(expected, Narrow().state_dict())
     assert found.history[-1]["loss"] < found.history[0]["loss"]
+
+
+def test_weights_are_averaged_over_cycles_and_batch_norms_made_to_fit(tmp_path):
+    data = toy()
+    data = training.Data("plain", data.x, data.y, data.x_test, data.y_test)
+    one = SMALL | {"epochs": 2, "lr": 0.1}
+    first = training.train("narrow", data, out=tmp_path / "a", **one).model
+    last = training.train("narrow", data, out=tmp_path / "b", average=False, **SMALL).model
+    found = training.train("narrow", data, out=tmp_path / "c", **SMALL)
+    mean = found.model
+    for a, b, m in zip(*(net.parameters() for net in (first, last, mean)), strict=True):
+        torch.testing.assert_close(m, (a + b) / 2, rtol=0, atol=1e-6)
+    with torch.no_grad():
+        seen = mean[0](data.x.float() / 255)
+    torch.testing.assert_close(mean[1].running_mean, seen.mean((0, 2, 3)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(mean[1].running_var, seen.var((0, 2, 3)), rtol=1e-4, atol=0)
+    assert found.card["recipe"].endswith(
+        "schedules of the learning rate, mean of the weights at their ends"
+    )
+    assert same(mean.state_dict(), load_file(tmp_path / "c" / files.WEIGHTS))
 
 
 def test_card_tells_how_and_how_well(tmp_path):

@@ -39,7 +39,6 @@ __all__ = [
 ]
 
 ATTACKED, ATTACK_STEPS = 1000, 20  # first test images and PGD steps of the card's robust accuracy
-COUNTS = ("no", "one", "two", "three", "four")
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ def train(
     device: torch.device | str | None = None,
     compile: bool | None = None,
     precision: str | None = None,
+    average: bool = True,
     progress: bool | None = None,
 ) -> Trained:
     """Train a network and write weights.safetensors, card.json and checkpoint.pt to `out`.
@@ -76,13 +76,15 @@ def train(
     recipe: Natural() (the default), Gaussian(sigma_max) or Adversarial(...).
     epochs, lr: length and peak learning rate of each cycle. schedule: "one-cycle" or "cosine".
     batch_size: over all processes; what is left of an epoch after full batches is not seen.
+    average: where there are several cycles, take the mean of the weights at their ends.
     weight_decay: on weights with two or more dimensions alone. SGD, Nesterov momentum 0.9.
     device: None is a GPU where there is one. compile: None compiles on a CPU where the run is long
     enough to gain by it. precision: "float32", "bfloat16" or "float16"; None is bfloat16 on a GPU
     that has it. progress: a bar on a terminal (None), always or never; False prints nothing.
 
-    The checkpoint is written after each epoch. The same call goes on from it and, on one machine
-    and its CPU, ends in the same weights as a run that was not interrupted. Cycles may be added.
+    The checkpoint is written after each epoch. The same call goes on from it and, on the CPU of one
+    machine with as many threads, ends in the weights of a run that was not interrupted. Cycles may
+    be added. torch's own generator is left as it was.
     Under torchrun, `out` must be one folder for all processes, batch norms see their own process's
     part of a batch, and weights differ from those of one process by rounding and by that.
 
@@ -106,6 +108,7 @@ def train(
             weight_decay,
             seed,
             precision,
+            average,
             here.device,
             here.size,
         )
@@ -122,6 +125,8 @@ def train(
                 files.save_checkpoint(folder, trainer.state() | {"identity": about})
 
         trainer.run(save, progress)
+        if trainer.averages:
+            trainer.average()
         card = _card(trainer, about)
         if here.leads:
             card = files.save_result(folder, model, card)
@@ -148,7 +153,7 @@ def _card(trainer: Trainer, about: dict[str, Any]) -> dict[str, Any]:
         "network": about["network"],
         "data": f"{data.name} train, {len(data.x):,} images",
         "recipe": f"{recipe.text()}, {_augmentation(data)}SGD with Nesterov momentum 0.9, "
-        + _schedule(chosen),
+        + _schedule(chosen, trainer.averages),
         "epochs": list(chosen.epochs),
         "batch_size": chosen.batch_size,
         "lr": list(chosen.lr),
@@ -183,7 +188,8 @@ def _augmentation(data: Data) -> str:
     return parts + ", " if parts else ""
 
 
-def _schedule(chosen: Settings) -> str:
-    count = len(chosen.epochs)
-    number = COUNTS[count] if count < len(COUNTS) else str(count)
-    return f"{number} {chosen.schedule} schedule{'s' * (count > 1)} of the learning rate"
+def _schedule(chosen: Settings, averages: bool) -> str:
+    if len(chosen.epochs) == 1:
+        return f"a {chosen.schedule} schedule of the learning rate"
+    mean = ", mean of the weights at their ends" if averages else ""
+    return f"{chosen.schedule} schedules of the learning rate{mean}"

@@ -6,6 +6,7 @@ one would make: each takes its part of every batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from robustcore.training.data import Data
 
 SEED_STRIDE = 100_003  # epochs of one seed do not meet those of the next
+IN_ORDER, IN_ORDER_SEED = 500, 123  # batches of a pass in order, and the seed of its crops
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,17 @@ class Batches:
     def epoch(self, epoch: int) -> Epoch:
         return Epoch(self, epoch)
 
+    def in_order(self, epoch: int) -> Iterator[Batch]:
+        """All images once, in their order, in batches of 500, the same in every process."""
+        crops = torch.Generator().manual_seed(IN_ORDER_SEED)
+        levels = torch.Generator().manual_seed(self.seed * SEED_STRIDE + epoch)
+        for index in torch.arange(len(self.data.x)).split(IN_ORDER):
+            top, left, mirrored = (d.to(self.device) for d in _crops(self.data, len(index), crops))
+            level = torch.rand(len(index), generator=levels).to(self.device)
+            place, index = torch.arange(len(index), device=self.device), index.to(self.device)
+            images = self.crop(index, top, left, mirrored)
+            yield Batch(images, self.labels[index], index, level, place, epoch, float(epoch))
+
     def crop(self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
         """Images (n, H, W, C) in [0, 1], cut at (top, left) of the padded ones."""
         rows = top[:, None] + torch.arange(self.height, device=self.device)
@@ -75,16 +88,10 @@ class Epoch:
         size, steps, data = batches.size, batches.steps, batches.data
         generator = torch.Generator().manual_seed(batches.seed * SEED_STRIDE + epoch)
         order = torch.randperm(len(data.x), generator=generator)[: steps * size].view(steps, size)
-        corner = torch.zeros(2, steps, size, dtype=torch.int64)
-        mirrored = torch.zeros(steps, size, dtype=torch.bool)
-        for step in range(steps):
-            if data.pad:
-                drawn = torch.randint(0, 2 * data.pad + 1, (2, size, 1), generator=generator)
-                corner[:, step] = drawn[..., 0]
-            if data.mirror:
-                mirrored[step] = torch.rand(size, generator=generator) < 0.5
+        crops = [_crops(data, size, generator) for _ in range(steps)]
+        top, left, mirrored = (torch.stack(draw) for draw in zip(*crops, strict=True))
         level = torch.rand(steps, size, generator=generator)
-        draws = (order, corner[0], corner[1], mirrored, level)
+        draws = (order, top, left, mirrored, level)
         self.draws = [draw[:, batches.part].to(batches.device) for draw in draws]
         self.place = torch.arange(size, device=batches.device)[batches.part]
 
@@ -104,3 +111,14 @@ class Epoch:
             epoch=self.number,
             done=self.number + step / len(self),
         )
+
+
+def _crops(data: Data, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """(top, left, mirrored) of n crops, each (n,)."""
+    top = left = torch.zeros(n, dtype=torch.int64)
+    if data.pad:
+        top, left = torch.randint(0, 2 * data.pad + 1, (2, n, 1), generator=generator)[..., 0]
+    mirrored = torch.zeros(n, dtype=torch.bool)
+    if data.mirror:
+        mirrored = torch.rand(n, generator=generator) < 0.5
+    return top, left, mirrored

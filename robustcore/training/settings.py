@@ -30,10 +30,16 @@ class Settings:
     weight_decay: float
     seed: int
     precision: str
+    average: bool = False
 
     @property
     def total(self) -> int:
         return sum(self.epochs)
+
+    @property
+    def ends(self) -> list[int]:
+        """Epochs done at the end of each cycle."""
+        return [sum(self.epochs[: k + 1]) for k in range(len(self.epochs))]
 
     def rate(self, epoch: int, step: int, steps: int) -> float:
         """Learning rate of a step of an epoch of the whole run."""
@@ -53,6 +59,7 @@ def settings(
     weight_decay: float,
     seed: int,
     precision: str | None,
+    average: bool,
     device: torch.device,
     processes: int,
 ) -> Settings:
@@ -82,6 +89,7 @@ def settings(
         weight_decay=decay,
         seed=inputs.integer("seed", seed, 0, MAX_SEED),
         precision=precision,
+        average=bool(average),
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
+from robustcore.training.averaging import average
 from robustcore.training.batches import SEED_STRIDE, Batch, Batches
 from robustcore.training.data import Data
 from robustcore.training.judge import Judge, autocast, logits_of
@@ -53,6 +54,7 @@ class Trainer:
         )
         self.epoch = 0
         self.history: list[dict[str, Any]] = []
+        self.ends: list[dict[str, Tensor]] = []  # weights at the end of each cycle
         self.notes: list[str] = []
         self.best_watched, self.fell_back, self.stopped = 0.0, False, False
         self.learner: nn.Module = self.model
@@ -80,8 +82,10 @@ class Trainer:
         )
         tell = (lambda text: None) if quiet else tqdm.write
         start, done = time.perf_counter(), 0
-        gpus = [torch.cuda.current_device()] if self.device.type == "cuda" else []
-        with bar, torch.random.fork_rng(devices=gpus):
+        gpu = self.device.index
+        if gpu is None and self.device.type == "cuda":
+            gpu = torch.cuda.current_device()
+        with bar, torch.random.fork_rng(devices=[] if gpu is None else [gpu]):
             while self.epoch < total and not self.stopped:
                 before = copy.deepcopy(self.state()) if self._watching() else None
                 line = self._train_epoch(bar)
@@ -94,9 +98,24 @@ class Trainer:
                     continue
                 self.epoch += 1
                 self.history.append(line)
+                if self.epoch in self.settings.ends:
+                    weights = self.model.state_dict().items()
+                    self.ends.append({k: v.cpu().clone() for k, v in weights})
                 save()
                 seconds = time.perf_counter() - start
                 tell(self._report(line, seconds, seconds / done * (total - self.epoch)))
+
+    @property
+    def averages(self) -> bool:
+        return self.settings.average and len(self.ends) > 1
+
+    def average(self) -> None:
+        """Take the mean of the weights at the ends of the cycles."""
+        images = (
+            self.recipe(batch, self.judge.tools).permute(0, 3, 1, 2)
+            for batch in self.batches.in_order(self.settings.total)
+        )
+        average(self.model, self.ends, images)
 
     def _train_epoch(self, bar: Any) -> dict[str, Any]:
         # for models that draw, as dropout does: the same draws when the epoch is done again
@@ -205,6 +224,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
             "history": self.history,
+            "ends": self.ends,
             "notes": self.notes,
             "best_watched": self.best_watched,
             "fell_back": self.fell_back,
@@ -215,7 +235,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        for name in ("epoch", "history", "notes", "best_watched", "fell_back", "stopped"):
+        for name in ("epoch", "history", "ends", "notes", "best_watched", "fell_back", "stopped"):
             setattr(self, name, state[name])
         if self.fell_back and isinstance(self.recipe, Adversarial):
             self.recipe = replace(self.recipe, steps=FALLBACK_STEPS, step_size=None)
