@@ -301,7 +301,7 @@ def test_one_step_training_that_breaks_down(tmp_path, monkeypatch, reaction):
 
     monkeypatch.setattr(training.Adversarial, "__call__", watched)
     recipe = training.Adversarial(0.05, steps=1, on_overfitting=reaction)
-    found = training.train("narrow", toy(), recipe, out=tmp_path, **SMALL)
+    found = training.train("narrow", toy(), recipe, out=tmp_path, average=False, **SMALL)
     epochs = [line["epoch"] for line in found.history]
     ran = sorted(set(steps))
     if reaction == "ignore":
