@@ -131,6 +131,19 @@ def test_backends_make_the_same_images(random, name, severity):
         torch.testing.assert_close(first, other, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(3, 1, 33, 40), (2, 3, 57, 61)])
+def test_bytes_agree(random, shape):
+    x = torch.rand(shape, generator=random)
+    x[0, 0, 0, :3] = torch.tensor([0.0, 1.0, 0.5])
+    for add in (1e-3, 0.5):
+        mine, theirs = (body.to_bytes(x, add) for body in BODIES)
+        assert torch.equal(mine, theirs)
+        assert mine[0, 0, 1, 0] == 255
+        back, again = (body.from_bytes(mine) for body in BODIES)
+        assert torch.equal(back, again)
+        assert torch.equal(native.to_bytes(back, add), mine)
+
+
 # -- refusals ---------------------------------------------------------------------------------
 
 

@@ -67,6 +67,13 @@ struct SeparableArgs {
 };
 void separable(const SeparableArgs& args, int threads);
 
+// Floats (batch, channels, pixels) to bytes (batch, pixels, channels), 255 x + add cut down to a
+// whole number in [0, 255], and back. channels: 1 or 3.
+void to_bytes(const float* x, int64_t batch, int64_t channels, int64_t pixels, float add,
+              uint8_t* out, int threads);
+void from_bytes(const uint8_t* x, int64_t batch, int64_t channels, int64_t pixels, float* out,
+                int threads);
+
 void wet_edges(const uint8_t* layer, int64_t batch, int64_t height, int64_t width, float* out,
                int threads);
 

@@ -66,12 +66,12 @@ class Batch:
         return self.noisy(self.x.new_zeros(len(self.x), channels, *self.size), 1.0)
 
 
-def levels(x: Tensor, step: float = 255.0) -> Tensor:
-    """Cut down to a whole number of steps, as a cast to 8 bits does.
+NUDGE = 1e-3  # a value that lies a rounding below a level is that level, so that devices agree
 
-    A value that lies a rounding below a level is that level, so that devices agree.
-    """
-    return torch.floor(x * step + 1e-3)
+
+def levels(x: Tensor, step: float = 255.0) -> Tensor:
+    """Cut down to a whole number of steps, as a cast to 8 bits does."""
+    return torch.floor(x * step + NUDGE)
 
 
 def grey(x: Tensor) -> Tensor:

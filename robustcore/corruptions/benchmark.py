@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from robustcore import inputs
 from robustcore.corruption_results import CorruptionResult
-from robustcore.corruptions.batch import levels
+from robustcore.corruptions.batch import NUDGE, levels
 from robustcore.corruptions.corrupt import corrupted, known_name, parameter_set, pixels
 from robustcore.corruptions.digital import through_jpeg
-from robustcore.corruptions.kernels import select
+from robustcore.corruptions.kernels import Kernels, select
 from robustcore.corruptions.parameters import COMMON
 from robustcore.evaluator import BATCH_PIXELS, PROBE, Evaluator, out_of_memory
 from robustcore.network import SMALLEST_COMPILED, Model
@@ -113,7 +113,7 @@ def corruption_benchmark(
     def condition(name: str, severity: int) -> Condition:
         def make(part: slice) -> Tensor:
             made = corrupted(read(part), name, severity, seed, names[part], chosen, bodies)
-            return stored(made, storage, quality)
+            return stored(bodies, made, storage, quality)
 
         return Condition(name, severity, make)
 
@@ -137,14 +137,13 @@ def corruption_benchmark(
     )
 
 
-def stored(x: Tensor, storage: str, quality: int) -> Tensor:
+def stored(bodies: Kernels, x: Tensor, storage: str, quality: int) -> Tensor:
     """Images as they come back from storage, of the same type and device."""
     if storage == "memory":
         return x
-    cut = levels(x.float())
     if storage == "uint8":
-        return (cut / 255).to(x.dtype)
-    return through_jpeg(cut.byte(), quality).to(x.device, x.dtype)
+        return (levels(x.float()) / 255).to(x.dtype)
+    return through_jpeg(bodies, x.float(), quality, NUDGE).to(x.dtype)
 
 
 def measure(

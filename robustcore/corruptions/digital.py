@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from robustcore.corruptions import matrices
 from robustcore.corruptions.batch import Batch, levels
+from robustcore.corruptions.kernels import Kernels
 
 
 def brightness(batch: Batch, c: Any) -> Tensor:
@@ -56,17 +57,17 @@ def pixelate(batch: Batch, c: Any) -> Tensor:
 
 
 def jpeg_compression(batch: Batch, c: Any) -> Tensor:
-    return through_jpeg(torch.round(batch.x * 255).byte(), c).to(batch.x.device)
+    return through_jpeg(batch.bodies, batch.x, c, 0.5)
 
 
-def through_jpeg(x: Tensor, quality: int) -> Tensor:
-    """x: (B, C, H, W) uint8, written to JPEG files in memory by Pillow and read again.
+def through_jpeg(bodies: Kernels, x: Tensor, quality: int, add: float) -> Tensor:
+    """x: (B, C, H, W) float32 in [0, 1], to 8 bits, to JPEG files in memory and back by Pillow.
 
-    Returns float32 in [0, 1] on the CPU. One channel is stored as three equal ones.
+    add: 1/2 rounds to the nearest of 255 steps, 0 cuts down. One channel is stored as three equal
+    ones.
     """
-    arrays = x.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    arrays = bodies.to_bytes(x, add).cpu().numpy()
     out = np.empty_like(arrays)
-
     alone = x.shape[1] == 1
 
     def one(i: int) -> None:
@@ -83,7 +84,7 @@ def through_jpeg(x: Tensor, quality: int) -> Tensor:
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(one, range(len(out))))
-    return torch.from_numpy(out).permute(0, 3, 1, 2).float() / 255
+    return bodies.from_bytes(torch.from_numpy(out).to(x.device))
 
 
 def elastic_transform(batch: Batch, c: Any) -> Tensor:

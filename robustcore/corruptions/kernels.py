@@ -35,6 +35,9 @@ separable(x, rows, columns) -> (P, H', W')
     float32. rows: Bands of K matrices (H', H), columns: of K matrices (W', W). On a GPU as precise
     as matrix products are: with allow_tf32 set, to three digits.
 
+to_bytes(x, add) -> (B, H, W, C) uint8, from_bytes(x) -> (B, C, H, W) float32
+    Images as files hold them: 255 x + add, cut to a whole number in [0, 255]; and back, over 255.
+
 wet_edges(layer) -> (B, H, W) float32
     Spatter's drops of water: layer (B, H, W) uint8 to edges (Canny, thresholds 50 and 150), their
     distance (chamfer 5 x 5, cut at 20), equalised, embossed and smoothed, in whole numbers to 255.
@@ -100,6 +103,8 @@ class Kernels:
     shuffle_order: Callable[[Tensor, tuple[int, int], int, int, Draw], Tensor]
     taps: Callable[[Tensor, Tensor, Tensor, Tensor, str], Tensor]
     separable: Callable[[Tensor, Bands, Bands], Tensor]
+    to_bytes: Callable[[Tensor, float], Tensor]
+    from_bytes: Callable[[Tensor], Tensor]
     wet_edges: Callable[[Tensor], Tensor]
 
 
@@ -116,7 +121,7 @@ def _bodies(name: str) -> Kernels:
 
         return dataclasses.replace(plain, name=name, shuffle_order=order, wet_edges=wet)
     module = importlib.import_module(f"robustcore.corruptions.{name}")
-    names = ("uniforms", "poisson", "shuffle_order", "taps", "separable", "wet_edges")
+    names = [field.name for field in dataclasses.fields(Kernels)[1:]]
     return Kernels(name, **{each: getattr(module, each) for each in names})
 
 

@@ -138,6 +138,14 @@ def separable(x: Tensor, rows: Bands, columns: Bands) -> Tensor:
     return out
 
 
+def to_bytes(x: Tensor, add: float) -> Tensor:
+    return (x * 255.0 + add).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
+
+
+def from_bytes(x: Tensor) -> Tensor:
+    return (x.float() / 255).permute(0, 3, 1, 2).contiguous()
+
+
 def wet_edges(layer: Tensor) -> Tensor:
     images = [_wet(each) for each in layer.cpu().numpy()]
     return torch.from_numpy(np.stack(images)).to(layer.device)
