@@ -61,8 +61,8 @@ def distance_to_error(
     box: (low, high) keeps errors valid images; None, the default and the paper's way, does not.
     effort: gradient evaluations of an image for each start, a forward pass counting as a third;
         "minimum" only. 25, 60 and 300 give about 1.03, 1.01 and 1.005 times the best known.
-    restarts: "minimum": each beyond the first starts at a random point and costs at most `effort`
-        again; "pgd": random starts in the ball, but for the first. The nearest error is kept.
+    restarts: "minimum": each beyond the first starts at a random point and costs at most half of
+        `effort` again; "pgd": random starts in the ball, but for the first. The nearest is kept.
     targets: a class for each image; an error is then that class alone, without a tie.
     eps, steps, step_size, loss, refine: "pgd" only. eps: the radius, by default 1 (L2) or 0.1
         (Linf); "search" finds the smallest radius at which the attack succeeds for each image,

@@ -26,6 +26,7 @@ ETA_LAST = 0.02
 OVERSHOOT = 1e-4  # beyond the linearised boundary, so that rounding leaves half of the looks wrong
 LEAST, MOST = 0.5, 1.5  # what one step may make of a radius
 REFINE_FROM, REFINE_ROUNDS = 0.98, 4
+LARGE, RANDOM = 150, 3  # from this effort on, some of it goes to random starts, so many
 OVERHEAD = 3  # forward passes outside the stages, as gradient evaluations
 PATIENCE, SETTLED = 8, 3e-4  # a slot is done that so often expects no more than this share
 
@@ -35,8 +36,8 @@ Stage = tuple[int, int]  # slots an image keeps, steps of each
 def stages(effort: int, classes: int) -> list[Stage]:
     """How `effort` gradient evaluations of an image are spent."""
     rest = max(1, effort - OVERHEAD)
-    if effort >= 150:
-        plan = [(9, 2), (3, (rest - 18) // 3)]
+    if effort >= LARGE:
+        plan = [(9, 2), (3, (rest - 18) // (3 + RANDOM))]
     elif effort >= 40:
         plan = [(9, 1), (3, 8), (1, rest - 33)]
     elif effort >= 18:
@@ -88,8 +89,9 @@ def minimum_norm(
     logits: (I, K) of the images themselves.
 
     Each restart beyond the first is one more start of the last stage, from a random point in the
-    ball whose radius is the distance found so far. Cost: about `effort` gradient evaluations an
-    image and at most as many again for each further restart.
+    ball whose radius is the distance found so far; a large effort brings RANDOM such starts of its
+    own. Cost: about `effort` gradient evaluations an image, and for each further restart those of
+    the last stage.
     """
     plan = stages(effort, logits.shape[1])
     slots = _begin(gradients, rows, logits, plan[0][0])
@@ -111,7 +113,7 @@ def minimum_norm(
         first.scatter_reduce_(0, slots.rows[lone], rank, "amin")
         one = lone[first[slots.rows[lone]] == rank]
         push(gradients, found, slots.rows[one], slots.offset[one], box)
-    for restart in range(1, restarts):
+    for restart in range(1, restarts + (RANDOM if effort >= LARGE else 0)):
         _again(gradients, found, rows, plan[-1][1], restart, box, seed, ids)
     refine(gradients, found, REFINE_FROM, REFINE_ROUNDS)
 
