@@ -19,7 +19,7 @@ export OMP_WAIT_POLICY ?= passive
 .PHONY: demo test lint bench clean
 
 demo: .venv/installed
-	$(BIN)/robustcore sigma --model cifar10-natural --images 40 --rate 0.01 --out $(OUT)
+	$(BIN)/robustcore sigma --model cifar10-natural --images 40 --rate 0.01 --with-distance --out $(OUT)
 
 test: .venv/developed
 	$(BIN)/pytest

@@ -129,12 +129,19 @@ class Evaluator:
 
     # -- what methods call -------------------------------------------------------------------
 
-    def margins(self, rows: np.ndarray, sigma: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    def margins(
+        self,
+        rows: np.ndarray,
+        sigma: np.ndarray,
+        samples: np.ndarray,
+        progress: Callable[[int], object] = lambda evaluations: None,
+    ) -> np.ndarray:
         """Margin of each slot, float64 (S,): the model is right where it is positive."""
         out = torch.full((len(rows),), torch.nan, dtype=torch.float64, device=self.device)
 
         def reduce(logits: Tensor, slots: Slots, at: slice) -> None:
             out[at] = self.kernels.margins(logits, self.y, slots.rows)[0]
+            progress(at.stop - at.start)
 
         with torch.no_grad():
             self._run(self._table(rows, sigma, samples), reduce)

@@ -160,7 +160,8 @@ def sigma_at_error_rate(
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ("sigma", "bracket", "bounds", "error_rate", "seen")
     }
-    with bar(len(clean), "images", progress) as shown:
+    expected = int((clean > 0).sum()) * samples * (1 if method == "quantile" else 8)
+    with bar(expected, "evaluations", progress) as shown:
         for first in range(0, len(clean), BLOCK):
             part = clean[first : first + BLOCK]
             arguments = part, rate, samples, sigma_max, confidence
@@ -171,9 +172,9 @@ def sigma_at_error_rate(
                 search = Bisection(*arguments, evaluator.randomized)
             while len((plan := search.plan())[0]):
                 rows, sigma, draws = plan
-                search.update(evaluator.margins(rows + first, sigma, draws))
-                shown.update(first + int(search.finished.sum()) - shown.n)
-            shown.update(first + len(part) - shown.n)
+                search.update(evaluator.margins(rows + first, sigma, draws, shown.update))
+                shown.total = max(shown.total or 0, shown.n)
+                shown.set_postfix_str(f"{first + int(search.finished.sum())} images done")
             for name, parts in columns.items():
                 parts.append(getattr(search, name))
     settings = {
