@@ -53,7 +53,8 @@ def contrast(batch: Batch, c: Any) -> Tensor:
 
 def pixelate(batch: Batch, c: Any) -> Tensor:
     """Averages over large pixels, rounded to 8 bits as the published ones are."""
-    return levels(matrices.pixelated(batch.bodies, batch.x, c) + 0.5 / 255) / 255
+    large = matrices.shrunk(batch.bodies, batch.x, c)
+    return matrices.spread(levels(large + 0.5 / 255) / 255, batch.size)
 
 
 def jpeg_compression(batch: Batch, c: Any) -> Tensor:

@@ -90,13 +90,17 @@ def zoomed(
     return apply(bodies, x, rows, columns)
 
 
-def pixelated(bodies: Kernels, x: Tensor, share: float) -> Tensor:
-    """Averaged over large pixels, each of which is spread over its extent again."""
-    planes = x.flatten(0, 1)
-    larger = [int(n * share) for n in x.shape[2:]]
-    rows, columns = (_box_bands(n, large) for n, large in zip(x.shape[2:], larger, strict=True))
-    small = bodies.separable(planes, rows, columns)
-    for dim, n, large in ((2, x.shape[3], larger[1]), (1, x.shape[2], larger[0])):
+def shrunk(bodies: Kernels, x: Tensor, share: float) -> Tensor:
+    """(B, C, H', W'): averages over large pixels."""
+    sizes = [(n, int(n * share)) for n in x.shape[2:]]
+    rows, columns = (_box_bands(*size) for size in sizes)
+    return bodies.separable(x.flatten(0, 1), rows, columns).unflatten(0, x.shape[:2])
+
+
+def spread(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, *size): each pixel over its extent."""
+    for dim in (3, 2):
+        n, large = size[dim - 2], x.shape[dim]
         centre = (np.arange(n) + 0.5) / (n / large)
-        small = small.index_select(dim, torch.from_numpy(centre.astype(int)).to(x.device))
-    return small.view(x.shape)
+        x = x.index_select(dim, torch.from_numpy(centre.astype(int)).to(x.device))
+    return x
