@@ -117,8 +117,8 @@ def sigma_at_error_rate(
     error_rate: mu, at least 1/samples. samples: draws of each image, at most so many with rtol.
     rtol: stop adding draws once the half-width of the interval is at most rtol * sigma.
     confidence: of the interval [sigma_low, sigma_high], for each image by itself. It is that of an
-        order statistic, exact whatever the model; where rtol stopped early and the margins looked
-        normal it rests on a fit to them.
+        order statistic, exact where errors that begin along a ray of noise stay; where rtol stopped
+        early and the margins looked normal it rests on a fit to them.
     sigma_max: the search ends there; an image that stands it is "censored".
     method: "quantile" finds the quantile of the radii at which the draws first err, with about one
         evaluation of each draw; "bisection" is the paper's procedure, with all draws at 8 to 10
@@ -128,7 +128,9 @@ def sigma_at_error_rate(
 
     An image the model gets wrong has sigma 0. A randomised model is announced by a warning and
     searched by bisection with fresh draws at every guess.
-    Cost: about 1.1 * samples evaluations of each image ("quantile"), 8 * samples ("bisection").
+    Where the rate is not monotone in sigma there are several answers: "quantile" looks for the
+    smallest (docs/sigma_search.md), "bisection" takes the one that its path leads to.
+    Cost: about 1.15 * samples evaluations of each image ("quantile"), 8 * samples ("bisection").
     The same seed, ids and settings give the same numbers at any batch size, image by image, up to
     the model's own rounding. Raises ValueError, TypeError or RuntimeError naming the argument.
 
