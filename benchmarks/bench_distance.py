@@ -22,11 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from attack_peers import peers_minimum, peers_pgd
 from networks import LOADERS, images, load
 
 import robustcore as rc
 from robustcore.distance import distance_to_error, pgd
 
+TABLES = ("L2", "Linf", "PGD")
 RADII = {"natural": 1 / 255, "resnet20": 1 / 255}  # linf, of the PGD table; 4/255 for the rest
 
 
@@ -50,72 +52,6 @@ class Counted(torch.nn.Module):
     def cost(self):
         """Gradient evaluations; a forward pass without one counts as a third."""
         return self.gradients + max(0, self.forwards - self.gradients) / 3
-
-
-def peers_minimum(norm):
-    """name: attack(model, x, y) -> images, searching for the least distance."""
-    import foolbox as fb
-    import torchattacks as ta
-
-    def foolbox(attack):
-        def run(model, x, y):
-            wrapped = fb.PyTorchModel(model, bounds=(0, 1), device="cpu")
-            return attack(wrapped, x, y, epsilons=None)[0]
-
-        return run
-
-    def fab(model, x, y):
-        name = "L2" if norm == 2 else "Linf"
-        return ta.FAB(model, norm=name, eps=100.0, steps=20, n_restarts=1, n_classes=10)(x, y)
-
-    def art(model, x, y):
-        from art.attacks.evasion import DeepFool
-        from art.estimators.classification import PyTorchClassifier
-
-        classifier = PyTorchClassifier(
-            model, torch.nn.CrossEntropyLoss(), tuple(x.shape[1:]), 10, clip_values=(0, 1),
-            device_type="cpu",
-        )  # fmt: skip
-        attack = DeepFool(classifier, max_iter=50, batch_size=len(x), verbose=False)
-        return torch.from_numpy(attack.generate(x.numpy()))
-
-    def smallest(attack, grid):
-        """The least radius of a grid at which a fixed-radius attack succeeds."""
-
-        def run(model, x, y):
-            best, left = x.clone(), torch.arange(len(x))
-            for eps in grid:
-                found = attack(model, eps)(x[left], y[left])
-                with torch.no_grad():
-                    wrong = model(found).argmax(1) != y[left]
-                best[left[wrong]], left = found[wrong], left[~wrong]
-                if not len(left):
-                    break
-            return best
-
-        return run
-
-    if norm == 2:
-        attacks = fb.attacks
-        return {
-            "foolbox DDN 100": foolbox(attacks.DDNAttack(steps=100)),
-            "foolbox DDN 300": foolbox(attacks.DDNAttack(steps=300)),
-            "foolbox DeepFool": foolbox(attacks.L2DeepFoolAttack()),
-            "torchattacks FAB 20": fab,
-            "ART DeepFool": art,
-        }
-    grid = [0.25 / 255 * 1.25**k for k in range(24)]
-    return {
-        "foolbox FMN 100": foolbox(fb.attacks.LInfFMNAttack(steps=100)),
-        "foolbox DeepFool": foolbox(fb.attacks.LinfDeepFoolAttack()),
-        "torchattacks FAB 20": fab,
-        "torchattacks APGD, grid of 25 %": smallest(
-            lambda model, eps: ta.APGD(model, norm="Linf", eps=eps, steps=50), grid
-        ),
-        "torchattacks APGD-t, grid of 25 %": smallest(
-            lambda model, eps: ta.APGDT(model, norm="Linf", eps=eps, steps=20, n_classes=10), grid
-        ),
-    }
 
 
 def ours_minimum(norm):
@@ -192,38 +128,6 @@ def speed(rows):
     return found
 
 
-def peers_pgd(eps, steps, restarts):
-    import foolbox as fb
-    import torchattacks as ta
-
-    def foolbox(model, x, y):
-        wrapped = fb.PyTorchModel(model, bounds=(0, 1), device="cpu")
-        attack = fb.attacks.LinfPGD(steps=steps).repeat(restarts)
-        return attack(wrapped, x, y, epsilons=eps)[1]
-
-    def torchattacks(model, x, y):
-        one = [
-            ta.PGD(model, eps=eps, alpha=2.5 * eps / steps, steps=steps) for _ in range(restarts)
-        ]
-        return ta.MultiAttack(one)(x, y)
-
-    def art(model, x, y):
-        from art.attacks.evasion import ProjectedGradientDescentPyTorch
-        from art.estimators.classification import PyTorchClassifier
-
-        classifier = PyTorchClassifier(
-            model, torch.nn.CrossEntropyLoss(), tuple(x.shape[1:]), 10, clip_values=(0, 1),
-            device_type="cpu",
-        )  # fmt: skip
-        attack = ProjectedGradientDescentPyTorch(
-            classifier, norm=np.inf, eps=eps, eps_step=2.5 * eps / steps, max_iter=steps,
-            num_random_init=restarts, batch_size=128, verbose=False,
-        )  # fmt: skip
-        return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
-
-    return {"foolbox": foolbox, "torchattacks": torchattacks, "ART": art}
-
-
 def pgd_table(name, model, x, y, steps=100, restarts=10):
     eps = RADII.get(name, 4 / 255)
     if name in RADII:
@@ -282,19 +186,16 @@ def main():
     parser.add_argument("--data", default="../shared/data", help="folder with models and images")
     parser.add_argument("--models", nargs="+", default=[*LOADERS, "natural"])
     parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--norms", nargs="+", default=["L2", "Linf"])
-    parser.add_argument("--skip-pgd", action="store_true")
+    parser.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
     parser.add_argument("--out", default="benchmarks/results/distance.json")
     args = parser.parse_args()
     torch.manual_seed(0)
     (torch.randn(64, 64) @ torch.randn(64, 64)).sum()  # threads are up before the first timing
     np.random.seed(0)  # noqa: NPY002 (ART draws from it)
     out = Path(args.out)
-    result = {"commands": {}, "machine": machine(), "minimum": [], "speed": {}, "pgd": []}
-    if out.exists():  # results of other networks stay
+    result = {"commands": {}, "machine": machine(), "tables": {}, "speed": {}}
+    if out.exists():  # tables of other runs stay
         result |= json.loads(out.read_text())
-        for part in ("minimum", "pgd"):
-            result[part] = [row for row in result[part] if row["model"] not in args.models]
     for name in args.models:
         model = rc.load_model("cifar10-natural") if name == "natural" else load(name, args.data)
         x, y = images(args.data, 2 * args.images + 50)
@@ -302,20 +203,22 @@ def main():
             right = (model(x).argmax(1) == y).nonzero().flatten()[: args.images]
         x, y = x[right], y[right]
         measured(model, x, y, 2, ours_minimum(2)["robustcore 25"])  # memory is warm
-        for norm in args.norms:
-            rows = minimum_table(name, model, x, y, 2 if norm == "L2" else math.inf)
-            print(f"{name} {norm}: method, mean ratio, gradient evaluations an image, seconds")
-            show(rows, ("method", "mean_ratio", "found", "gradient_evaluations", "seconds"))
-            result["minimum"] += rows
-            result["speed"][f"{name} {norm}"] = speed(rows)
-            print("time of peers over ours at no larger a mean ratio:", speed(rows), "\n")
-        if not args.skip_pgd:
-            rows = pgd_table(name, model, x, y)
-            print(f"{name} PGD in Linf, 10 x 100: method, robust share, gradients, seconds")
-            show(rows, ("method", "robust", "gradient_evaluations", "seconds"))
-            result["pgd"] += rows
-        result["commands"][name] = " ".join(sys.argv)
-        out.write_text(json.dumps(result, indent=1) + "\n")
+        for table in args.tables:
+            title = f"{name} {table}"
+            if table == "PGD":
+                rows = pgd_table(name, model, x, y)
+                columns = ("method", "robust", "gradient_evaluations", "seconds")
+            else:
+                rows = minimum_table(name, model, x, y, 2 if table == "L2" else math.inf)
+                columns = ("method", "mean_ratio", "found", "gradient_evaluations", "seconds")
+                result["speed"][title] = speed(rows)
+            print(f"{title}: {', '.join(columns)}")
+            show(rows, columns)
+            if table != "PGD":
+                print("time of peers over ours at no larger a mean ratio:", speed(rows), "\n")
+            result["tables"][title] = rows
+            result["commands"][title] = " ".join(sys.argv)
+            out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
