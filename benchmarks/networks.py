@@ -110,4 +110,5 @@ def images(data, count):
     """The first images of the CIFAR-10 test set, (x, y)."""
     test = np.load(Path(data) / "cifar10/test.npz")
     x = test["images"][:count].transpose(0, 3, 1, 2).astype(np.float32) / 255
-    return torch.from_numpy(x).contiguous(), torch.from_numpy(test["labels"][:count].astype(np.int64))
+    y = test["labels"][:count].astype(np.int64)
+    return torch.from_numpy(x).contiguous(), torch.from_numpy(y)
