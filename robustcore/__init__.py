@@ -1,6 +1,7 @@
 """Robustness of classifiers: random noise and adversarial examples, two views of one error set."""
 
 from robustcore import geometry, plot, stats
+from robustcore.corruptions import corrupt, corruption_benchmark
 from robustcore.distance import distance_to_error, pgd
 from robustcore.evaluator import RandomizedModelWarning
 from robustcore.noise import error_rate, sigma_at_error_rate
@@ -13,7 +14,7 @@ from robustcore.results import (
     SigmaResult,
     compare,
 )
-from robustcore.zoo import load_example, load_images, load_model
+from robustcore.zoo import load_example, load_images, load_model, wrap
 
 __all__ = [
     "DistanceResult",
@@ -24,6 +25,8 @@ __all__ = [
     "Record",
     "SigmaResult",
     "compare",
+    "corrupt",
+    "corruption_benchmark",
     "distance_to_error",
     "error_rate",
     "geometry",
@@ -34,4 +37,5 @@ __all__ = [
     "plot",
     "sigma_at_error_rate",
     "stats",
+    "wrap",
 ]
