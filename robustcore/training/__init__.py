@@ -56,6 +56,7 @@ def train(
     recipe: Recipe | None = None,
     *,
     out: str | Path,
+    start: str | Path | None = None,
     epochs: int | Sequence[int] = (45, 12),
     lr: float | Sequence[float] = (0.3, 0.1),
     schedule: str = "one-cycle",
@@ -74,6 +75,7 @@ def train(
     its weights in place: pixels (S, C, H, W) in [0, 1] to logits (S, K). Of a module with a part
     `learnt`, that part alone is written.
     recipe: Natural() (the default), Gaussian(sigma_max) or Adversarial(...).
+    start: weights to begin from: a name of the zoo, or a .safetensors file of the same network.
     epochs, lr: length and peak learning rate of each cycle. schedule: "one-cycle" or "cosine".
     batch_size: over all processes; what is left of an epoch after full batches is not seen.
     average: where there are several cycles, take the mean of the weights at their ends.
@@ -113,8 +115,9 @@ def train(
             here.size,
         )
         name, model = _network(network, chosen.seed)
+        begun = None if start is None else files.begin(model, start)
         folder = files.writable(out)
-        about = identity(chosen, name, data, recipe)
+        about = identity(chosen, name, data, recipe) | {"start": begun}
         state = files.load_checkpoint(folder, about)
         trainer = Trainer(model, data, recipe, chosen, here, compile)
         if state is not None:
@@ -157,6 +160,7 @@ def _card(trainer: Trainer, about: dict[str, Any]) -> dict[str, Any]:
         "epochs": list(chosen.epochs),
         "batch_size": chosen.batch_size,
         "lr": list(chosen.lr),
+        "start": about["start"] or "random",
         "weight_decay": chosen.weight_decay,
         "seed": chosen.seed,
         **files.versions(),

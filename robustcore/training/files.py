@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import nn
 
+from robustcore import zoo
 from robustcore.training.settings import differing
 
 CHECKPOINT, WEIGHTS, CARD = "checkpoint.pt", "weights.safetensors", "card.json"
@@ -32,6 +34,21 @@ def writable(out: str | Path) -> Path:
     except OSError as error:
         raise OSError(f"out must be a folder that can be written, was {out}: {error}") from None
     return folder
+
+
+def begin(model: nn.Module, start: str | Path) -> dict[str, str]:
+    """Load weights of the zoo, or of a file, into `model`. Returns their name and sha256."""
+    path = zoo.FOLDER / f"{start}.safetensors" if start in zoo.names() else Path(start)
+    try:
+        weights = path.read_bytes()
+        model.load_state_dict(load(weights))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"start must be one of {', '.join(zoo.names())} or a .safetensors file with weights of "
+            f"this network, was {start}: {reason}"
+        ) from error
+    return {"name": path.stem, "sha256": hashlib.sha256(weights).hexdigest()}
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
