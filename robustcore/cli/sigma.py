@@ -1,0 +1,82 @@
+"""robustcore sigma: the noise at which the error rate of each image reaches a rate."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from robustcore import plot, zoo
+from robustcore.cli.common import engine, example, number, print_cost, print_table, write
+from robustcore.distance import distance_to_error
+from robustcore.noise import METHODS, sigma_at_error_rate
+from robustcore.results import SigmaResult, compare
+
+ABOUT = "the Gaussian noise at which the error rate of each image reaches a rate"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--rate", type=float, default=0.01, help="the error rate")
+    add("--samples", type=int, default=1000, help="noisy draws of each image")
+    add("--rtol", type=float, help="stop at this relative half-width of the interval")
+    add("--confidence", type=float, default=0.95, help="of the interval of each image")
+    add("--sigma-max", type=float, default=1.0, help="where the search ends")
+    add("--method", default="quantile", choices=METHODS, help="bisection is the paper's")
+    add("--with-distance", action="store_true", help="find the nearest error (l2) as well")
+
+
+def run(args: argparse.Namespace) -> int:
+    model, x, y = example(args)
+    found = sigma_at_error_rate(
+        model,
+        x,
+        args.rate,
+        y,
+        samples=args.samples,
+        rtol=args.rtol,
+        confidence=args.confidence,
+        sigma_max=args.sigma_max,
+        method=args.method,
+        progress=True,
+        **engine(args),
+    )
+    columns = _sigma_columns(found)
+    near = None
+    if args.with_distance:
+        near = distance_to_error(model, x, y, progress=True, **engine(args))
+        both = compare(found, near)
+        columns["distance"] = [number(v, 3) for v in near.distance]
+        columns["ratio"] = [number(v, 2) for v in both.ratio]
+    print_table(columns)
+    print(f"\n{found}")
+    linear = np.median(found.half_space_distance)
+    print(f"median distance if errors were a half-space, -sigma * Phi^-1(rate): {linear:.3f}")
+    print_cost(found)
+    if near is not None:
+        print(f"\n{near}")
+        print(f"median ratio of the nearest error found to that distance: {both.median_ratio:.2f}")
+        print_cost(near)
+        write(near, args.out, "distance")
+    write(found, args.out, "sigma")
+    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    plot.sigma_histogram(found, figure.add_subplot())
+    figure.savefig(args.out / "sigma.png")
+    print(f"wrote {', '.join(sorted(path.name for path in args.out.iterdir()))} in {args.out}")
+    return 0
+
+
+def _sigma_columns(found: SigmaResult) -> dict[str, list[str]]:
+    ends = zip(found.sigma_low, found.sigma_high, strict=True)
+    return {
+        "image": [str(i) for i in found.ids],
+        "label": [zoo.CLASSES[k] for k in found.labels],
+        "sigma": [
+            f"{s:.4f}" if status == "found" else str(status)
+            for s, status in zip(found.sigma, found.status, strict=True)
+        ],
+        f"{100 * found.confidence:g} % interval": [f"{a:.4f} to {b:.4f}" for a, b in ends],
+        "-s*Phi^-1(mu)": [number(v, 3) for v in found.half_space_distance],
+        "evaluations": [f"{n:,}" for n in found.n_forward],
+    }
