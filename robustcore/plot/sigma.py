@@ -1,34 +1,16 @@
-"""Records drawn into matplotlib Axes: one function a figure, which saves nothing and shows nothing.
-
-Each takes the Axes to draw into, or makes a Figure of its own that pyplot does not know of, and
-returns the Axes: `plot.sigma_histogram(record).figure.savefig("sigma.png")`. No global setting is
-read for colours or changed. Colours are those of Okabe and Ito, told apart by colour-blind
-readers and in grey; the ground is white, also on a dark page.
-"""
+"""Sigma of each image: its histogram, and its intervals in order."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import CARETUP
 from matplotlib.ticker import MaxNLocator
 
+from robustcore.plot.style import BLUE, GREY, ORANGE, SIGMA_LABEL, axes
 from robustcore.results import SigmaResult
-
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
-SIGMA_LABEL = r"$\sigma$ (pixel units of [0, 1])"
-
-
-def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained", facecolor="white")
-    ax = figure.add_subplot(facecolor="white")
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
 
 
 def _title(record: SigmaResult) -> str:
@@ -43,7 +25,7 @@ def sigma_histogram(record: SigmaResult, ax: Axes | None = None) -> Axes:
     The line is the median over all images, in which a misclassified one counts as 0 and a censored
     one as infinite; it is left out where that median is infinite. The title counts each status.
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     found = record.sigma[record.status == "found"]
     if found.size:
         ax.hist(found, bins=_edges(found).tolist(), color=BLUE, edgecolor="white", linewidth=0.8)
@@ -80,7 +62,7 @@ def sigma_intervals(record: SigmaResult, ax: Axes | None = None) -> Axes:
     A misclassified image stands at 0, a censored one at its lower bound, pointing up. The interval
     of a found image that has no upper bound runs to the top of the Axes.
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     ordered = record[np.lexsort((record.sigma_low, record.sigma))]
     rank = np.arange(1, len(ordered) + 1)
     low, high, status = ordered.sigma_low, ordered.sigma_high, ordered.status
