@@ -12,7 +12,8 @@ from scipy.stats import binomtest
 import robustcore as rc
 from robustcore import zoo
 
-DATA = Path(__file__).parents[1] / "../shared/data/cifar10/test.npz"
+SHARED = Path(__file__).parents[1] / "../shared/data"
+DATA, MNIST = SHARED / "cifar10/test.npz", SHARED / "mnist/test.npz"
 
 
 @pytest.mark.parametrize("name", zoo.names())
@@ -56,6 +57,17 @@ def test_images_are_the_first_of_the_test_set():
         (x * 255).round().byte(), torch.from_numpy(whole["images"][:1000]).permute(0, 3, 1, 2)
     )
     np.testing.assert_array_equal(y.numpy(), whole["labels"][:1000])
+
+
+def test_a_sample_of_mnist_lies_beside():
+    x, y = rc.load_images(1000, data="mnist")
+    assert x.shape == (1000, 1, 28, 28)
+    assert zoo.classes("cifar10-natural")[int(rc.load_images(1)[1])] == "cat"
+    if not MNIST.is_file():
+        pytest.skip("the whole MNIST test set is not at ../shared/data")
+    whole = np.load(MNIST)
+    np.testing.assert_array_equal((x[:, 0] * 255).round().byte(), whole["images"][:1000])
+    np.testing.assert_array_equal(y, whole["labels"][:1000])
 
 
 def test_unknown_names_list_the_known():

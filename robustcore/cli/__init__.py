@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from robustcore.cli import devices, distance, sigma
+from robustcore.cli import devices, distance, sigma, train
 from robustcore.cli.common import LAYOUT, options
 
 MEASURES = {"sigma": sigma, "distance": distance}  # these share the options of `common`
-OTHERS = {"devices": devices}
+OTHERS = {"train": train, "devices": devices}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -34,12 +34,13 @@ def run(args: argparse.Namespace) -> int:
         progress=True,
         **engine(args),
     )
+    classes = zoo.classes(args.model)
     print_table(
         {
             "image": [str(i) for i in near.ids],
-            "label": [zoo.CLASSES[k] for k in near.labels],
+            "label": [classes[k] for k in near.labels],
             "distance": [number(v, 4) for v in near.distance],
-            "error": [zoo.CLASSES[k] if k >= 0 else "-" for k in near.label_adv],
+            "error": [classes[k] if k >= 0 else "-" for k in near.label_adv],
             "status": [str(each) for each in near.status],
             "gradients": [f"{n:,}" for n in near.n_backward],
         }

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         progress=True,
         **engine(args),
     )
-    columns = _sigma_columns(found)
+    columns = _sigma_columns(found, zoo.classes(args.model))
     near = None
     if args.with_distance:
         near = distance_to_error(model, x, y, progress=True, **engine(args))
@@ -67,11 +67,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sigma_columns(found: SigmaResult) -> dict[str, list[str]]:
+def _sigma_columns(found: SigmaResult, classes: list[str]) -> dict[str, list[str]]:
     ends = zip(found.sigma_low, found.sigma_high, strict=True)
     return {
         "image": [str(i) for i in found.ids],
-        "label": [zoo.CLASSES[k] for k in found.labels],
+        "label": [classes[k] for k in found.labels],
         "sigma": [
             f"{s:.4f}" if status == "found" else str(status)
             for s, status in zip(found.sigma, found.status, strict=True)

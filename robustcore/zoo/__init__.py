@@ -31,9 +31,15 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet20": lambda: ResNet(20),
     "wrn-28-10": lambda: WideResNet(28, 10),
 }
-CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+CLASSES = {  # of each data set, which is the first word of a network's name
+    "cifar10": [
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ],
+    "mnist": list("0123456789"),
+}
 
-__all__ = ["card", "load_example", "load_images", "load_model", "names", "wrap"]
+__all__ = ["card", "classes", "load_example", "load_images", "load_model", "names", "wrap"]
 
 
 def names() -> list[str]:
@@ -49,6 +55,11 @@ def card(name: str) -> dict[str, Any]:
         raise ValueError(f"model must be one of {', '.join(names())}, was {name!r}{hint}")
     text: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
     return text
+
+
+def classes(name: str) -> list[str]:
+    """The classes of a network of the zoo, in the order of its logits."""
+    return CLASSES[name.partition("-")[0]]
 
 
 def load_model(name: str, device: torch.device | str = "cpu") -> nn.Module:

@@ -1,9 +1,8 @@
-"""Write the sample of CIFAR-10 that robustcore ships: the first 1,000 test images, lossless.
+"""Write a sample that robustcore ships: the first 1,000 test images, lossless.
 
-python examples/make_cifar10_sample.py --data DIR --out robustcore/zoo
+python examples/make_samples.py --set mnist --folder DIR --out robustcore/zoo
 
-DIR is as for train_cifar10.py; the pixels are checked against their known sha256. With
-`--set mnist` it is a sample of MNIST, of the same form.
+DIR is as for train_zoo.py; the pixels are checked against their known sha256.
 """
 
 import argparse
@@ -27,13 +26,13 @@ SETS = {
 }
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--data", type=Path, help="folder with the data set (default: download)")
+parser.add_argument("--folder", type=Path, help="where the data lie (default: download)")
 parser.add_argument("--out", type=Path, default=Path("robustcore/zoo"))
-parser.add_argument("--set", choices=SETS, default="cifar10")
+parser.add_argument("--set", choices=SETS, required=True)
 args = parser.parse_args()
 
 load, source = SETS[args.set]
-data = load(args.data)
+data = load(args.folder)
 channels, size = data.x_test.shape[1:3]
 tiles = data.x_test[:1000].numpy().reshape(25, 40, channels, size, size).transpose(0, 3, 1, 4, 2)
 sheet = tiles.reshape(25 * size, 40 * size, channels)
