@@ -1,6 +1,7 @@
 """The corruptions against their published definition, image by image or in distribution.
 
-    python benchmarks/corruption_fidelity.py --peer PYTHON --cifar test.npz --photos FOLDER
+    python benchmarks/corruption_fidelity.py --peer PYTHON --cifar test.npz --photos FOLDER \
+        --out benchmarks/results/corruptions_fidelity.json
 
 --peer: the Python of an environment made as `corruption_peer.py` says. --cifar: an npz with
 `images` (N, 32, 32, 3) uint8 and `labels`. --photos: a folder of pictures of 224 x 224.
@@ -78,7 +79,7 @@ def peer_run(python, images, names, severities, *, source="published", keep=True
     return out, seconds
 
 
-def ours(images, name, severity, seed=1):
+def ours(images, name, severity, seed):
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     out = corrupt(x, name, severity, seed=seed)
     return (out * 255 + 1e-3).floor().byte().permute(0, 2, 3, 1).numpy()
@@ -99,6 +100,11 @@ def features(changed, images):
     return np.stack(rows, 1).astype(np.float64)
 
 
+def split(*arrays):
+    """In pieces, which is what the transforms of large photos leave room for."""
+    return [np.array_split(each, 1 + each.size // 2**24) for each in arrays]
+
+
 def compare(a, b):
     """Ratio of means (F,) and its standard error, images being paired."""
     ratio = a.mean(0) / b.mean(0)
@@ -106,44 +112,70 @@ def compare(a, b):
     return ratio, spread / b.mean(0)
 
 
-def row(name, severity, images, theirs):
-    mine = ours(images, name, severity)
+def row(name, severity, images, theirs, seed):
+    """What is compared of one condition, with a verdict."""
+    mine, found = ours(images, name, severity, seed), {"name": name, "severity": severity}
     if name in DETERMINISTIC:
         off = abs(mine.astype(int) - theirs)
-        mean, far = off.mean(), np.percentile(off, 99.9)
+        mean, far = round(float(off.mean()), 4), float(np.percentile(off, 99.9))
         verdict = "ok" if mean <= 1 and far <= 3 else "OFF"
-        return [name, severity, f"mean {mean:.3f}/255", f"99.9 % {far:.0f}/255", verdict]
-    ratio, error = compare(features(mine, images), features(theirs, images))
+        return {**found, "mean": mean, "far": far, "verdict": verdict}
+    parts = [np.concatenate([*map(features, *split(each, images))]) for each in (mine, theirs)]
+    ratio, error = compare(*parts)
     off = abs(ratio - 1)
     verdict = (
         "ok" if (off <= 0.03).all() else "noise" if (off <= 0.03 + WIDE * error).all() else "OFF"
     )
-    worst = int(np.argmax(off[2:])) + 2
-    cells = [f"{ratio[i]:.3f} +- {error[i]:.3f}" for i in (0, 1, worst)]
-    return [name, severity, *cells, verdict]
+    return {
+        **found,
+        "ratio": ratio.round(4).tolist(),
+        "error": error.round(4).tolist(),
+        "verdict": verdict,
+    }
 
 
 def image_sets(arguments):
+    def repeated(images):
+        return np.concatenate([images] * arguments.repeats)
+
     if arguments.cifar:
         with np.load(arguments.cifar) as file:
-            yield file["images"][: arguments.images], file["labels"][: arguments.images]
+            images, labels = (file[each][: arguments.images] for each in ("images", "labels"))
+        yield repeated(images), np.tile(labels, arguments.repeats)
     if arguments.photos:
         files = sorted(Path(arguments.photos).glob("*"))[: arguments.images]
         pictures = [np.asarray(Image.open(each).convert("RGB")) for each in files]
-        yield np.stack(pictures), None
+        yield repeated(np.stack(pictures)), None
 
 
-def accuracy(network, images, labels, theirs, name, severity):
+def accuracy(network, images, labels, theirs, name, severity, seed):
+    """(ours, theirs, half-width of the paired 99.9 % interval of the difference)."""
     right = []
-    for each in (ours(images, name, severity), theirs):
+    for each in (ours(images, name, severity, seed), theirs):
         x = torch.from_numpy(each).permute(0, 3, 1, 2).float() / 255
         with torch.no_grad():
             answers = torch.cat([network(part).argmax(1) for part in x.split(250)])
         right.append(answers.numpy() == labels)
     gap = right[0].astype(float) - right[1]
     wide = 3.29 * max(gap.std(ddof=1) / np.sqrt(len(gap)), 1 / len(gap))
-    a, b = (each.mean() for each in right)
-    return f"accuracy {a:.4f}, theirs {b:.4f} +- {wide:.4f} {'ok' if abs(a - b) <= wide else 'OFF'}"
+    return [round(float(each), 4) for each in (right[0].mean(), right[1].mean(), wide)]
+
+
+def line(found):
+    """One condition, as it is printed."""
+    if "mean" in found:
+        cells = [f"mean {found['mean']:.3f}/255", f"99.9 % {found['far']:.0f}/255"]
+    else:
+        ratio, error = found["ratio"], found["error"]
+        worst = max(range(2, len(ratio)), key=lambda i: abs(ratio[i] - 1))
+        cells = [f"{ratio[i]:.3f} +- {error[i]:.3f}" for i in (0, 1, worst)]
+    for network, (a, b, wide) in found["accuracy"].items():
+        cells.append(f"{network} {a:.4f}, theirs {b:.4f} +- {wide:.4f} {judged(a, b, wide)}")
+    return " | ".join([found["name"], str(found["severity"]), *cells, found["verdict"]])
+
+
+def judged(a, b, wide):
+    return "ok" if abs(a - b) <= wide else "OFF"
 
 
 def main():
@@ -152,30 +184,44 @@ def main():
     parser.add_argument("--cifar")
     parser.add_argument("--photos")
     parser.add_argument("--images", type=int, default=250)
+    parser.add_argument("--repeats", type=int, default=1, help="draws for each image")
     parser.add_argument("--names", nargs="*", default=NAMES)
     parser.add_argument("--severities", nargs="*", type=int, default=[1, 2, 3, 4, 5])
     parser.add_argument("--accuracy", nargs="*", default=[], help="of networks.py, on CIFAR images")
     parser.add_argument("--data", help="the folder that holds models/cifar10")
+    parser.add_argument("--seed", type=int, default=1, help="of ours; the peer's is one less")
     parser.add_argument("--control", action="store_true", help="ours one severity off: all OFF")
+    parser.add_argument("--out", help="a JSON file")
     arguments = parser.parse_args()
     networks = {each: load(each, arguments.data) for each in arguments.accuracy}
+    record = {"control": arguments.control, "seed": arguments.seed, "sets": []}
     for images, labels in image_sets(arguments):
         print(f"{len(images)} images of {images.shape[1]} pixels")
-        verdicts = collections.Counter()
+        rows, verdicts = [], collections.Counter()
         for name in arguments.names:
-            out, _ = peer_run(arguments.peer, images, [name], arguments.severities)
+            out, _ = peer_run(
+                arguments.peer, images, [name], arguments.severities, seed=arguments.seed - 1
+            )
             for severity in arguments.severities:
                 theirs = out[name, severity]
                 other = severity + 1 if severity < 5 else 4
                 used = other if arguments.control else severity
-                cells = row(name, used, images, theirs)
-                verdicts[cells[-1]] += 1
-                if labels is not None:
-                    for network in networks.values():
-                        cells.append(accuracy(network, images, labels, theirs, name, used))
-                        verdicts[cells[-1].split()[-1] + " accuracy"] += 1
-                print(" | ".join(map(str, cells)), flush=True)
+                found = row(name, used, images, theirs, arguments.seed)
+                verdicts[found["verdict"]] += 1
+                found["accuracy"] = {
+                    each: accuracy(network, images, labels, theirs, name, used, arguments.seed)
+                    for each, network in networks.items()
+                    if labels is not None
+                }
+                for numbers in found["accuracy"].values():
+                    verdicts[judged(*numbers) + " accuracy"] += 1
+                rows.append(found)
+                print(line(found), flush=True)
         print(dict(verdicts))
+        about = {"images": len(images), "pixels": images.shape[1], "verdicts": dict(verdicts)}
+        record["sets"].append({**about, "conditions": rows})
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

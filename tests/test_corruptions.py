@@ -210,7 +210,11 @@ def test_images_need_not_be_square_nor_coloured_nor_float32(name):
         ({"seed": -1}, ValueError, "seed"),
         ({"ids": [1, 2]}, ValueError, "ids must name each of 1"),
         ({"parameters": "tiny"}, ValueError, "parameters must be one of cifar, imagenet"),
-        ({"backend": "cuda"}, ValueError, "backend must be one of reference, native, torch"),
+        (
+            {"backend": "cuda"},
+            ValueError,
+            "backend must be one of reference, native, triton, torch",
+        ),
     ],
 )
 def test_bad_input_is_refused_by_name(arguments, error, message):

@@ -184,7 +184,7 @@ def test_mce_refuses_what_does_not_fit():
         ({"y": [0]}, ValueError, "y must have one label for each of 2"),
         ({"y": [0, 2]}, ValueError, "y must be below the model's 2 classes"),
         ({"ids": [1, 1]}, ValueError, "ids must not repeat"),
-        ({"backend": "gpu"}, ValueError, "backend must be one of reference, native, torch"),
+        ({"backend": "gpu"}, ValueError, "backend must be one of reference, native, triton, torch"),
     ],
 )
 def test_bad_input_is_refused_by_name(arguments, error, message):

@@ -1,4 +1,11 @@
-"""The kernels of the corruptions: C++ against torch, and both against theory."""
+"""The kernels of the corruptions: C++ or Triton against torch, and all against theory.
+
+Triton's interpreter is chosen when triton is imported, so test_corruptions_triton.py runs the tests
+that use `fast` again, in a process of its own, with TRITON_INTERPRET=1.
+"""
+
+import importlib
+import os
 
 import numpy as np
 import pytest
@@ -7,10 +14,17 @@ from scipy import stats
 
 from robustcore.corruptions import NAMES, corrupt, native, reference
 from robustcore.corruptions.kernels import BACKENDS, Bands, Draw, select
+from robustcore.kernels import unavailable
 
 BODIES = [native, reference]
 DRAW = Draw(seed=2**40 + 3, stream=300, sample=17)
 IDS = torch.tensor([0, 7, 2**32 - 1])
+
+
+@pytest.fixture(scope="module")
+def fast():
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    return importlib.import_module("robustcore.corruptions.triton") if interpreted else native
 
 
 @pytest.fixture
@@ -19,8 +33,8 @@ def random():
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 1000, 16385])
-def test_uniforms_have_the_same_bits(n):
-    mine, theirs = (body.uniforms(IDS, n, DRAW) for body in BODIES)
+def test_uniforms_have_the_same_bits(fast, n):
+    mine, theirs = (body.uniforms(IDS, n, DRAW) for body in (fast, reference))
     assert torch.equal(mine, theirs)
     assert mine.shape == (3, n)
     assert mine.min() > 0
@@ -35,19 +49,19 @@ def test_uniforms_are_uniform(body):
     assert stats.kstest(u**1.02, "uniform").pvalue < 1e-3
 
 
-def test_counts_agree_but_for_a_rounding(random):
+def test_counts_agree_but_for_a_rounding(fast, random):
     mean = torch.rand(3, 20_000, generator=random) ** 3 * 500
     mean[:, :100] = 0.0
-    mine, theirs = (body.poisson(mean, IDS, DRAW) for body in BODIES)
+    mine, theirs = (body.poisson(mean, IDS, DRAW) for body in (fast, reference))
     assert (mine != theirs).sum() <= 1
     assert (mine[:, :100] == 0).all()
 
 
 @pytest.mark.parametrize("mean", [0.3, 3.0, 9.99, 10.0, 33.3, 500.0])
-def test_counts_are_poisson(mean):
+def test_counts_are_poisson(fast, mean):
     """False alarm: 1 in 1,000 for each mean, by chi squared; a mean 3 % off is seen."""
     n = 100_000
-    counts = native.poisson(torch.full((1, n), mean), torch.tensor([4]), DRAW)[0].numpy()
+    counts = fast.poisson(torch.full((1, n), mean), torch.tensor([4]), DRAW)[0].numpy()
 
     def p_value(law):
         edges = np.unique(law.ppf(np.linspace(0.01, 0.99, 25)))
@@ -61,9 +75,11 @@ def test_counts_are_poisson(mean):
     assert p_value(stats.poisson(mean * 1.03)) < 1e-3
 
 
-@pytest.mark.parametrize(("reach", "passes"), [(1, 1), (4, 2)])
-def test_orders_are_the_same_and_keep_to_their_reach(reach, passes):
-    mine, theirs = (body.shuffle_order(IDS, (37, 33), reach, passes, DRAW) for body in BODIES)
+@pytest.mark.parametrize(("reach", "passes"), [(1, 1), (4, 2), (2, 3)])
+def test_orders_are_the_same_and_keep_to_their_reach(fast, reach, passes):
+    mine, theirs = (
+        body.shuffle_order(IDS, (37, 33), reach, passes, DRAW) for body in (fast, reference)
+    )
     assert torch.equal(mine, theirs)
     assert not torch.equal(mine[0], mine[1])
     y, x = mine // 33, mine % 33
@@ -79,18 +95,18 @@ def test_orders_are_the_same_and_keep_to_their_reach(reach, passes):
 
 @pytest.mark.parametrize("border", ["edge", "mirror"])
 @pytest.mark.parametrize("shape", [(3, 1, 5, 37), (3, 3, 32, 70)])
-def test_taps_agree(random, border, shape):
+def test_taps_agree(fast, random, border, shape):
     x = torch.rand(shape, generator=random)
     dy, dx = (torch.randint(-9, 10, (3, 21), generator=random) for _ in range(2))
     weight = torch.rand(3, 21, generator=random)
-    mine, theirs = (body.taps(x, dy, dx, weight, border) for body in BODIES)
+    mine, theirs = (body.taps(x, dy, dx, weight, border) for body in (fast, reference))
     assert torch.equal(mine, theirs)
 
 
-def test_one_tap_moves_the_image():
+def test_one_tap_moves_the_image(fast):
     x = torch.arange(20.0).view(1, 1, 4, 5)
     one = torch.ones(1, 1, dtype=torch.int64)
-    for body in BODIES:
+    for body in (fast, reference):
         out = body.taps(x, one, -one, torch.ones(1, 1), "edge")
         assert out[0, 0, ::3].tolist() == [[5, 5, 6, 7, 8], [15, 15, 16, 17, 18]]
 
@@ -124,9 +140,11 @@ def test_wet_edges_agree(random):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("severity", [2, 5])
-def test_backends_make_the_same_images(random, name, severity):
+def test_backends_make_the_same_images(fast, random, name, severity):
     x = torch.rand(2, 3, 40, 44, generator=random)
-    first, *others = (corrupt(x, name, severity, backend=each) for each in BACKENDS)
+    here = [each for each in BACKENDS if unavailable(each, "cpu") is None]
+    assert fast.__name__.split(".")[-1] in here
+    first, *others = (corrupt(x, name, severity, backend=each) for each in here)
     for other in others:  # a sum of blurs or of displacements is rounded in another order
         torch.testing.assert_close(first, other, atol=1e-5, rtol=0)
 
@@ -147,9 +165,13 @@ def test_bytes_agree(random, shape):
 # -- refusals ---------------------------------------------------------------------------------
 
 
-def test_native_runs_on_cpu_alone():
-    with pytest.raises(RuntimeError, match="backend must run on cuda, was 'native'"):
+def test_a_backend_that_cannot_run_says_why():
+    with pytest.raises(RuntimeError, match=r"must run on cuda, was 'native': .* runs on cpu only"):
         select("native", torch.device("cuda"))
+    with pytest.raises(RuntimeError, match=r"must run on mps, was 'triton': .* not on mps"):
+        select("triton", torch.device("mps"))
+    assert select(None, torch.device("mps")).name == "torch"
+    assert select(None, torch.device("cpu")).name == "native"
 
 
 def test_native_refuses_what_would_leave_its_memory():

@@ -33,7 +33,7 @@ class Batch:
 
     @property
     def noise_backend(self) -> str | None:
-        return "reference" if self.bodies.name == "reference" else None
+        return None if self.bodies.name == "torch" else self.bodies.name
 
     def draw(self, part: int = 0) -> Draw:
         sample = PARTS * self.severity + part

@@ -53,8 +53,8 @@ def corrupt(
     parameters: "cifar" or "imagenet", the published sets for 32 and for 224 pixels. None takes
         "cifar" where the shorter side is at most 64. Lengths are not scaled with the image, except
         elastic_transform's.
-    backend: "native" (C++, CPU only), "torch" (any device) or "reference" (the same, slower); None
-        takes the first on a CPU, the second elsewhere.
+    backend: "native" (C++, CPU only), "triton" (CUDA only), "torch" (any device) or "reference"
+        (the same, slower); None takes the first of these that runs.
 
     Returns images of x's shape, type and device in [0, 1], never rounded to 8 bits at the end:
     `storage` of `corruption_benchmark` does that. Between devices and backends values agree within
@@ -63,7 +63,7 @@ def corrupt(
     the CPU; frost uses four photographs (see NOTICE). Deterministic ones (defocus_blur, zoom_blur,
     gaussian_blur, brightness, contrast, saturate, pixelate, jpeg_compression) ignore seed and ids.
 
-    Raises ValueError or TypeError naming the argument, RuntimeError for "native" off the CPU.
+    Raises ValueError or TypeError naming the argument, RuntimeError for a backend that cannot run.
 
     Source: Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions
     and Perturbations, ICLR 2019, and the parameters of their released code.

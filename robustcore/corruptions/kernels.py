@@ -1,11 +1,11 @@
-"""The kernels of the corruptions: one signature each, two bodies, three ways to choose.
+"""The kernels of the corruptions: one signature each, up to three bodies, a table to choose by.
 
 Letters: B images, P planes, T taps, K terms; an image has shape (C, H, W). Tensors of a call lie on
 one device. Every kernel is deterministic, and no result depends on threads or on how images are
 batched. `reference.py` is plain torch, on any device, and the definition of correct; `native.py` is
-C++ (csrc/corruptions), on CPU; "torch" is the reference but for what is sequential (shuffle_order,
-wet_edges), which C++ makes on the CPU. Random numbers, orders and `wet_edges` have the same bits
-from all; sums agree up to float32 rounding, as matrix products on a GPU add in their own order.
+C++ (csrc/corruptions), on CPU; `triton.py` is for CUDA. Random numbers, orders and `wet_edges` have
+the same bits from all; sums agree up to float32 rounding, as matrix products on a GPU add in their
+own order.
 
 A draw is named by `Draw(seed, stream, sample)` and the image's id. Words come from Philox4x32-10
 with the seed as key, low word first, at counters (block, sample, id, stream).
@@ -45,18 +45,62 @@ wet_edges(layer) -> (B, H, W) float32
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-BACKENDS = ("reference", "native", "torch")
+from robustcore.kernels import unavailable
+
+# The table kernel x backend: each entry is the module that holds the body; "host" is "native" on
+# the CPU, with the tensors carried there and back, for what is sequential.
+_TABLE = {
+    "reference": {
+        "uniforms": "reference",
+        "poisson": "reference",
+        "shuffle_order": "reference",
+        "taps": "reference",
+        "separable": "reference",
+        "to_bytes": "reference",
+        "from_bytes": "reference",
+        "wet_edges": "reference",
+    },
+    "native": {
+        "uniforms": "native",
+        "poisson": "native",
+        "shuffle_order": "native",
+        "taps": "native",
+        "separable": "native",
+        "to_bytes": "native",
+        "from_bytes": "native",
+        "wet_edges": "native",
+    },
+    "triton": {
+        "uniforms": "triton",
+        "poisson": "triton",
+        "shuffle_order": "triton",
+        "taps": "triton",
+        "separable": "reference",
+        "to_bytes": "reference",
+        "from_bytes": "reference",
+        "wet_edges": "host",
+    },
+    "torch": {
+        "uniforms": "reference",
+        "poisson": "reference",
+        "shuffle_order": "host",
+        "taps": "reference",
+        "separable": "reference",
+        "to_bytes": "reference",
+        "from_bytes": "reference",
+        "wet_edges": "host",
+    },
+}
+BACKENDS = tuple(_TABLE)
 
 
 @dataclass(frozen=True)
@@ -109,31 +153,34 @@ class Kernels:
 
 
 @cache
-def _bodies(name: str) -> Kernels:
-    if name == "torch":
-        plain, native = _bodies("reference"), _bodies("native")
+def _bodies(backend: str) -> Kernels:
+    return Kernels(backend, **{each: _body(each, room) for each, room in _TABLE[backend].items()})
 
-        def order(ids: Tensor, *more: Any) -> Tensor:
-            return native.shuffle_order(ids.cpu(), *more).to(ids.device)
 
-        def wet(layer: Tensor) -> Tensor:
-            return native.wet_edges(layer.cpu()).to(layer.device)
+def _body(kernel: str, room: str) -> Callable[..., Tensor]:
+    if room != "host":
+        module = importlib.import_module(f"robustcore.corruptions.{room}")
+        body: Callable[..., Tensor] = getattr(module, kernel)
+        return body
+    native = _body(kernel, "native")
 
-        return dataclasses.replace(plain, name=name, shuffle_order=order, wet_edges=wet)
-    module = importlib.import_module(f"robustcore.corruptions.{name}")
-    names = [field.name for field in dataclasses.fields(Kernels)[1:]]
-    return Kernels(name, **{each: getattr(module, each) for each in names})
+    def carried(x: Tensor, *more: object) -> Tensor:
+        return native(x.cpu(), *more).to(x.device)
+
+    return carried
 
 
 def select(backend: str | None, device: torch.device) -> Kernels:
-    """The bodies of `backend`; None takes "native" on a CPU and "torch" elsewhere.
+    """The bodies of `backend`; None takes "native" on a CPU, elsewhere "triton" or else "torch".
 
-    Raises ValueError for an unknown name, RuntimeError for C++ on another device than the CPU.
+    Raises ValueError for an unknown name, RuntimeError with the reason for one that cannot run.
     """
     if backend is None:
-        backend = "native" if device.type == "cpu" else "torch"
+        order = ("native", "torch") if device.type == "cpu" else ("triton", "torch")
+        backend = next(each for each in order if unavailable(each, device) is None)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or None, was {backend!r}")
-    if backend == "native" and device.type != "cpu":
-        raise RuntimeError(f"backend must run on {device}, was 'native', which runs on cpu only")
+    reason = unavailable(backend, device)
+    if reason is not None:
+        raise RuntimeError(f"backend must run on {device}, was {backend!r}: {reason}")
     return _bodies(backend)
