@@ -1,6 +1,7 @@
 """Robustness of classifiers: random noise and adversarial examples, two views of one error set."""
 
 from robustcore import geometry, plot, stats
+from robustcore.copies import noisy_copies
 from robustcore.corruptions import corrupt, corruption_benchmark
 from robustcore.distance import distance_to_error, pgd
 from robustcore.evaluator import RandomizedModelWarning
@@ -14,6 +15,8 @@ from robustcore.results import (
     SigmaResult,
     compare,
 )
+from robustcore.slice_results import SliceResult
+from robustcore.slices import church_windows
 from robustcore.zoo import load_example, load_images, load_model, wrap
 
 __all__ = [
@@ -24,6 +27,8 @@ __all__ = [
     "RandomizedModelWarning",
     "Record",
     "SigmaResult",
+    "SliceResult",
+    "church_windows",
     "compare",
     "corrupt",
     "corruption_benchmark",
@@ -33,6 +38,7 @@ __all__ = [
     "load_example",
     "load_images",
     "load_model",
+    "noisy_copies",
     "pgd",
     "plot",
     "sigma_at_error_rate",

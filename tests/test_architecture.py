@@ -27,7 +27,14 @@ WITHOUT_TORCH = {
     "stats": set(),
     "records": set(),
     "results": {"geometry", "records"},
-    "plot": {"geometry", "records", "results"},
+    "corruption_results": {"geometry", "records", "results", "stats"},
+    "slice_grid": set(),
+    "slice_regions": set(),
+    "slice_results": {"geometry", "records", "slice_regions"},
+    "plot": {
+        *("corruption_results", "geometry", "records", "results"),
+        *("slice_regions", "slice_results", "stats"),
+    },
 }
 WITHOUT_US = ["kernels/reference.py", "kernels/triton.py"]
 NEVER = {"torch", "triton", "pandas"}

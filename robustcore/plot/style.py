@@ -6,7 +6,9 @@ as well. The ground is white and opaque, so that a figure reads the same on a da
 
 from __future__ import annotations
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
@@ -25,3 +27,9 @@ def axes(ax: Axes | None, size: tuple[float, float] = (6.4, 4.0)) -> Axes:
     ax = figure.add_subplot(facecolor="white")
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def tint(colour: str, share: float = 0.5) -> str:
+    """The colour mixed with white: `share` of it."""
+    mixed = share * np.array(to_rgb(colour)) + (1 - share)
+    return to_hex(mixed.tolist())
