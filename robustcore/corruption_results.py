@@ -12,13 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcore.records import Record, per_image, shared
+from robustcore.results import PGDResult
 from robustcore.stats import clopper_pearson
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-__all__ = ["CorruptionResult"]
+__all__ = ["CorruptionResult", "better_and_worse", "side_by_side"]
+
+OMITTED = ("gaussian_noise",)  # from the paper's overall score, as a model may be trained on it
 
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)
@@ -128,17 +131,81 @@ class CorruptionResult(Record):
 
 
 def better_and_worse(
-    one: CorruptionResult, other: CorruptionResult
+    one: CorruptionResult, *others: CorruptionResult
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """How Fig. 5 groups corruptions: those where `other` does better than `one`, and the rest.
+    """How Fig. 5 groups corruptions: those where the others do better than `one`, and the rest.
 
-    Returns two dictionaries of corruption to (accuracy of other minus accuracy of one), largest
-    gain first, over the corruptions that both hold. Raises ValueError where there are none.
+    Returns two dictionaries of corruption to (mean accuracy of the others minus accuracy of one),
+    largest gain first, over the corruptions that all hold. Raises ValueError where there are none.
     """
-    mine, theirs = one.by_corruption(), other.by_corruption()
-    gains = {name: theirs[name] - mine[name] for name in mine if name in theirs}
+    mine, *theirs = (each.by_corruption() for each in (one, *others))
+    gains = {
+        name: float(np.mean([each[name] for each in theirs])) - accuracy
+        for name, accuracy in mine.items()
+        if theirs and all(name in each for each in theirs)
+    }
     if not gains:
-        raise ValueError("other must hold corruptions that one holds, held none")
+        raise ValueError("others must hold corruptions that one holds, held none")
     ordered = dict(sorted(gains.items(), key=lambda item: -item[1]))
     better = {name: gain for name, gain in ordered.items() if gain > 0}
     return better, {name: gain for name, gain in ordered.items() if gain <= 0}
+
+
+def side_by_side(
+    models: Mapping[str, CorruptionResult],
+    robust: Mapping[str, Sequence[PGDResult]] | None = None,
+) -> dict[str, npt.NDArray[Any]]:
+    """Accuracies of models beside each other, as in appendix B, and their l_p robustness.
+
+    models: one record a model, by name, of the same conditions. robust: records of `pgd`, by name.
+    Returns columns of equal length: test, severity and one for each model. Rows: the clean images;
+    each condition; "mean", over corruptions, and "mean without gaussian_noise"; and robust accuracy
+    under each norm at each radius, NaN for a model without it. severity is 0 where there is none.
+    Raises ValueError for no models, other conditions, or a name in `robust` only.
+    """
+    first = _checked(models)
+    attacks = _robustness(models, robust or {})
+    rest = ["mean", *(f"mean without {name}" for name in OMITTED if name in first.names)]
+    left_out = [(), OMITTED][: len(rest)]
+    rows = {
+        name: [
+            each.clean_accuracy,
+            *each.accuracy,
+            *(each.mean_accuracy(exclude) for exclude in left_out),
+            *(rates.get(name, np.nan) for rates in attacks.values()),
+        ]
+        for name, each in models.items()
+    }
+    tests = ["clean", *first.corruption.tolist(), *rest, *attacks]
+    severity = np.zeros(len(tests), np.int64)
+    severity[1 : 1 + len(first.severity)] = first.severity
+    columns = {name: np.array(values) for name, values in rows.items()}
+    return {"test": np.array(tests), "severity": severity, **columns}
+
+
+def _checked(models: Mapping[str, CorruptionResult]) -> CorruptionResult:
+    """The first of records of the same conditions."""
+    if not models:
+        raise ValueError("models must hold at least one record, held none")
+    first = next(iter(models.values()))
+    for name, each in models.items():
+        if not (
+            np.array_equal(each.corruption, first.corruption)
+            and np.array_equal(each.severity, first.severity)
+        ):
+            raise ValueError(f"models must hold the same conditions, but those of {name} differ")
+    return first
+
+
+def _robustness(
+    models: Mapping[str, CorruptionResult], robust: Mapping[str, Sequence[PGDResult]]
+) -> dict[str, dict[str, float]]:
+    """Robust accuracy by test ("Linf 0.0314") and model."""
+    found: dict[tuple[str, float], dict[str, float]] = {}
+    for name, records in robust.items():
+        if name not in models:
+            raise ValueError(f"robust must name models, of {', '.join(models)}, named {name!r}")
+        for record in records:
+            for eps, rate in zip(record.eps, record.robust_accuracy, strict=True):
+                found.setdefault((record.norm, float(eps)), {})[name] = float(rate)
+    return {f"{norm} {eps:.4g}": rates for (norm, eps), rates in sorted(found.items())}

@@ -6,10 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from robustcore.cli import devices, distance, sigma, train
+from robustcore.cli import corruptions, devices, distance, sigma, train
 from robustcore.cli.common import LAYOUT, options
 
-MEASURES = {"sigma": sigma, "distance": distance}  # these share the options of `common`
+MEASURES = {
+    "sigma": sigma,
+    "distance": distance,
+    "corruptions": corruptions,
+}  # these share the options of `common`
 OTHERS = {"train": train, "devices": devices}
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from robustcore import inputs, kernels, zoo
-from robustcore.results import DistanceResult, Record, SigmaResult
+from robustcore.records import Record
 
+LEFT = ("label", "corruption")  # columns of words, aligned on the left
 LAYOUT = argparse.ArgumentDefaultsHelpFormatter
 
 
@@ -65,15 +66,18 @@ def print_table(columns: dict[str, list[str]]) -> None:
     widths = {name: max(map(len, [name, *cells])) for name, cells in columns.items()}
     for row in [tuple(columns), *zip(*columns.values(), strict=True)]:
         cells = (
-            cell.ljust(width) if name == "label" else cell.rjust(width)
+            cell.ljust(width) if name in LEFT else cell.rjust(width)
             for cell, (name, width) in zip(row, widths.items(), strict=True)
         )
         print("  ".join(cells).rstrip())
 
 
-def print_cost(record: SigmaResult | DistanceResult) -> None:
+def print_cost(record: Any) -> None:
+    """Of a record that counts n_forward for each image, and n_backward where it has gradients."""
     how = record.provenance
-    forward, backward = int(record.n_forward.sum()), int(record.n_backward.sum())
+    forward, backward = (
+        int(np.sum(getattr(record, f"n_{each}", 0))) for each in ("forward", "backward")
+    )
     gradients = f" and {backward:,} gradients" if backward else ""
     compiled = ", compiled model" if how.compiled else ""
     print(
