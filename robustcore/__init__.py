@@ -1,6 +1,8 @@
 """Robustness of classifiers: random noise and adversarial examples, two views of one error set."""
 
 from robustcore import geometry, plot, stats
+from robustcore.concentration import noisy_distance
+from robustcore.concentration_results import NoisyDistance
 from robustcore.copies import noisy_copies
 from robustcore.corruptions import corrupt, corruption_benchmark
 from robustcore.distance import distance_to_error, pgd
@@ -23,6 +25,7 @@ __all__ = [
     "DistanceResult",
     "ErrorRate",
     "NoiseAndDistance",
+    "NoisyDistance",
     "PGDResult",
     "RandomizedModelWarning",
     "Record",
@@ -39,6 +42,7 @@ __all__ = [
     "load_images",
     "load_model",
     "noisy_copies",
+    "noisy_distance",
     "pgd",
     "plot",
     "sigma_at_error_rate",

@@ -8,6 +8,7 @@ is cut changes no draw.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ class Evaluator:
         if self.randomized:
             message = "the model's answer to one input varies from call to call"
             self.notes.append(message)
-            warnings.warn(message, RandomizedModelWarning, stacklevel=4)
+            warnings.warn(message, RandomizedModelWarning, stacklevel=5)
         elif not _same(again, flipped.flip(0)):
             raise ValueError(
                 "model must judge each image by itself, its answer depended on the other images "
@@ -147,6 +148,38 @@ class Evaluator:
             self._run(self._table(rows, sigma, samples), reduce)
         self.n_forward += np.bincount(rows, minlength=len(self.x))
         return out.cpu().numpy()
+
+    def classes(self, rows: np.ndarray, sigma: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """The class that the model gives each slot, int64 (S,): of equal logits the lowest."""
+        out = torch.empty(len(rows), dtype=torch.int64, device=self.device)
+
+        def reduce(logits: Tensor, slots: Slots, at: slice) -> None:
+            out[at] = logits.argmax(1)
+
+        with torch.no_grad():
+            self._run(self._table(rows, sigma, samples), reduce)
+        self.n_forward += np.bincount(rows, minlength=len(self.x))
+        return out.cpu().numpy()
+
+    def noisy(self, rows: Tensor, sigma: Tensor, samples: Tensor) -> Tensor:
+        """The images of slots, (S, C, H, W) float32, as the model sees them: in x's type."""
+        out = self._formatted(self.x.new_empty((len(rows), *self.x.shape[1:])))
+        self.kernels.perturb(
+            self.x, rows, sigma.float(), samples, self.ids, out,
+            seed=self.seed, stream=self.stream, clip=self.clip,
+        )  # fmt: skip
+        return out.to(self.dtype).float()
+
+    def among(self, points: Tensor, rows: Tensor) -> Evaluator:
+        """The same model with points (S, C, H, W) of images rows (S,) for its images.
+
+        Nothing is evaluated or compiled again; evaluations count from 0, one entry for each point.
+        """
+        other = copy.copy(self)
+        other.x, other.y, other.ids = points, self.y[rows], torch.arange(len(rows)).to(rows)
+        other.n_forward = np.zeros(len(rows), np.int64)
+        other._graph = other._images = None
+        return other
 
     def counts(
         self, sigma: np.ndarray, samples: int, progress: Callable[[int], object]
