@@ -1,13 +1,15 @@
 """How long the corruptions take: against imagecorruptions, against a network, and in what memory.
 
     OMP_WAIT_POLICY=passive python benchmarks/bench_corruptions.py --data ../shared/data \
-        --peer PYTHON
+        --peer PYTHON --out benchmarks/results/corruptions.json
 
 --peer: the Python of an environment made as `corruption_peer.py` says; without it the peer is left
 out. Each speed is printed beside a check of what was timed: a deterministic corruption must be the
 peer's (the imagenet set, which is the only one that the peer has), any must be what the reference
 makes. The peer runs in one process, as its users do; its outputs and ours come from one run, the
 peer first, then ours, three times each (glass_blur's peer once), the fastest of each kept.
+--cifar 0 or --photos 0 leaves that set out; results/corruptions_cifar.json and _photos.json came
+from two such runs, the second with --repeats 1.
 """
 
 import argparse
@@ -40,6 +42,10 @@ def fastest(call, repeats=3):
     return min(times)
 
 
+def floats(pixels):
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255).contiguous()
+
+
 def check(x, name):
     """Ours must be the reference's, at one severity on a few images."""
     few = x[:2]
@@ -68,7 +74,9 @@ def against_peer(python, x, pixels, names, repeats):
                 assert off.mean() <= 1.01, (name, severity, off.mean())  # it cuts to 8 bits
         ours = fastest(lambda name=name: all_severities(x, name))
         each = 1e3 / len(x) / len(SEVERITIES)
-        rows.append({"name": name, "ours_ms": ours * each, "peer_ms": theirs * each})
+        rows.append(
+            {"name": name, "ours_ms": round(ours * each, 4), "peer_ms": round(theirs * each, 4)}
+        )
         print(
             f"{name:18} {ours * each:8.3f} ms, peer {theirs * each:9.3f} ms: "
             f"{theirs / ours:7.1f} times as fast",
@@ -94,11 +102,11 @@ def against_network(x, data):
     rows = []
     for name in COMMON:
         times = [fastest(lambda s=s, n=name: corrupt(x, n, s)) for s in SEVERITIES]
-        rows.append({"name": name, "ms": 1e3 * float(np.mean(times)) / len(x)})
+        rows.append({"name": name, "ms": round(1e3 * float(np.mean(times)) / len(x), 4)})
     cheaper = sum(row["ms"] < forward for row in rows)
     print(f"ResNet-20 {forward:.3f} ms an image; {cheaper} of {len(rows)} corruptions cost less")
     print(", ".join(f"{row['name']} {row['ms']:.3f}" for row in rows))
-    return {"forward_ms": forward, "corruptions": rows}
+    return {"forward_ms": round(forward, 4), "corruptions": rows}
 
 
 class Thumbnail(torch.nn.Module):
@@ -123,7 +131,7 @@ def memory(pixels, images):
         seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{images} photos from disk, 2 conditions: peak {peak:.2f} GiB, {seconds:.0f} s")
-    return {"images": images, "peak_gib": peak}
+    return {"images": images, "peak_gib": round(peak, 3), "seconds": round(seconds)}
 
 
 def main():
@@ -145,25 +153,27 @@ def main():
         **{each: version(each) for each in ("torch", "numpy", "pillow", "robustcore")},
     }
     print(about)
-    files = sorted((data / "imagenet_nips17/images").glob("*.webp"))[: arguments.photos]
-    photos = np.stack([np.asarray(Image.open(each).convert("RGB")) for each in files])
     found = {"about": about}
+    files = sorted((data / "imagenet_nips17/images").glob("*.webp"))
+    photos = [
+        np.asarray(Image.open(each).convert("RGB")) for each in files[: arguments.photos or 50]
+    ]
     if arguments.stream:
         found["memory"] = memory(photos, arguments.stream)
     with np.load(data / "cifar10/test.npz") as test:
         cifar = test["images"][: max(arguments.cifar, 500)]
-    for pixels, name in ((cifar[: arguments.cifar], "cifar"), (photos, "photos")):
-        x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255).contiguous()
-        print(f"\n{len(x)} images of {x.shape[2]} pixels")
-        if arguments.peer:
+    sets = {"cifar": cifar[: arguments.cifar], "photos": np.stack(photos)[: arguments.photos]}
+    for name, pixels in sets.items():
+        if len(pixels) and arguments.peer:
+            x = floats(pixels)
+            print(f"\n{len(x)} images of {x.shape[2]} pixels")
             found[name] = against_peer(
                 arguments.peer, x, pixels, arguments.names, arguments.repeats
             )
-        if name == "cifar":
-            x = torch.from_numpy(cifar[:500]).permute(0, 3, 1, 2).float().div(255).contiguous()
-            found["network"] = against_network(x, data)
+    if arguments.cifar:
+        found["network"] = against_network(floats(cifar[:500]), data)
     if arguments.out:
-        Path(arguments.out).write_text(json.dumps(found, indent=1))
+        Path(arguments.out).write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
