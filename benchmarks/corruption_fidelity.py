@@ -55,7 +55,7 @@ def tables(size):
 
 
 def peer_run(python, images, names, severities, *, source="published", keep=True, seed=0):
-    """(outputs by (name, severity), seconds) of the peer on images (N, H, W, 3) uint8."""
+    """Outputs and (wall, CPU) seconds of the peer on images (N, H, W, 3) uint8."""
     with tempfile.TemporaryDirectory() as folder:
         plan = {
             "names": list(names),
