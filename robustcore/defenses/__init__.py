@@ -9,6 +9,11 @@ the identity's gradient (BPDA, the default) or none, as published: `gradient="hi
 ones take a seed.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
 from robustcore.defenses.base import Defense
 from robustcore.defenses.deflection import PixelDeflection
 from robustcore.defenses.denoiser import Denoised, Denoiser, train_denoiser
@@ -25,5 +30,27 @@ __all__ = [
     "PixelDeflection",
     "RandomResizePad",
     "TotalVariation",
+    "published",
     "train_denoiser",
 ]
+
+PUBLISHED_SIDE = 224  # of the images that PixelDeflection's 200 deflections were published for
+
+
+def published(
+    model: Callable[[Any], Any], height: int, width: int, denoiser: nn.Module | None = None
+) -> dict[str, Defense]:
+    """A model of images of this size behind each defence, by name, with parameters as published.
+
+    What is a count of pixels is scaled with the area. With a denoiser trained for the model there
+    is one more.
+    """
+    deflections = max(1, round(200 * height * width / PUBLISHED_SIDE**2))
+    found = {
+        "bit depth": BitDepth(model),
+        "JPEG": JPEG(model),
+        "pixel deflection": PixelDeflection(model, deflections),
+        "total variation": TotalVariation(model),
+        "resize and pad": RandomResizePad(model),
+    }
+    return found if denoiser is None else found | {"guided denoiser": Denoised(model, denoiser)}

@@ -9,11 +9,13 @@ readers and in grey; the ground is white, also on a dark page.
 from robustcore.plot.figure1 import half_space, nearness_by_dimension, nearness_by_rate
 from robustcore.plot.figure2 import sigma_against_distance, sigma_histograms
 from robustcore.plot.figure3 import church_window, margin_window
+from robustcore.plot.figure6 import accuracy_over_trials
 from robustcore.plot.noisy import accuracy_in_noise, noisy_images
 from robustcore.plot.sigma import sigma_histogram, sigma_intervals
 
 __all__ = [
     "accuracy_in_noise",
+    "accuracy_over_trials",
     "church_window",
     "half_space",
     "margin_window",
