@@ -224,6 +224,9 @@ def test_cifar_files_are_read_severity_by_severity(x, tmp_path):
     same = corruption_benchmark(Bright(), x, labels, storage="uint8", **about)
     assert np.array_equal(found.correct, same.correct)
     assert found.clean_correct.all()
+    for bad, message in (({"corruptions": ["mist"]}, "one of"), ({"severities": [6]}, "in .1, 5")):
+        with pytest.raises(ValueError, match=message):
+            corruption_benchmark_files(Bright(), tmp_path, x, **{**about, **bad})
     with pytest.raises(FileNotFoundError):
         corruption_benchmark_files(Bright(), tmp_path, x, corruptions=["snow"])
     np.save(tmp_path / "snow.npy", pixels.astype(np.float32))

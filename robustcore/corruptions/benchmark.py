@@ -83,15 +83,10 @@ def corruption_benchmark(
     Source: Hendrycks and Dietterich (2019); Ford et al. (2019), section 6.
     """
     start = time.perf_counter()
-    corruptions = _distinct("corruptions", corruptions)
-    for name in corruptions:
-        known_name(name)
-    chosen_severities = [
-        inputs.integer("severities", each, 1, 5) for each in _distinct("severities", severities)
-    ]
+    wanted = asked(corruptions, severities)
     storage = inputs.choice("storage", storage, STORAGE)
     quality = inputs.integer("quality", quality, 1, 95)
-    device = _device(model, x)
+    device = device_of(model, x)
     images: Images = inputs.images(x) if isinstance(x, Tensor) else x
     n = len(images)
     if n == 0:
@@ -103,7 +98,7 @@ def corruption_benchmark(
         return images[part].to(device)
 
     def clean(part: slice) -> Tensor:
-        return pixels(read(part), tuple(corruptions))
+        return pixels(read(part), tuple(name for name, _ in wanted))
 
     if isinstance(x, Tensor):
         clean(slice(n))
@@ -117,14 +112,11 @@ def corruption_benchmark(
 
         return Condition(name, severity, make)
 
-    conditions = [
-        condition(name, severity) for name in corruptions for severity in chosen_severities
-    ]
     settings = {"storage": storage, "quality": quality, "parameters": chosen}
     return measure(
         model,
         first,
-        [Condition("clean", 0, clean), *conditions],
+        [Condition("clean", 0, clean), *(condition(*each) for each in wanted)],
         y,
         n,
         names,
@@ -245,6 +237,17 @@ def _logits(evaluator: Evaluator, images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def asked(corruptions: Any, severities: Any) -> list[tuple[str, int]]:
+    """Conditions, (name, severity), grouped by corruption."""
+    names = _distinct("corruptions", corruptions)
+    for name in names:
+        known_name(name)
+    chosen = [
+        inputs.integer("severities", each, 1, 5) for each in _distinct("severities", severities)
+    ]
+    return [(name, each) for name in names for each in chosen]
+
+
 def _distinct(name: str, values: Any) -> list[Any]:
     if isinstance(values, (str, int)):
         values = [values]
@@ -254,7 +257,7 @@ def _distinct(name: str, values: Any) -> list[Any]:
     return values
 
 
-def _device(model: Model, x: Any) -> torch.device:
+def device_of(model: Model, x: Any) -> torch.device:
     """Of the images; for images that are read later, the model's."""
     if isinstance(x, Tensor):
         return x.device

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from robustcore import inputs
 from robustcore.corruption_results import CorruptionResult
-from robustcore.corruptions.benchmark import Condition, _device, measure
+from robustcore.corruptions.benchmark import Condition, Images, asked, device_of, measure
 from robustcore.corruptions.parameters import COMMON
 from robustcore.evaluator import PROBE
 from robustcore.network import Model
@@ -112,20 +113,26 @@ def corruption_benchmark_files(
     does not fit, and otherwise as `corruption_benchmark`.
     """
     start = time.perf_counter()
+    wanted = asked(corruptions, severities)
     root = Path(folder)
     clean = inputs.images(x) if isinstance(x, Tensor) else x
-    n, device = len(clean), _device(model, x)
+    n, device = len(clean), device_of(model, x)
     arrays = any(root.glob("*.npy"))
     if y is None:
-        y = _labels(root, n) if arrays else _classes(root / corruptions[0] / str(severities[0]))
+        y = _labels(root, n) if arrays else _classes(_files(root, *wanted[0]))
+
+    # the names of one condition's files at a time: those of all would take more than a gigabyte
+    read: Callable[..., Images] = lru_cache(2)(_array if arrays else _pictures)
 
     def condition(name: str, severity: int) -> Condition:
-        source = _array(root, name, severity, n) if arrays else _pictures(root, name, severity)
-        if len(source) != n:
-            raise ValueError(f"x must be the {len(source)} images of {name}, was {n}")
-        return Condition(name, severity, lambda part: source[part].to(device))
+        held = len(read(root, name, severity, n))
+        if held != n:
+            raise ValueError(f"x must be the {held} images of {name}, was {n}")
+        return Condition(
+            name, severity, lambda part: read(root, name, severity, n)[part].to(device)
+        )
 
-    conditions = [condition(name, each) for name in corruptions for each in severities]
+    conditions = [condition(*each) for each in wanted]
     return measure(
         model,
         inputs.images(clean[:PROBE]).to(device),
@@ -158,18 +165,18 @@ def _array(root: Path, name: str, severity: int, n: int) -> ArrayFile:
     return ArrayFile(root / f"{name}.npy", first, first + min(n, each))
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(root: Path, name: str, severity: int) -> list[Path]:
+    folder = root / name / str(severity)
     found = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
     if not found:
         raise FileNotFoundError(f"folder must hold pictures by class, {folder} held none")
     return found
 
 
-def _pictures(root: Path, name: str, severity: int) -> ImageFiles:
-    return ImageFiles(_files(root / name / str(severity)))
+def _pictures(root: Path, name: str, severity: int, n: int) -> ImageFiles:
+    return ImageFiles(_files(root, name, severity))
 
 
-def _classes(folder: Path) -> np.ndarray:
-    paths = _files(folder)
+def _classes(paths: list[Path]) -> np.ndarray:
     order = {name: i for i, name in enumerate(sorted({path.parent.name for path in paths}))}
     return np.array([order[path.parent.name] for path in paths])
