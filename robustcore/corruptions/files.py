@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -121,16 +121,17 @@ def corruption_benchmark_files(
     if y is None:
         y = _labels(root, n) if arrays else _classes(_files(root, *wanted[0]))
 
-    # the names of one condition's files at a time: those of all would take more than a gigabyte
-    read: Callable[..., Images] = lru_cache(2)(_array if arrays else _pictures)
+    @lru_cache(2)  # the names of all conditions' files would take more than a gigabyte
+    def held(name: str, severity: int) -> Images:
+        if arrays:
+            return _array(root, name, severity, n)
+        return ImageFiles(_files(root, name, severity))
 
     def condition(name: str, severity: int) -> Condition:
-        held = len(read(root, name, severity, n))
-        if held != n:
-            raise ValueError(f"x must be the {held} images of {name}, was {n}")
-        return Condition(
-            name, severity, lambda part: read(root, name, severity, n)[part].to(device)
-        )
+        if len(held(name, severity)) != n:
+            count = len(held(name, severity))
+            raise ValueError(f"x must be the {count} images of {name}, was {n}")
+        return Condition(name, severity, lambda part: held(name, severity)[part].to(device))
 
     conditions = [condition(*each) for each in wanted]
     return measure(
@@ -171,10 +172,6 @@ def _files(root: Path, name: str, severity: int) -> list[Path]:
     if not found:
         raise FileNotFoundError(f"folder must hold pictures by class, {folder} held none")
     return found
-
-
-def _pictures(root: Path, name: str, severity: int, n: int) -> ImageFiles:
-    return ImageFiles(_files(root, name, severity))
 
 
 def _classes(paths: list[Path]) -> np.ndarray:
