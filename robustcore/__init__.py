@@ -8,6 +8,7 @@ from robustcore.corruptions import corrupt, corruption_benchmark
 from robustcore.distance import distance_to_error, pgd
 from robustcore.evaluator import RandomizedModelWarning
 from robustcore.noise import error_rate, sigma_at_error_rate
+from robustcore.report import Report, report
 from robustcore.results import (
     DistanceResult,
     ErrorRate,
@@ -29,6 +30,7 @@ __all__ = [
     "PGDResult",
     "RandomizedModelWarning",
     "Record",
+    "Report",
     "SigmaResult",
     "SliceResult",
     "church_windows",
@@ -45,6 +47,7 @@ __all__ = [
     "noisy_distance",
     "pgd",
     "plot",
+    "report",
     "sigma_at_error_rate",
     "stats",
     "wrap",

@@ -32,7 +32,7 @@ WITHOUT_TORCH = {
     "slice_regions": set(),
     "slice_results": {"geometry", "records", "slice_regions"},
     "plot": {
-        *("corruption_results", "geometry", "records", "results"),
+        *("concentration_results", "corruption_results", "geometry", "records", "results"),
         *("slice_regions", "slice_results", "stats"),
     },
 }

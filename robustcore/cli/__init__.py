@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from robustcore.cli import corruptions, devices, distance, sigma, train
+from robustcore.cli import corruptions, devices, distance, report, sigma, train
 from robustcore.cli.common import LAYOUT, options
 
 MEASURES = {
@@ -14,7 +14,7 @@ MEASURES = {
     "distance": distance,
     "corruptions": corruptions,
 }  # these share the options of `common`
-OTHERS = {"train": train, "devices": devices}
+OTHERS = {"report": report, "train": train, "devices": devices}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

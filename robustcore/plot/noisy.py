@@ -12,6 +12,7 @@ from robustcore.plot.style import MARKS, SERIES, SIGMA_LABEL, axes
 from robustcore.results import ErrorRate
 
 GAP = 2  # pixels between panels
+ROW = 6  # places in a row of images, so that a few are not drawn large
 
 
 def noisy_images(
@@ -79,4 +80,21 @@ def accuracy_in_noise(records: ErrorRate | Mapping[str, ErrorRate], ax: Axes | N
     ax.set_xlabel(SIGMA_LABEL)
     ax.set_ylabel("accuracy (%)")
     ax.set_ylim(0, 102)
+    return ax
+
+
+def image_row(images: Any, words: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Images (B, C, H, W) side by side, each with its words below. C is 1 or 3."""
+    pixels = np.clip(np.asarray(images, dtype=np.float64), 0.0, 1.0)
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or len(pixels) != len(words):
+        raise ValueError(
+            f"images must have shape ({len(words)}, 1 or 3, H, W), but had {pixels.shape}"
+        )
+    blank = np.ones((max(0, ROW - len(pixels)), *pixels.shape[1:]))
+    ax = axes(ax, (1.1 * max(ROW, len(words)), 1.7))
+    noisy_images(np.concatenate([pixels, blank])[None], range(len(pixels) + len(blank)), ax)
+    ax.set_xticks(ax.get_xticks()[: len(words)], [word.replace(": ", "\n", 1) for word in words])
+    ax.xaxis.tick_bottom()
+    ax.tick_params(length=0, labelsize="small")
+    ax.set_xlabel("")
     return ax

@@ -1,0 +1,144 @@
+"""robustcore report: one page about one model or several."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustcore import inputs, kernels, zoo
+from robustcore.cli import models
+from robustcore.records import Record
+from robustcore.report import SECTIONS, report
+
+ABOUT = "one page about one model or several: noise, nearest errors, slices, in plain words"
+QUICK = {"samples": 400, "effort": 25, "points": 40, "windows": 2, "size": 120}
+GIVEN = ("sigma", "distance")  # records of other commands that --records reads
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", required=True, nargs="+", action="extend", metavar="MODEL", help=models.FORMS)
+    add(
+        "--data",
+        help="cifar10, mnist, an npz file with images and labels, or a folder with labels.csv "
+        "(default: the data of the first model of the zoo, else cifar10)",
+    )
+    add("--images", type=int, default=50, help="how many, from the first")
+    add("--out", type=Path, required=True, help="folder for report.html and the records")
+    add("--sections", nargs="+", default=list(SECTIONS), choices=SECTIONS, metavar="NAME",
+        help=f"of {', '.join(SECTIONS)}")  # fmt: skip
+    add("--rate", type=float, default=0.01, help="error rate of sigma")
+    add("--samples", type=int, default=1000, help="noisy draws of each image")
+    add("--effort", type=int, default=60, help="gradients an image, of the nearest error")
+    add("--points", type=int, default=100, help="noisy points of each image")
+    add("--windows", type=int, default=3, help="church windows of each model")
+    add("--size", type=int, default=250, help="nodes a side of a window")
+    add("--quick", action="store_true", help=f"take {_words(QUICK)}")
+    add("--records", type=Path, metavar="DIR",
+        help="of one model: take sigma.npz and distance.npz from here")  # fmt: skip
+    add("--seed", type=int, default=0, help="names the draws, with each image's number")
+    add("--batch-size", type=int, help="images in a batch (default: by size and device)")
+    add("--device", help="where models run (default: cuda where there is one)")
+    add("--backend", choices=kernels.BACKENDS, help="of the kernels (default: the fastest)")
+    add("--compile", action=argparse.BooleanOptionalAction, help="default: where it pays")
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = {name: getattr(args, name) for name in QUICK} | (QUICK if args.quick else {})
+    device = _device(args.device)
+    loaded: dict[str, Any] = {}
+    for each in args.model:
+        name = models.named(each)
+        if name in loaded:
+            raise ValueError(f"--model must give models of different names, {name} came twice")
+        loaded[name] = models.load(each, device)
+    data = args.data or _data_of(args.model)
+    x, y, classes = images(data, args.images, device)
+    given = {}
+    if args.records is not None:
+        if len(loaded) != 1:
+            raise ValueError(f"--records must be of one model, --model gave {len(loaded)}")
+        paths = {each: args.records / f"{each}.npz" for each in GIVEN}
+        found = {each: Record.load(path) for each, path in paths.items() if path.is_file()}
+        given = {next(iter(loaded)): found}
+    made = report(
+        loaded,
+        x,
+        y,
+        out=args.out,
+        data=str(data),
+        classes=classes,
+        sections=args.sections,
+        rate=args.rate,
+        records=given,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        backend=args.backend,
+        compile=args.compile,
+        progress=True,
+        **settings,
+    )
+    for title, lines in made.verdicts.items():
+        print(f"\n{title}", *lines, sep="\n  ")
+    for title, lines in made.skipped.items():
+        print(f"\n{title}", *(f"left out: {line}" for line in lines), sep="\n  ")
+    print(f"\nwrote {made.path}")
+    return 0
+
+
+def images(data: str, n: int, device: torch.device) -> tuple[Tensor, Tensor | None, Any]:
+    """The first n images (n, C, H, W), labels and the names of classes, where these are known."""
+    path = Path(data)
+    if path.suffix == ".npz":
+        return *_of_file(path, inputs.integer("--images", n, 1), device), None
+    if path.is_dir():
+        from robustcore.sources import open_source
+
+        source = open_source(path, None, lambda x: x)
+        x, y = source.block(0, min(source.n, inputs.integer("--images", n, 1)))
+        return x.to(device), torch.as_tensor(y).to(device), None
+    inputs.integer("--images", n, 1, 1000)
+    x, y = zoo.load_images(n, device, data)
+    return x, y, zoo.classes(data)
+
+
+def _of_file(path: Path, n: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name][:n] for name in file.files if name in ("images", "labels")}
+    except (OSError, ValueError) as error:
+        raise OSError(f"--data must be an npz file that can be read, was {path}: {error}") from None
+    pixels = arrays.get("images")
+    if pixels is None or pixels.ndim not in (3, 4) or not len(pixels):
+        raise ValueError(f"--data must hold images (N, C, H, W) or (N, H, W, C), {path} did not")
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    if pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3):
+        pixels = pixels.transpose(0, 3, 1, 2)
+    scale = 255 if pixels.dtype == np.uint8 else 1
+    if scale == 1 and pixels.dtype.kind != "f":
+        raise ValueError(f"--data must hold uint8 or floating images, {path} held {pixels.dtype}")
+    x = torch.from_numpy(pixels.astype(np.float32) / scale).to(device)
+    labels = arrays.get("labels")
+    return x, None if labels is None else torch.from_numpy(labels.astype(np.int64)).to(device)
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"--device must name a torch device, was {name!r}") from error
+
+
+def _data_of(names: list[str]) -> str:
+    known = (name.partition("-")[0] for name in names if name in zoo.names())
+    return next(known, "cifar10")
+
+
+def _words(settings: dict[str, int]) -> str:
+    return ", ".join(f"--{name} {value}" for name, value in settings.items())

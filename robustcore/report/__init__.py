@@ -1,0 +1,203 @@
+"""One page for a reviewer: every measurement of a model, with figures, tables and plain words."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from robustcore import inputs
+from robustcore.evaluator import Evaluator
+from robustcore.network import Model
+from robustcore.records import Record
+from robustcore.report.job import Job
+from robustcore.report.page import Section, Skip, render
+from robustcore.report.sections import SECTIONS
+
+__all__ = ["SECTIONS", "Report", "report"]
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the page is, what it says in short, and the records it was made from."""
+
+    path: Path
+    verdicts: Mapping[str, Sequence[str]]
+    skipped: Mapping[str, Sequence[str]]
+    records: Mapping[str, Mapping[str, Record]] = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        lines = (f"<li>{escape(line)}</li>" for each in self.verdicts.values() for line in each)
+        return f'<ul>{"".join(lines)}</ul><a href="{escape(str(self.path))}">{escape(PAGE)}</a>'
+
+
+def report(
+    models: Model | Mapping[str, Model],
+    x: Tensor,  # (B, C, H, W)
+    y: Any = None,  # (B,)
+    *,
+    out: str | Path,
+    data: str = "images of the caller",
+    classes: Sequence[str] | None = None,
+    sections: Sequence[str] = tuple(SECTIONS),
+    rate: float = 0.01,
+    samples: int = 1000,
+    effort: int = 60,
+    points: int = 100,
+    windows: int = 3,
+    size: int = 250,
+    records: Mapping[str, Mapping[str, Record]] | None = None,
+    seed: int = 0,
+    ids: Any = None,
+    batch_size: int | None = None,
+    backend: str | None = None,
+    compile: bool | None = None,
+    progress: bool | None = None,
+) -> Report:
+    """Measure one model or several on the same images, and write report.html to the folder `out`.
+
+    The page is one file that needs no network and no script. Beside it stands each record as npz,
+    JSON and CSV, named MODEL.RECORD.
+
+    models: a callable, or {name: callable}; x, y, ids, seed, batch_size, backend, compile,
+        progress: as in `error_rate`. y None measures each model against its own answers.
+    data, classes: what the page calls the images and the labels. sections: those wanted, of
+        SECTIONS. A section that cannot be made, such as distances of a model without gradients, is
+        left out and the page says why.
+    rate, samples: of sigma. effort: gradients an image of the nearest error. points: noisy points
+        an image. windows, size: church windows of each model, and their nodes a side.
+    records: those already measured, {model: {"sigma": ..., "distance": ...}}: not measured again.
+        They must be of these images, by id and label.
+
+    Cost: about 2.5 * samples evaluations and 3 * effort gradients an image. Raises ValueError,
+    TypeError or RuntimeError naming the argument, OSError where `out` cannot be written.
+    """
+    named: dict[str, Any] = dict(models) if isinstance(models, Mapping) else {"model": models}
+    if not named:
+        raise ValueError("models must hold at least one model, held none")
+    batch = inputs.images(x)
+    labels = None if y is None else inputs.labels(y, len(batch), batch.device)
+    for each in sections:
+        inputs.choice("sections", each, tuple(SECTIONS))
+    shared = {"seed": seed, "batch_size": batch_size, "backend": backend, "compile": compile}
+    job = Job(
+        x=batch,
+        y=labels,
+        data=data,
+        classes=classes,
+        rate=inputs.rate_for(inputs.integer("samples", samples, 1, 2**20), rate),
+        samples=samples,
+        effort=inputs.integer("effort", effort, 5),
+        points=inputs.integer("points", points, 1),
+        windows=inputs.integer("windows", windows, 0),
+        size=inputs.integer("size", size, 2, 1000),
+        shared=shared | {"ids": ids, "progress": progress},
+    )
+    folder = _folder(out)
+    for name, model in named.items():
+        checked = Evaluator(
+            model, batch, labels, ids=ids, seed=seed, backend=backend, compile=False
+        )
+        given = dict((records or {}).get(name, {}))
+        _of_these_images(given, checked)
+        job.records[name] = given
+    chosen = {name: each for name, each in SECTIONS.items() if name in sections}
+    with tqdm(
+        total=len(chosen) * len(named),
+        unit=" parts",
+        disable=None if progress is None else not progress,
+    ) as shown:
+        for section, module in chosen.items():
+            for name, model in named.items():
+                shown.set_postfix_str(f"{section}, {name}")
+                try:
+                    job.records[name] |= module.measure(model, job, name)
+                except (Skip, ValueError, TypeError, RuntimeError) as why:
+                    job.skipped.setdefault(section, []).append(f"{name}: {why}.")
+                shown.update()
+    pages = [_shown(section, module, job) for section, module in chosen.items()]
+    for name, found in job.records.items():
+        for each, record in found.items():
+            _write(record, folder, f"{_file_name(name)}.{each}")
+    several = ", ".join(named)
+    when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    lead = (
+        f"Random noise and nearest errors of {several} on {len(batch)} images ({data}). "
+        f"robustcore {version('robustcore')}, {when}."
+    )
+    path = folder / PAGE
+    path.write_text(render(f"Robustness of {several}", lead, pages), encoding="utf-8")
+    return Report(
+        path=path,
+        verdicts={each.title: tuple(each.verdicts) for each in pages if each.verdicts},
+        skipped={each.title: tuple(each.skipped) for each in pages if each.skipped},
+        records=job.records,
+    )
+
+
+def _shown(name: str, module: Any, job: Job) -> Section:
+    why = job.skipped.get(name, [])
+    try:
+        made = module.show(job)
+    except Skip as reason:
+        return Section(module.TITLE, "", skipped=[*why, f"{reason}."])
+    return Section(**vars(made) | {"skipped": [*made.skipped, *why]})
+
+
+def _of_these_images(given: Mapping[str, Record], checked: Evaluator) -> None:
+    for name, record in given.items():
+        same = np.array_equal(record.ids, checked.ids.cpu().numpy())
+        if not same or not np.array_equal(record.labels, checked.y.cpu().numpy()):
+            raise ValueError(
+                f"records must be of the images in x, {name!r} has other ids or labels"
+            )
+
+
+def _folder(out: str | Path) -> Path:
+    folder = Path(out)
+    probe = folder / ".robustcore-probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"out must be a folder that can be written, was {out}: {error}") from None
+    return folder
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") or "model"
+
+
+def _write(record: Record, folder: Path, stem: str) -> None:
+    record.save(folder / f"{stem}.npz")
+    record.to_csv(folder / f"{stem}.csv")
+    text = {
+        "record": type(record).__name__,
+        "summary": repr(record),
+        "provenance": vars(record.provenance),
+        "columns": {name: values.tolist() for name, values in record.columns().items()},
+    }
+    (folder / f"{stem}.json").write_text(json.dumps(_finite(text), indent=1) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no inf and no NaN: words stand for them."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,66 @@
+"""What every section works from: images, settings, and the records found so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from robustcore.stats import order_ranks
+
+
+@dataclass(frozen=True)
+class Job:
+    """Images and settings of a report, the same for each model.
+
+    y None: each model is measured against its own answers. shared: engine arguments of every
+    method. records[model][name] and skipped[section] fill as sections are measured.
+    """
+
+    x: Tensor  # (B, C, H, W)
+    y: Tensor | None  # (B,)
+    data: str
+    classes: Sequence[str] | None
+    rate: float
+    samples: int
+    effort: int
+    points: int
+    windows: int
+    size: int
+    shared: dict[str, Any]
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+
+    def having(self, name: str) -> dict[str, Any]:
+        """The records of this name, by model, of the models that have one."""
+        return {model: found[name] for model, found in self.records.items() if name in found}
+
+    def word(self, label: int) -> str:
+        known = self.classes is not None and 0 <= label < len(self.classes)
+        return str(self.classes[label]) if self.classes is not None and known else f"class {label}"
+
+    def images_table(self, columns: Mapping[str, Mapping[str, Sequence[Any]]]) -> dict[str, Any]:
+        """Columns beside the images' numbers and classes: {heading: {model: values}}."""
+        first = next(iter(next(iter(self.records.values())).values()))
+        table: dict[str, Any] = {"image": first.ids.tolist()}
+        if self.y is not None:
+            table["class"] = [self.word(int(label)) for label in first.labels]
+        several = len(self.records) > 1
+        for heading, by_model in columns.items():
+            for model, values in by_model.items():
+                table[f"{heading}, {model}" if several else heading] = list(values)
+        return table
+
+
+def median_with_interval(values: Any, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Median over images and its interval, distribution-free: what other images would have given.
+
+    Ends are -inf or inf where there are too few images.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    low, high = (int(each) for each in order_ranks(len(ordered), 0.5, confidence))
+    ends = [-np.inf, *ordered.tolist(), np.inf]
+    return float(np.median(ordered)), float(ends[low]), float(ends[high])
