@@ -106,3 +106,14 @@ def normals() -> Callable[..., Tensor]:
         return names.run(perturb, **more).flatten()
 
     return make
+
+
+@pytest.fixture
+def toy_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names of training_data's networks, known to `train`."""
+    from training_data import Narrow, Plain
+
+    from robustcore import zoo
+
+    monkeypatch.setitem(zoo.NETWORKS, "narrow", Narrow)
+    monkeypatch.setitem(zoo.NETWORKS, "plain", Plain)

@@ -6,9 +6,9 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_data import Narrow, toy
+from training_data import toy
 
-from robustcore import training, zoo
+from robustcore import training
 from robustcore.cli import main
 from robustcore.cli import train as command
 
@@ -16,13 +16,12 @@ SMALL = ["--epochs", "2", "--lr", "0.1", "--batch-size", "32", "--device", "cpu"
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch):
+def _small(monkeypatch, toy_networks):
     def load(folder=None):
         if folder is not None and not folder.is_dir():
             raise ValueError(f"folder must be a folder that exists, was {folder}")
         return toy()
 
-    monkeypatch.setitem(zoo.NETWORKS, "narrow", Narrow)
     monkeypatch.setitem(command.DATA, "cifar10", (load, command.DATA["cifar10"][1]))
 
 
@@ -83,7 +82,7 @@ def test_peaks_follow_the_number_of_cycles(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--network", "resnet18"], "network must be one of mnist-cnn, narrow, resnet20"),
+        (["--network", "resnet18"], "network must be one of mnist-cnn, narrow, plain"),
         (["--folder", "no/such"], "folder must be a folder that exists"),
         (["--sigma-max", "0.1"], "--sigma-max must be given with --recipe gaussian alone"),
         (["--recipe", "gaussian"], "--sigma-max must be given with --recipe gaussian"),

@@ -7,14 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from training_data import Narrow, toy
 
-from robustcore import training, zoo
+from robustcore import training
 
 SMALL = {"epochs": 1, "lr": 1e-12, "batch_size": 32, "device": "cpu", "progress": False}
-
-
-@pytest.fixture(autouse=True)
-def _networks(monkeypatch):
-    monkeypatch.setitem(zoo.NETWORKS, "narrow", Narrow)
+pytestmark = pytest.mark.usefixtures("toy_networks")
 
 
 def test_training_goes_on_from_the_weights_of_a_file(tmp_path):

@@ -5,6 +5,17 @@ from torch import nn
 
 from robustcore.training import Data
 
+SMALL = {"epochs": (2, 1), "lr": (0.1, 0.05), "batch_size": 32, "device": "cpu", "progress": False}
+
+
+class Interrupted(Exception):
+    pass
+
+
+def same(a, b):
+    """Whether two sets of weights are equal to the bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
 
 def toy(images=320, tests=200, size=8):
     """Ten classes, each four squares of colour in noise."""
