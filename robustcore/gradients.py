@@ -95,7 +95,9 @@ class Gradients:
         ones = torch.ones_like(rows)
         self.n_forward.index_add_(0, rows, ones)
         self.n_backward.index_add_(0, rows, ones)
-        margin, gain, found = (torch.cat(each) for each in zip(*parts, strict=True))
+        margin, gain, found = parts[0]
+        if len(parts) > 1:
+            margin, gain, found = (torch.cat(each) for each in zip(*parts, strict=True))
         return margin, gain, found
 
     def _differentiate(

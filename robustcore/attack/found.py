@@ -40,14 +40,19 @@ class Found:
         restart: Tensor,
         step: Tensor,
     ) -> None:
-        """Take what is nearer than before; of equals, the first slot's."""
+        """Take what is nearer than before; of equals, the lowest restart's, then the first slot's.
+
+        So the order in which slots come does not matter.
+        """
         nearest = self.distance.scatter_reduce(0, rows, distance, "amin")
-        slots = torch.arange(len(rows), device=rows.device)
-        wins = (distance == nearest[rows]) & (distance < self.distance[rows])
-        slots = torch.where(wins, slots, len(rows))
-        first = torch.full_like(self.label, len(rows)).scatter_reduce(0, rows, slots, "amin")
-        image = (first < len(rows)).nonzero().flatten()
-        slot = first[image]
+        sooner = (distance < self.distance[rows]) | (restart < self.restart[rows])
+        wins = sooner & (distance == nearest[rows]) & torch.isfinite(distance)
+        count = len(rows)
+        last = torch.iinfo(torch.int64).max
+        rank = torch.where(wins, restart * count + torch.arange(count, device=rows.device), last)
+        first = torch.full_like(self.label, last).scatter_reduce(0, rows, rank, "amin")
+        image = (first < last).nonzero().flatten()
+        slot = first[image] % count
         self.distance[image], self.point[image] = distance[slot], points[slot]
         self.label[image], self.restart[image] = label[slot], restart[slot]
         self.step[image] = step[slot]

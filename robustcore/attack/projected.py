@@ -16,18 +16,18 @@ from torch import Tensor
 from robustcore.attack.found import Found
 from robustcore.gradients import Gradients
 
-PATIENCE, LAST = 3, 0.05
+PATIENCE, LAST = 2, 0.05
 ROUNDS, WIDEST = 24, 64.0  # of a search for the smallest radius
 
 
 @dataclass(frozen=True)
 class Steps:
-    """How a projected attack moves. step_size: a number, or None to adapt it."""
+    """How a projected attack moves. step_size: one for all, or for each image; None adapts it."""
 
     steps: int
     restarts: int
     loss: str
-    step_size: float | None
+    step_size: float | Tensor | None
     random_start: bool  # else only restarts after the first start at random points
     box: tuple[float, float] | None
     seed: int
@@ -36,25 +36,27 @@ class Steps:
 
 
 class _Window:
-    """The slots that live: image, position of its radius, restart, step, and the moving parts."""
+    """Slots that live, each a start of an image; one that is done gives its place to another."""
 
-    def __init__(self, gradients: Gradients) -> None:
+    def __init__(self, gradients: Gradients, size: int) -> None:
         x = gradients.x
-        none = torch.zeros(0, dtype=torch.int64, device=x.device)
-        self.rows, self.place, self.restart, self.age = none, none, none, none
-        self.offset, self.points, self.gradient = x[:0], x[:0], x[:0]
-        self.size, self.radius = x.new_zeros(0), x.new_zeros(0)
-        self.gain = x.new_zeros(0, dtype=torch.float64)
-        self.since = none  # steps without progress
+        none = torch.zeros(size, dtype=torch.int64, device=x.device)
+        self.rows, self.place = none, none.clone()  # the image; its position among those attacked
+        self.restart, self.age = none.clone(), none.clone()
+        self.since = none.clone()  # steps without progress
         self.stuck = none.bool()  # the last gradient gave no direction
+        self.size, self.radius = x.new_zeros(size), x.new_zeros(size)
+        self.gain = x.new_zeros(size, dtype=torch.float64)
+        self.offset = x.new_zeros(size, x.shape[1])
+        self.points, self.gradient = self.offset.clone(), self.offset.clone()
 
     def take(self, index: Tensor) -> None:
         for name, value in vars(self).items():
-            setattr(self, name, value[index])
+            setattr(self, name, value[: len(index)] if name == "gradient" else value[index])
 
-    def append(self, **columns: Tensor) -> None:
+    def put(self, index: Tensor, **columns: Tensor) -> None:
         for name, value in columns.items():
-            setattr(self, name, torch.cat([getattr(self, name), value]))
+            getattr(self, name).index_copy_(0, index, value)
 
 
 def projected(
@@ -72,57 +74,64 @@ def projected(
     device, images = rows.device, len(rows)
     total, next_, left = images * how.restarts, 0, images
     won = torch.full((images,), how.restarts, dtype=torch.int64, device=device)
-    live = _Window(gradients)
+    live = _Window(gradients, min(total, gradients.engine.batch_size))
+    free = torch.arange(len(live.rows), device=device)
     while True:
-        room = gradients.engine.batch_size - len(live.rows)
-        while room > 0 and next_ < total:  # restart by restart, so that easy images leave early
-            pair = torch.arange(next_, min(next_ + room, total), device=device)
+        while len(free) and next_ < total:  # restart by restart, so that easy images leave early
+            pair = torch.arange(next_, min(next_ + len(free), total), device=device)
             next_ += len(pair)
             pair = pair[pair // images < won[pair % images]]
-            _enter(gradients, live, rows, radius, pair % images, pair // images, how)
-            room = gradients.engine.batch_size - len(live.rows)
+            taken, free = free[: len(pair)], free[len(pair) :]
+            _enter(gradients, live, taken, rows, radius, pair % images, pair // images, how)
+        if len(free):
+            kept = torch.ones_like(live.stuck).index_fill_(0, free, False)
+            live.take(kept.nonzero().flatten())
         if not len(live.rows):
             progress(left)
             return
-        stay = _judge(gradients, found, live, won, how).nonzero().flatten()
+        done = _judge(gradients, found, live, won, how)
         now = int((won == how.restarts).sum()) if not how.nearest else left
         progress(left - now)
         left = now
-        if len(stay) < len(live.rows):
-            live.take(stay)
         _move(gradients, live, how)
+        free = done.nonzero().flatten()
 
 
 def _enter(
     gradients: Gradients,
     live: _Window,
+    at: Tensor,
     rows: Tensor,
     radius: Tensor,
     place: Tensor,
     restart: Tensor,
     how: Steps,
 ) -> None:
+    if not len(at):
+        return
     row, reach = rows[place], radius[place].float()
-    offset = torch.empty_like(gradients.x[row])
-    if len(row):
-        random = reach if how.random_start else torch.where(restart > 0, reach, 0.0)
-        gradients.kernels.random_start(
-            random, restart, how.ids[row], offset, norm=gradients.norm, seed=how.seed
-        )
-    points = gradients.x[row] + offset
-    points = gradients.rounded(points if how.box is None else points.clamp(*how.box))
+    clean = gradients.x[row]
+    offset = torch.empty_like(clean)
+    random = reach if how.random_start else torch.where(restart > 0, reach, 0.0)
+    gradients.kernels.random_start(
+        random, restart, how.ids[row], offset, norm=gradients.norm, seed=how.seed
+    )
+    points = offset.add_(clean)
+    points = gradients.rounded(points if how.box is None else points.clamp_(*how.box))
     zero = torch.zeros_like(row)
-    size = reach if how.step_size is None else torch.full_like(reach, how.step_size)
-    live.append(
+    size = reach
+    if how.step_size is not None:
+        size = torch.as_tensor(how.step_size).to(reach).expand(len(gradients.x))[row]
+    live.put(
+        at,
         rows=row,
         place=place,
         restart=restart,
         age=zero,
         since=zero,
         stuck=zero.bool(),
-        offset=points - gradients.x[row],
+        offset=points - clean,
         points=points,
-        gradient=torch.zeros_like(points),
         size=size,
         radius=reach,
         gain=torch.full_like(reach, -torch.inf, dtype=torch.float64),
@@ -130,40 +139,52 @@ def _enter(
 
 
 def _judge(gradients: Gradients, found: Found, live: _Window, won: Tensor, how: Steps) -> Tensor:
-    """Evaluate all live slots, keep what is found; which of them go on, (S,) bool."""
+    """Evaluate all live slots and keep what is found; which of them are done, (S,) bool."""
     margin, gain, label = gradients(live.rows, live.points, live.gradient, how.loss, None)
-    wrong = ~(margin > 0)
-    distance = torch.full_like(live.gain, torch.inf)
-    gradients.kernels.update_best(
-        gradients.x, live.rows, live.points, margin, distance, torch.empty_like(live.points),
-        norm=gradients.norm,
-    )  # fmt: skip
+    done = ~(margin > 0)
+    hits = done.nonzero().flatten()
+    if len(hits):
+        _hit(gradients, found, live, won, how, hits, margin[hits], label[hits])
+    done |= live.stuck | (live.age >= how.steps)
     if not how.nearest:
-        first = won.scatter_reduce(
-            0, live.place, torch.where(wrong, live.restart, how.restarts), "amin"
-        )
-        wins = wrong & (live.restart == first[live.place]) & (live.restart < won[live.place])
-        found.distance[live.rows[wins]] = torch.inf  # an earlier restart replaces a later one
-        distance = torch.where(wins, distance, torch.inf)
-        won.copy_(first)
-    found.keep(live.rows, distance, live.points, label, live.restart, live.age)
-    stay = ~wrong & ~live.stuck & (live.age < how.steps)
-    if not how.nearest:
-        stay &= live.restart < won[live.place]
+        done |= live.restart >= won[live.place]
     if how.step_size is None:
-        better = gain.double() > live.gain
+        better = gain > live.gain
         live.gain = torch.where(better, gain.double(), live.gain)
         live.since = torch.where(better, 0, live.since + 1)
         halve = live.since >= PATIENCE
         live.size = torch.where(halve, live.size / 2, live.size)
-        live.since = torch.where(halve, 0, live.since)
-        stay &= live.size >= LAST * live.radius
-    return stay
+        live.since.masked_fill_(halve, 0)
+        done |= live.size < LAST * live.radius
+    return done
+
+
+def _hit(
+    gradients: Gradients,
+    found: Found,
+    live: _Window,
+    won: Tensor,
+    how: Steps,
+    hits: Tensor,  # slots that are errors
+    margin: Tensor,
+    label: Tensor,
+) -> None:
+    rows, points, restart = live.rows[hits], live.points[hits], live.restart[hits]
+    distance = torch.full_like(hits, torch.inf, dtype=torch.float64)
+    gradients.kernels.update_best(
+        gradients.x, rows, points, margin, distance, torch.empty_like(points), norm=gradients.norm
+    )
+    if not how.nearest:
+        place = live.place[hits]
+        first = won.scatter_reduce(0, place, restart, "amin")
+        wins = (restart == first[place]) & (restart < won[place])
+        found.distance[rows[wins]] = torch.inf  # an earlier restart replaces a later one
+        distance = torch.where(wins, distance, torch.inf)
+        won.copy_(first)
+    found.keep(rows, distance, points, label, restart, live.age[hits])
 
 
 def _move(gradients: Gradients, live: _Window, how: Steps) -> None:
-    if not len(live.rows):
-        return
     usable = gradients.kernels.ball_step(
         gradients.x, live.rows, live.offset, live.gradient, torch.ones_like(live.size),
         live.size, live.radius, live.points, norm=gradients.norm, box=how.box,

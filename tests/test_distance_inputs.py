@@ -1,0 +1,142 @@
+"""What distances refuse, and how they report gradients that are of no use."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from models import HalfSpace, Slab, grey
+from torch import nn
+
+from robustcore.distance import distance_to_error, pgd
+
+
+class Masked(nn.Module):
+    """A linear model whose gradient is zero (rounding) or NaN; "part": zero on bright images."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.body = kind, HalfSpace(48, 0.3)
+
+    def forward(self, x):
+        rounded = (x * 255).round() / 255
+        if self.kind == "zero":
+            return self.body(rounded)
+        if self.kind == "part":
+            bright = x.flatten(1).amax(1).view(-1, 1, 1, 1) > 0.7
+            return self.body(torch.where(bright, rounded, x))
+        return self.body(x + (x - x).sqrt())
+
+
+@pytest.mark.parametrize("kind", ["zero", "nan"])
+@pytest.mark.parametrize("how", [{}, {"method": "pgd"}, {"method": "pgd", "eps": "search"}])
+def test_gradients_of_no_use_are_reported_and_not_called_robust(kind, how):
+    x, y = grey(2, (3, 4, 4))
+    near = distance_to_error(Masked(kind), x, y, **how)
+    assert near.masked.all()
+    assert np.isinf(near.distance).all()
+    assert near.label_adv.tolist() == [-1, -1]
+    result = pgd(Masked(kind), x, y, eps=0.01)
+    assert result.masked.all()
+    assert not result.fooled.any()
+
+
+def test_each_image_is_masked_by_itself():
+    x, y = grey(3, (3, 4, 4))
+    x[1, 0, 0, 0] = 0.8
+    near = distance_to_error(Masked("part"), x, y)
+    assert near.status.tolist() == ["found", "masked", "found"]
+    result = pgd(Masked("part"), x, y, eps=0.001, norm=2)
+    assert result.masked.tolist() == [False, True, False]
+    assert not result.fooled.any()
+
+
+def test_what_is_robust_is_not_called_masked():
+    x, y = grey(2, (3, 4, 4))
+    result = pgd(HalfSpace(48, 0.3), x, y, eps=0.01, norm=2)
+    assert not result.masked.any()
+    near = distance_to_error(HalfSpace(48, 3.0), x, y, method="pgd", eps=0.5)
+    assert near.status.tolist() == ["not_found"] * 2
+    assert np.isinf(near.distance).all()
+
+
+class Detached(HalfSpace):
+    def forward(self, x):
+        return super().forward(x.detach())
+
+
+BAD = {
+    "norm must be 2 or inf": {"norm": 1},
+    "norm must be 2 or inf .*'l7'": {"norm": "l7"},
+    "method must be one of": {"method": "fast"},
+    "effort must be at least": {"effort": 0},
+    r"restarts must be in \[1, .*was 0": {"restarts": 0},
+    r"restarts must be in \[1, .*was -2": {"restarts": -2},
+    "restarts must be an integer": {"restarts": 1.5},
+    "eps must be left out": {"eps": 0.5},
+    "steps must be left out": {"steps": 5},
+    "eps must be positive": {"method": "pgd", "eps": 0.0},
+    "eps must be positive .* was -0.5": {"method": "pgd", "eps": -0.5},
+    "eps must be positive .* was nan": {"method": "pgd", "eps": math.nan},
+    "eps must be positive and finite": {"method": "pgd", "eps": math.inf},
+    "eps must be a number or 'search'": {"method": "pgd", "eps": "find"},
+    "steps must be at least 1, was -1": {"method": "pgd", "steps": -1},
+    "steps must be at least 1, was 0": {"method": "pgd", "steps": 0},
+    "step_size must be positive .* was -0.1": {"method": "pgd", "step_size": -0.1},
+    "step_size must be positive .* was 0": {"method": "pgd", "step_size": 0},
+    "loss must be one of": {"method": "pgd", "loss": "hinge"},
+    "y must be below the model's 3 classes": {"y": [0, 3]},
+    "y must .*-1": {"y": [-1, 0]},
+    "targets must differ from the labels": {"targets": [1, 0]},
+    r"targets must lie in \[0, 3\)": {"targets": [1, 3]},
+    "targets must have one class": {"targets": [1]},
+    "targets must be integer": {"targets": [1.0, 2.0]},
+    r"x must lie in the box \[0, 0.4\], ranged from 0.5": {"box": (0, 0.4)},
+    "box must be": {"box": (1, 0)},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_refused_by_name(message):
+    x, y = grey(2, (3, 8, 8))
+    with pytest.raises((ValueError, TypeError), match=message):
+        distance_to_error(Slab(192, 0.4), x, **{"y": y, **BAD[message]})
+
+
+@pytest.mark.parametrize(
+    ("message", "change"),
+    [
+        ("eps must be positive", {"eps": [0.1, -1.0]}),
+        ("eps must be a number", {"eps": "search"}),
+        ("steps must be at least 1", {"steps": 0}),
+        (r"restarts must be in \[1, ", {"restarts": 0}),
+        ("eps must be positive", {"eps": 0}),
+        ("eps must be a number or a flat grid", {"eps": []}),
+        ("y must be below the model's 3 classes", {"y": [0, 3]}),
+        ("targets must differ from the labels", {"targets": [1, 0]}),
+        ("step_size must be positive", {"step_size": 0}),
+        ("norm must be", {"norm": 0}),
+        ("loss must be one of", {"loss": "mse"}),
+        (r"x must lie in the box \[0, 1\]", {"x": grey(2, (3, 8, 8))[0] + 1}),
+    ],
+)
+def test_bad_input_to_pgd_is_refused_by_name(message, change):
+    x, y = grey(2, (3, 8, 8))
+    with pytest.raises((ValueError, TypeError), match=message):
+        pgd(Slab(192, 0.4), **{"x": x, "y": y, "eps": 0.1, **change})
+
+
+def test_a_model_without_a_gradient_is_refused():
+    x, y = grey(2, (3, 8, 8))
+    for call in (distance_to_error, lambda *a: pgd(*a, eps=0.1)):
+        with pytest.raises(ValueError, match=r"model must let gradients through .* error rate"):
+            call(Detached(192, 0.4), x, y)
+
+
+def test_norms_have_two_spellings():
+    x, y = grey(1, (3, 8, 8))
+    model = HalfSpace(192, 0.4)
+    for spellings in ((2, "L2", "l2", 2.0), (math.inf, "Linf", "inf", np.inf)):
+        results = [distance_to_error(model, x, y, norm=each) for each in spellings]
+        assert len({r.norm for r in results}) == 1
+        assert len({float(r.distance[0]) for r in results}) == 1
