@@ -92,7 +92,9 @@ def distance_to_error(
         model, x, y, norm, box, targets, restarts, loss, seed, ids, batch_size, backend, compile
     )
     radius = DEFAULT_EPS[task.norm] if search or eps is None else inputs.positive("eps", eps)
-    steps = inputs.integer("steps", steps or (100 if search else PAPER_STEPS), 1)
+    if steps is None:
+        steps = 100 if search else PAPER_STEPS
+    steps = inputs.integer("steps", steps, 1)
     if step_size is not None:
         step_size = inputs.positive("step_size", step_size)
     elif not search:
