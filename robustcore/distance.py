@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from robustcore.gradients import LOSSES, Gradients
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
 from robustcore.results import DistanceResult, PGDResult
+from robustcore.runs import by_blocks
 
 METHODS = ("minimum", "pgd")
 BLOCK_ELEMENTS = 2**25  # pixels of all starts searched together: bounds the memory
@@ -27,9 +29,10 @@ PAPER_STEPS, PAPER_SHARE = 200, 150  # steps, and steps to a radius
 RTOL, HALVINGS = 0.01, 12
 
 
+@by_blocks("targets")
 def distance_to_error(
     model: Model,
-    x: Tensor,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, C, H, W) or (C, H, W)
     y: Any = None,  # (B,)
     *,
     norm: float | str = 2,
@@ -49,11 +52,13 @@ def distance_to_error(
     backend: str | None = None,
     compile: bool | None = None,
     progress: bool | None = None,
+    run: str | os.PathLike[str] | None = None,
+    block: int | None = None,
 ) -> DistanceResult:
     """The nearest error that the search finds around each image: an upper bound of the distance.
 
-    model, x, y, ids, batch_size, backend, progress: as in `error_rate`; the model must let
-        gradients through to its input. compile=True compiles it; None does not.
+    model, x, y, ids, batch_size, backend, progress, run, block: as in `error_rate`; the model must
+        let gradients through to its input. compile=True compiles it; None does not.
     norm: 2 or inf, also "L2", "Linf". Distances are in pixel units of [0, 1].
     method: "minimum" searches for the least distance by itself (robustcore.attack.minimum_norm).
         "pgd" is the paper's way: projected descent in a ball of radius eps, which stops at its
@@ -120,9 +125,10 @@ def distance_to_error(
     return task.distances(method, start, settings)
 
 
+@by_blocks("targets")
 def pgd(
     model: Model,
-    x: Tensor,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, C, H, W) or (C, H, W)
     y: Any = None,  # (B,)
     *,
     eps: float | Sequence[float] | np.ndarray,  # G values
@@ -140,6 +146,8 @@ def pgd(
     backend: str | None = None,
     compile: bool | None = None,
     progress: bool | None = None,
+    run: str | os.PathLike[str] | None = None,
+    block: int | None = None,
 ) -> PGDResult:
     """Robust accuracy under projected gradient descent, at one radius or a grid of radii.
 

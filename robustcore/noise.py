@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from robustcore import inputs
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
 from robustcore.results import ErrorRate, Provenance, SigmaResult
+from robustcore.runs import by_blocks
 from robustcore.search import Bisection, Quantile
 from robustcore.stats import clopper_pearson
 
@@ -21,9 +22,10 @@ METHODS = ("quantile", "bisection")
 BLOCK = 256  # images searched together: bounds the memory of a search and keeps batches full
 
 
+@by_blocks()
 def error_rate(
     model: Model,
-    x: Tensor,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, C, H, W) or (C, H, W)
     sigma: float | Sequence[float] | np.ndarray,  # G values
     y: Any = None,  # (B,)
     *,
@@ -36,12 +38,16 @@ def error_rate(
     backend: str | None = None,
     compile: bool | None = None,
     progress: bool | None = None,
+    run: str | os.PathLike[str] | None = None,
+    block: int | None = None,
 ) -> ErrorRate:
     """The share of N(x, sigma^2 I) that a model gets wrong, for each image and each sigma.
 
     model: any callable from (S, C, H, W) pixels in [0, 1] to (S, K) logits (a tensor, or an object
         with .logits); evaluated in batches, under no_grad, on the device of x.
-    x: floating-point images in [0, 1], finite. sigma: one or more, in pixel units, at least 0.
+    x: floating-point images in [0, 1], finite: a tensor, a numpy array, a Dataset or DataLoader of
+        images or (image, label), or a folder with labels.csv. What is not a tensor is read as it is
+        wanted, and its bytes are divided by 255. sigma: one or more, in pixel units, at least 0.
     y: true class of each image; None takes the model's own answers at x.
     samples: draws of each image, the same at every sigma. Draw i of an image is a function of
         (seed, id, i) alone, bit for bit the same on every device and at every batch size.
@@ -50,6 +56,9 @@ def error_rate(
     clip: (low, high) clips noisy pixels; None, the default and the paper's way, does not.
     batch_size, backend ("reference", "native", "triton"), compile: chosen automatically by
         default; the choice is in the record's provenance. progress: None shows a bar on a terminal.
+    run: folder that keeps finished images; the same call goes on from there (docs/scale.md).
+    block: images measured at a time in a run, in a set that is read, and in a process group, whose
+        ranks share the work and all get the whole record.
 
     A tie or a NaN among the logits is an error. Cost: B * (G * samples + 1) evaluations of the
     model. Raises ValueError, TypeError or RuntimeError naming the argument.
@@ -93,9 +102,10 @@ def error_rate(
     )
 
 
+@by_blocks()
 def sigma_at_error_rate(
     model: Model,
-    x: Tensor,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, C, H, W) or (C, H, W)
     error_rate: float = 0.01,
     y: Any = None,  # (B,)
     *,
@@ -111,6 +121,8 @@ def sigma_at_error_rate(
     backend: str | None = None,
     compile: bool | None = None,
     progress: bool | None = None,
+    run: str | os.PathLike[str] | None = None,
+    block: int | None = None,
 ) -> SigmaResult:
     """sigma(x, mu): the Gaussian noise in which a model errs at rate mu, for each image.
 

@@ -1,0 +1,232 @@
+"""A whole set, block by block: any measurement of a few images, made one of all that there are."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustcore import inputs
+from robustcore.evaluator import BATCH_PIXELS
+from robustcore.network import planned_times
+from robustcore.provenance import bar
+from robustcore.records import Record
+from robustcore.runs import ranks
+from robustcore.runs.identity import of_model, plain, versions
+from robustcore.runs.rows import Rows, record_of, rows_of
+from robustcore.runs.store import Store, ran_out
+from robustcore.sources import Source, digest, labels_of, open_source
+
+P = ParamSpec("P")
+R = TypeVar("R", bound=Record)
+
+SMALLEST, LARGEST = 4, 256  # images in a block
+SHARE = 128  # a block is this part of what is left, so that ranks finish together
+PER_BATCH = 8  # batch slots to an image of the largest block
+
+
+def by_blocks(*per_image: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """For a function of (model, x, y, ids=, run=, block=, ...) whose record is image by image.
+
+    A tensor alone, without `run` and outside a process group, goes straight to the function.
+    Anything else is cut into blocks of images that are measured one by one, by as many processes
+    as there are, and kept in a `Store`. per_image: other arguments with an entry for each image.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def measured(*args: P.args, **kwargs: P.kwargs) -> R:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            given = bound.arguments
+            asked = given["run"] is not None or given["block"] is not None
+            read = not isinstance(given["x"], Tensor) or given["x"].dtype == torch.uint8
+            if asked or read or ranks.grouped():
+                return cast(R, _Whole(function, given, per_image).record())
+            return function(*args, **kwargs)
+
+        return measured
+
+    return decorate
+
+
+class _Whole:
+    """One call of a measurement on a whole set."""
+
+    def __init__(
+        self, function: Callable[..., Record], given: dict[str, Any], per_image: tuple[str, ...]
+    ) -> None:
+        self.function = function
+        self.arguments = dict(given)
+        self.run, block, y, ids = (
+            self.arguments.pop(name) for name in ("run", "block", "y", "ids")
+        )
+        self.progress = self.arguments.pop("progress")
+        self.model, x = self.arguments.pop("model"), self.arguments.pop("x")
+        if self.run is not None and not isinstance(self.run, (str, os.PathLike)):
+            raise TypeError(f"run must be a folder, was {type(self.run).__name__}")
+        self.source = open_source(x, y, self.model)
+        n = self.source.n
+        self.y = labels_of(self.source, y)
+        self.ids = inputs.identifiers(ids, n, torch.device("cpu"))
+        self.per_image = {
+            name: torch.as_tensor(self.arguments.pop(name))
+            for name in per_image
+            if np.ndim(self.arguments[name]) == 1 and len(self.arguments[name]) == n
+        }
+        device = x.device if isinstance(x, Tensor) else _device(self.model)
+        if block is not None:
+            block = inputs.integer("block", block, 1)
+        largest = block or _largest(self.arguments.get("batch_size"), self.source, device)
+        self.spans = spans(n, largest, shrink=block is None)
+        self.identity = {
+            "function": function.__name__,
+            "model": of_model(self.model),
+            "x": self.source.about,
+            "y": None if self.y is None else digest(self.y),
+            "ids": None if ids is None else digest(self.ids),
+            **{name: plain(value) for name, value in self.arguments.items()},
+            **{name: plain(value) for name, value in self.per_image.items()},
+            "block": largest if block else f"at most {largest}",
+            "device": device.type,
+            **versions(),
+        }
+
+    def record(self) -> Record:
+        crew = ranks.join()
+        with contextlib.ExitStack() as stack:
+            store = stack.enter_context(_led(crew, self.run))
+            crew.agree(self.identity)
+
+            def begin() -> tuple[list[int], int | None]:
+                assert store is not None
+                store.begin(self.identity, self.source.n, crew.size)
+                return sorted(store.blocks_done()), store.batch_size()
+
+            done, batch_size = crew.led(begin)
+            if batch_size is not None:
+                self.arguments["batch_size"] = batch_size
+            todo = sorted(set(range(len(self.spans))) - set(done))
+            shown = stack.enter_context(
+                bar(self.source.n, "images", self.progress if crew.rank == 0 else False)
+            )
+            shown.initial = shown.n = sum(b - a for a, b in (self.spans[k] for k in done))
+            spent = 0
+
+            def write(block: int, rank: int, rows: Rows) -> None:
+                nonlocal spent
+                assert store is not None
+                store.commit(block, self.spans[block][0], rank, rows)
+                spent += rows.evaluations
+                seconds = max(1e-9, shown.format_dict["elapsed"])
+                shown.set_postfix_str(f"{spent / seconds:,.0f} evaluations/s", refresh=False)
+                shown.update(len(rows.data))
+
+            stopping = stack.enter_context(_interrupts(self.run is not None, crew.rank == 0))
+            try:
+                crew.measure(todo, self._block, write, stopping)
+            except ranks.Stopped:
+                raise KeyboardInterrupt(
+                    f"the images measured so far are in {self.run}: go on with `robustcore resume "
+                    f"{self.run}` or the same call"
+                ) from None
+
+            def rows() -> Rows:
+                assert store is not None
+                return store.rows()
+
+            return record_of(crew.given(rows))
+
+    def _block(self, k: int) -> Rows:
+        first, last = self.spans[k]
+        x, y = self.source.block(first, last)
+        at = slice(first, last)
+        with ranks.alone(), planned_times(self.source.n / (last - first)):
+            record = self.function(
+                self.model,
+                x,
+                y=y if self.y is None else self.y[at],
+                ids=self.ids[at],
+                progress=False,
+                **self.arguments,
+                **{name: value[at] for name, value in self.per_image.items()},
+            )
+        if ran_out(record.provenance.notes):  # do not run out again at every block
+            self.arguments["batch_size"] = record.provenance.batch_size
+        return rows_of(record)
+
+
+def spans(n: int, largest: int, shrink: bool = True) -> list[tuple[int, int]]:
+    """First and last of each block of n images; the same for any number of processes.
+
+    With `shrink` a block is a 128th of what is left, 4 images at least, so that up to 64 processes
+    finish at about one time.
+    """
+    found, first = [], 0
+    while first < n:
+        size = min(largest, max(SMALLEST, (n - first) // SHARE)) if shrink else largest
+        found.append((first, min(n, first + size)))
+        first += size
+    return found
+
+
+def _largest(batch_size: int | None, source: Source, device: torch.device) -> int:
+    """Images whose first round fills many batches: no more than a minute's work is in flight."""
+    pixels = int(np.prod(source.shape))
+    batch = batch_size or BATCH_PIXELS.get(device.type, 2**24) // pixels
+    return int(min(LARGEST, max(SMALLEST, batch // PER_BATCH)))
+
+
+def _device(model: Any) -> torch.device:
+    held = [*model.parameters(), *model.buffers()] if isinstance(model, torch.nn.Module) else []
+    return held[0].device if held else torch.device("cpu")
+
+
+@contextlib.contextmanager
+def _led(crew: ranks.One | ranks.Many, run: Any) -> Iterator[Store | None]:
+    """The store on rank 0, nothing on the others; an error in opening it reaches all."""
+    opened: list[Store] = []
+    crew.led(lambda: opened.append(Store(run)))
+    try:
+        yield opened[0] if opened else None
+    finally:
+        for store in opened:
+            store.close()
+
+
+@contextlib.contextmanager
+def _interrupts(kept: bool, tells: bool) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C lets the block in flight finish where it is kept; a second one does not wait.
+
+    Under torchrun every rank gets the signal twice, from the terminal and from its parent: there
+    only the first counts.
+    """
+    if not kept or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        asked.append(number)
+        if len(asked) == 1 and tells:
+            print("\nfinishing the images in flight", file=sys.stderr)
+        elif len(asked) > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+            raise KeyboardInterrupt("the images of finished blocks are kept")
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)

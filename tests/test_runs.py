@@ -1,0 +1,438 @@
+"""A run on disk: what is kept, what is refused, and that an interrupted run ends in one record."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import Slab, Small, grey
+
+import robustcore as rc
+from robustcore import runs
+from robustcore.runs import whole
+from robustcore.runs.rows import record_of, rows_of
+from robustcore.runs.store import FILE, LOCK
+
+X = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+KEPT = {"samples": 60, "progress": False, "block": 4}
+IN_ANOTHER_PROCESS = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+
+
+def rate(run=None, model=None, x=X, **more):
+    return rc.error_rate(model or Small(), x, run=run, **({"sigma": [0.1, 0.3]} | KEPT | more))
+
+
+def same(a, b):
+    """Bit for bit, in everything but how it was made."""
+    for name, (dtype, _) in a._arrays().items():
+        left, right = getattr(a, name), getattr(b, name)
+        equal = torch.equal(left, right) if dtype is None else np.array_equal(left, right)
+        assert equal, name
+    assert all(getattr(a, name) == getattr(b, name) for name in a._scalars())
+    return True
+
+
+class Counted(torch.nn.Module):
+    """Counts the images it sees, and may do something at one of them."""
+
+    def __init__(self, at=None, act=None):
+        super().__init__()
+        self.inner, self.seen, self.at, self.act = Small(), 0, at, act
+
+    def forward(self, x):
+        self.seen += len(x)
+        if self.at is not None and self.seen > self.at:
+            self.at = None
+            self.act()
+        return self.inner(x)
+
+    def __repr__(self):
+        return "Counted"
+
+
+def stop():
+    raise RuntimeError("stopped here")
+
+
+# -- what is kept ----------------------------------------------------------------------------
+
+
+def test_a_run_gives_the_numbers_of_a_call_without(tmp_path):
+    model = Slab(16, 0.5)
+    x, y = grey(11)
+    for function, more in (
+        (rc.sigma_at_error_rate, {"error_rate": 0.05}),
+        (rc.error_rate, {"sigma": [0.1, 0.3]}),
+        (rc.distance_to_error, {"effort": 10}),
+        (rc.pgd, {"eps": [0.1, 0.9], "norm": 2, "steps": 5}),
+    ):
+        more |= {"samples": 60} if "rate" in function.__name__ else {}
+        found = function(model, x, y=y, run=tmp_path, progress=False, **more)
+        plain = function(model, x, y=y, progress=False, **more)
+        for name in set(found.columns()) - {"n_forward"}:  # the engine's probes come by block
+            left, right = found.columns()[name], plain.columns()[name]
+            if left.dtype.kind == "f":
+                np.testing.assert_allclose(left, right, rtol=1e-5)
+            else:
+                assert left.tolist() == right.tolist()
+    assert {each.function for each in runs.progress(tmp_path)} == {
+        "sigma_at_error_rate", "error_rate", "distance_to_error", "pgd"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_rows_give_the_record_back_bit_for_bit(kind):
+    model = Small().to(kind)
+    record = rc.distance_to_error(model, X[:5].to(kind), effort=5, progress=False)
+    rows = rows_of(record)
+    again = record_of(type(rows).from_bytes(rows.to_bytes()))
+    assert same(record, again)
+    assert again.x_adv.dtype == kind
+    assert again.provenance == record.provenance
+
+
+def test_blocks_cover_the_set_and_shrink():
+    for n in (1, 3, 4, 200, 1000, 50_000):
+        found = whole.spans(n, 16)
+        assert [a for a, _ in found] == [0, *(b for _, b in found[:-1])]
+        assert found[-1][1] == n
+        assert max(b - a for a, b in found) <= 16
+    assert whole.spans(50_000, 16)[0] == (0, 16)
+    assert whole.spans(200, 16)[0] == (0, 4)
+    assert whole.spans(10, 4, shrink=False) == [(0, 4), (4, 8), (8, 10)]
+
+
+def test_a_finished_run_is_read_not_measured_again(tmp_path):
+    first = rate(tmp_path)
+    model = Counted(0, stop)
+    model.inner.load_state_dict(Small().state_dict())
+    assert same(rate(tmp_path), first)
+    assert runs.progress(tmp_path)[0].sessions == 2
+
+
+def test_only_what_is_missing_is_measured(tmp_path):
+    model = Counted()
+    want = rate(tmp_path / "whole", model)
+    total = model.seen
+    broken = Counted(total // 2, stop)
+    with pytest.raises(RuntimeError, match="stopped here"):
+        rate(tmp_path / "broken", broken)
+    done = runs.progress(tmp_path / "broken")[0]
+    assert 0 < done.images < len(X)
+    assert not done.running
+    again = Counted()
+    assert same(rate(tmp_path / "broken", again), want)
+    assert again.seen < 0.8 * total  # nothing that was done is done again
+
+
+def test_order_and_ids_are_the_callers(tmp_path):
+    ids = np.arange(20)[::-1] * 7
+    found = rate(tmp_path, ids=ids)
+    assert found.ids.tolist() == ids.tolist()
+    assert not np.array_equal(found.rate, rate(tmp_path / "other").rate)
+
+
+def test_targets_go_with_their_images(tmp_path):
+    model, y = Slab(16, 0.5), torch.zeros(9, dtype=torch.long)
+    targets = torch.tensor([1, 2] * 4 + [1])
+    found = rc.distance_to_error(
+        model, grey(9)[0], y, targets=targets, effort=10, run=tmp_path, block=2, progress=False
+    )
+    assert found.targets.tolist() == targets.tolist()
+    assert found.label_adv.tolist() == targets.tolist()
+
+
+def test_memory_that_ran_out_is_remembered(tmp_path):
+    class Tight(Small):
+        def forward(self, x):
+            if len(x) > 30:
+                raise torch.OutOfMemoryError("no room")
+            return super().forward(x)
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        rate(tmp_path, Tight(), x=Broken(), batch_size=128)
+    found = rate(tmp_path, Tight(), x=Broken(at=None), batch_size=128)
+    halvings = [note for note in found.provenance.notes if "out of memory" in note]
+    assert halvings == [f"out of memory: batch size halved to {n}" for n in (64, 32, 16)]
+    assert found.provenance.batch_size == 16
+
+
+class Broken(torch.utils.data.Dataset):
+    """A data set whose disk fails at an image."""
+
+    def __init__(self, at=10):
+        self.at = at
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, i):
+        # sampled at the start to tell one set from another, then read in order
+        self.read = getattr(self, "read", 0) + 1
+        if self.at is not None and i >= self.at and self.read > len(X) + 1:
+            raise RuntimeError("stopped: the disk failed")
+        return X[i]
+
+
+def test_a_model_is_compiled_as_for_the_whole_set(tmp_path, monkeypatch):
+    monkeypatch.setattr("robustcore.network.COMPILE_FLOPS", 1e7)  # of the set, not of a block
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    assert rate(tmp_path / "blocks").provenance.compiled
+    assert not rate(x=X[:4], block=None).provenance.compiled
+
+
+# -- what is refused -------------------------------------------------------------------------
+
+
+def changed(model, value=1e-3):
+    with torch.no_grad():
+        model.layers[0].bias[0] += value
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": changed(Small())}, r"model \(the weights\) must be that of the run in"),
+        ({"x": X.flip(0)}, r"x \(the images\) must be that of the run"),
+        ({"x": X[:19]}, r"x \(the images\) must be that of the run"),
+        ({"y": torch.zeros(20, dtype=torch.long)}, "y must be that of the run"),
+        ({"ids": np.arange(20) + 1}, "ids must be that of the run"),
+        ({"samples": 200}, "samples must be that of the run in .*, 60, was 200: give another"),
+        ({"clip": (0, 1)}, "clip must be that of the run"),
+        ({"seed": 4}, "seed must be that of the run"),
+        ({"sigma": [0.1]}, "sigma must be that of the run"),
+        ({"batch_size": 7}, "batch_size must be that of the run"),
+        ({"block": 5}, "block must be that of the run"),
+    ],
+)
+def test_what_has_changed_is_refused_by_name(tmp_path, change, message):
+    first = rate(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        rate(tmp_path, **change)
+    assert same(rate(tmp_path), first)
+
+
+def test_another_version_is_refused_by_name(tmp_path, monkeypatch):
+    rate(tmp_path)
+    monkeypatch.setattr(torch, "__version__", "1.0")
+    with pytest.raises(ValueError, match=r"torch \(the version of torch\) must be"):
+        rate(tmp_path)
+
+
+def test_settings_that_never_measured_anything_are_forgotten(tmp_path):
+    with pytest.raises(ValueError, match="samples must be"):
+        rate(tmp_path, samples=0)
+    assert same(rate(tmp_path), rate())
+
+
+def test_a_function_is_known_by_its_code_and_what_it_holds():
+    from robustcore.runs.identity import of_model
+
+    def made(scale, module):
+        return lambda x: scale * module(x)
+
+    plain = of_model(made(1.0, Small()))
+    assert plain == of_model(made(1.0, Small()))
+    assert plain != of_model(made(2.0, Small()))
+    assert plain != of_model(made(1.0, changed(Small())))
+    assert plain != of_model(lambda x: -Small()(x))
+    assert of_model(Small()) != of_model(Small(torch.nn.Dropout(0.5)))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="run must be a folder that can be written, was"):
+        rate(tmp_path / "file" / "folder")
+    with pytest.raises(TypeError, match="run must be a folder, was int"):
+        rate(3)
+
+
+def test_a_read_only_file_says_so_and_can_be_looked_at(tmp_path, monkeypatch):
+    """As root may write anywhere, SQLite itself is asked to open the file for reading alone."""
+    rate(tmp_path)
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        "robustcore.runs.store.sqlite3.connect",
+        lambda name, **more: connect(f"file:{name}?mode=ro", uri=True, **more),
+    )
+    with pytest.raises(PermissionError, match="run must be a folder that can be written, was"):
+        rate(tmp_path)
+    monkeypatch.undo()
+    assert runs.progress(tmp_path)[0].images == 20
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    want = rate()
+    pragmas = ("page_size=512", "journal_mode=WAL", "synchronous=FULL")
+    monkeypatch.setattr("robustcore.runs.store.WRITING", pragmas)
+    with runs.Store(tmp_path) as store:
+        pages = store.db.execute("PRAGMA page_count").fetchone()[0]
+    full = (*pragmas, f"max_page_count={pages + 8}")
+    monkeypatch.setattr("robustcore.runs.store.WRITING", full)
+    with pytest.raises(OSError, match=r"folder with room .* images stored before are kept"):
+        rate(tmp_path)
+    monkeypatch.undo()
+    assert 0 < runs.progress(tmp_path)[0].images < 20
+    assert same(rate(tmp_path), want)
+
+
+@pytest.mark.parametrize("damage", ["head", "cut", "noise", "other", "image"])
+def test_a_damaged_file_is_named_and_what_can_be_read_is_saved(tmp_path, damage):
+    want = rc.distance_to_error(Small(), X, run=tmp_path, effort=5, block=1, progress=False)
+    path = tmp_path / FILE
+    content = bytearray(path.read_bytes())
+    middle = len(content) * 9 // 10
+    if damage == "head":
+        content[:100] = bytes(100)
+    elif damage == "cut":
+        content = content[:middle]
+    elif damage == "noise":
+        content[middle : middle + 4096] = os.urandom(4096)
+    elif damage == "image":
+        at = content.rfind(want.x_adv[3].numpy().tobytes()[100:200])
+        content[at] ^= 1
+    else:
+        content = bytearray(b"a text about other things\n" * 1000)
+    path.write_bytes(bytes(content))
+
+    def again():
+        return rc.distance_to_error(Small(), X, run=tmp_path, effort=5, block=1, progress=False)
+
+    with pytest.raises(ValueError, match="damaged or another kind of file"):
+        again()
+    assert path.read_bytes() == bytes(content)
+    if damage in ("head", "other"):
+        with pytest.raises(ValueError, match="of which a part can be read"):
+            runs.repair(tmp_path)
+    else:
+        saved, total = runs.repair(tmp_path)
+        assert 0 < saved < total == 20
+        if damage == "image":
+            assert saved == 19  # its block alone is lost
+        with pytest.raises(FileExistsError, match="earlier repair"):
+            runs.repair(tmp_path)
+    assert same(again(), want)
+
+
+def test_a_file_of_another_program_is_left_alone(tmp_path):
+    with sqlite3.connect(tmp_path / FILE) as other:
+        other.execute("CREATE TABLE mine (a)")
+    with pytest.raises(ValueError, match="another program"):
+        rate(tmp_path)
+    with sqlite3.connect(tmp_path / FILE) as other:
+        assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",)]
+
+
+def test_one_process_at_a_time(tmp_path):
+    holder = (
+        "import time; from robustcore.runs import Store\n"
+        f"store = Store({str(tmp_path)!r}); print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", holder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(
+            RuntimeError, match=f"run must not be in use, .* by process {process.pid}"
+        ):
+            rate(tmp_path)
+        process.kill()
+    assert same(rate(tmp_path), rate())  # the lock ended with its process
+    with runs.Store(tmp_path), pytest.raises(RuntimeError, match="by this very process"):
+        rate(tmp_path)
+    assert (tmp_path / LOCK).exists()
+
+
+# -- interruptions ---------------------------------------------------------------------------
+
+
+def test_the_first_interrupt_finishes_the_block_in_flight(tmp_path, capsys):
+    model = Counted()
+    want = rate(tmp_path / "whole", model)
+    interrupted = Counted(model.seen // 2, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt, match="go on with `robustcore resume"):
+        rate(tmp_path / "run", interrupted)
+    assert "finishing the images in flight" in capsys.readouterr().err
+    done = runs.progress(tmp_path / "run")[0].images
+    assert 0 < done < 20
+    assert done % 4 == 0
+    again = Counted()
+    assert same(rate(tmp_path / "run", again), want)
+    assert interrupted.seen + again.seen == model.seen  # not an evaluation was lost
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="finished blocks are kept"):
+        rate(tmp_path, Counted(700, twice))
+    assert same(rate(tmp_path, Counted()), rate(model=Counted()))
+
+
+def test_outside_the_main_thread_signals_are_left_alone(tmp_path):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(rate(tmp_path)))
+    thread.start()
+    thread.join()
+    assert same(found[0], rate())
+
+
+MEASURE = (
+    IN_ANOTHER_PROCESS + "import torch; torch.set_num_threads(1)\n"
+    "from test_runs import rate\nprint('begins', flush=True)\nrate(sys.argv[1])"
+)
+
+
+def test_killed_at_any_moment_nothing_is_lost(tmp_path):
+    """SIGKILL at random moments of one run; benchmarks/fault.py does it at full length."""
+    want = rate()
+    rng = np.random.default_rng(0)
+    kills, seen, command = 0, {}, [sys.executable, "-c", MEASURE, str(tmp_path)]
+    for _ in range(3):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            process.stdout.readline()
+            try:
+                process.wait(rng.uniform(0.02, 0.2))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                kills += 1
+        if not (tmp_path / FILE).exists():
+            continue
+        with sqlite3.connect(tmp_path / FILE) as db:
+            now = dict(db.execute("SELECT id, record FROM images"))
+        assert seen.items() <= now.items()  # nothing lost, nothing changed
+        seen = now
+    assert kills > 1
+    assert same(rate(tmp_path), want)
+
+
+def test_progress_tells_speed_and_time_left(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run must be the folder of a run"):
+        runs.progress(tmp_path)
+    with pytest.raises(RuntimeError, match="stopped"):
+        rate(tmp_path, Counted(1500, stop))
+    (half,) = runs.progress(tmp_path)
+    assert half.total == 20
+    assert half.images_per_second == pytest.approx(half.images / half.seconds)
+    assert half.seconds_left == pytest.approx((20 - half.images) / half.images_per_second)
+    assert half.evaluations > 100 * half.images
+    rate(tmp_path, Counted())
+    (whole_,) = runs.progress(tmp_path)
+    assert (whole_.images, whole_.seconds_left) == (20, 0)
+
+
+def test_provenance_tells_of_blocks_and_sessions(tmp_path):
+    rate(tmp_path)
+    found = rate(tmp_path)
+    assert found.provenance.notes[-1] == "measured in 5 blocks, 2 sessions"
+    json.dumps(found.provenance.settings)
