@@ -1,7 +1,8 @@
 """Robustness of classifiers: random noise and adversarial examples, two views of one error set."""
 
 from robustcore import geometry, plot, stats
-from robustcore.concentration import noisy_distance
+from robustcore.audit_results import AuditResult
+from robustcore.concentration import adapters, audit_attack, noisy_distance
 from robustcore.concentration_results import NoisyDistance
 from robustcore.copies import noisy_copies
 from robustcore.corruptions import corrupt, corruption_benchmark
@@ -23,6 +24,7 @@ from robustcore.slices import church_windows
 from robustcore.zoo import load_example, load_images, load_model, wrap
 
 __all__ = [
+    "AuditResult",
     "DistanceResult",
     "ErrorRate",
     "NoiseAndDistance",
@@ -33,6 +35,8 @@ __all__ = [
     "Report",
     "SigmaResult",
     "SliceResult",
+    "adapters",
+    "audit_attack",
     "church_windows",
     "compare",
     "corrupt",

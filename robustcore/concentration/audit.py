@@ -1,0 +1,297 @@
+"""Is an attack lying? The isoperimetric bound as a test of any attack on any model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustcore import inputs
+from robustcore.audit_results import RATE_SHARE, AuditResult
+from robustcore.concentration.noisy_points import draw_points, per_image_sigma, sigma_at
+from robustcore.evaluator import Evaluator
+from robustcore.gradients import Gradients
+from robustcore.network import Model
+from robustcore.provenance import bar, provenance
+from robustcore.stats import order_ranks
+
+Attack = Callable[[Any, Tensor, Tensor], Any]  # (model, x (n, C, H, W), y (n,)) to images
+
+STREAM = 3  # its draws are neither those that chose sigma nor those of `noisy_distance`
+NUDGES = (1e-6, 1e-5, 1e-4, 1e-3)  # outward, for errors that stand on the boundary
+ALIKE, OFTEN = 1e-3, 0.9  # distances this much alike, this often, are those of a radius
+BLOCK_ELEMENTS = 2**25
+
+
+def audit_attack(
+    model: Model,
+    x: Tensor,  # (B, C, H, W) or (C, H, W)
+    y: Any,  # (B,), or None
+    attack: Attack,
+    *,
+    sigma: Any = None,
+    error_rates: float | Sequence[float] = (0.003, 0.03),
+    points: int = 200,
+    samples: int = 10_000,
+    confidence: float = 0.95,
+    eps: float | None = None,
+    sigma_max: float = 1.0,
+    seed: int = 0,
+    ids: Any = None,
+    batch_size: int | None = None,
+    backend: str | None = None,
+    compile: bool | None = None,
+    progress: bool | None = None,
+) -> AuditResult:
+    """Prove, where it can be proven, that an attack misses errors.
+
+    Whatever the model, half of all draws of N(x, sigma^2 I) have an error within
+    -sigma * Phi^-1(mu), with mu the error rate at sigma. So an attack whose median distance from
+    such draws is larger did not find the nearest errors: the gradients it used are masked, or it is
+    weak. Counting needs no gradient and cannot be deceived that way.
+
+    attack: (model, x, y) to images of x's shape, for x (n, C, H, W) as noise leaves them, outside
+        [0, 1] too, and labels y (n,) that the model gives them. It minimises the l2 distance, or
+        looks within a radius: then give eps. Attacks of foolbox, torchattacks, ART and AutoAttack,
+        and any that insist on [0, 1]: robustcore.concentration.adapters.
+    sigma: noise, a number, a list of G numbers, or (B, G); None finds sigma(x, mu) for each mu of
+        error_rates, at most sigma_max, with draws of their own.
+    points: draws that are attacked, for each image and sigma. samples: draws that the error rate
+        counts, the points among them.
+    confidence: of each verdict, over all sigmas; see AuditResult.
+    eps: the l2 radius within which the attack looks. Its share of draws with an error there is held
+        against Phi(Phi^-1(mu) + eps / sigma), which the theorem wants. None: medians.
+    model, x, y, seed, ids, batch_size, backend, compile, progress: as in `distance_to_error`.
+
+    A draw that is an error has distance 0 and is not attacked. A returned image that the model gets
+    right counts as not found, after it has been moved outward by up to a thousandth of its distance
+    in case it stands on the boundary; so does one with NaN or inf. The images themselves are
+    attacked as well, to see whether noise alone found nearer errors.
+
+    The verdict is a statement on the model as it was called; a model that is randomised is judged
+    by one answer to each image. Cost: B * G * samples evaluations, and B * (G * points + 1) runs of
+    the attack. Raises ValueError, TypeError or RuntimeError naming the argument.
+
+    Source: Ford et al. (2019), section 5 and appendix E, read as a test; Hoeffding (1956).
+    """
+    start = time.perf_counter()
+    points = inputs.integer("points", points, 1, 2**20)
+    samples = inputs.integer("samples", samples, 1, 2**32)
+    confidence = inputs.fraction("confidence", confidence)
+    eps = None if eps is None else inputs.positive("eps", eps)
+    if samples < points:
+        raise ValueError(f"samples must be at least points = {points}, was {samples}")
+    if not callable(attack):
+        raise TypeError(f"attack must be callable, was {type(attack).__name__}")
+    batch = inputs.images(x)
+    n = len(batch)
+    engine = {"seed": seed, "ids": ids, "batch_size": batch_size, "backend": backend}
+    engine |= {"compile": compile}
+    rates = np.atleast_1d(np.asarray(error_rates, np.float64)) if sigma is None else np.zeros(0)
+    noise = np.empty((n, len(rates))) if sigma is None else _sigmas(sigma, n)
+    _enough(points, confidence, noise.shape[1])
+    spent = np.zeros(n, np.int64)
+    for g, rate in enumerate(rates):
+        noise[:, g], _, forward = sigma_at(model, batch, rate, y, sigma_max, engine, progress)
+        spent += forward
+    planned = n * noise.shape[1] * samples
+    evaluator = Evaluator(model, batch, y, stream=STREAM, planned=planned, **engine)
+    wrong = ~(evaluator.clean_margins > 0)
+    trial = _Trial(evaluator, attack)
+    clean = np.full(n, np.inf)
+    noisy = np.full(n, np.inf)
+    grid = noise.shape
+    columns = {name: np.zeros(grid, np.int64) for name in ("errors", "not_errors", "not_finite")}
+    distances = np.zeros((*grid, points))
+    judged = (~wrong).nonzero()[0]
+    block = max(1, BLOCK_ELEMENTS // (points * batch[0].numel()))
+    with bar(len(judged) * (grid[1] * points + 1), "attacks", progress) as shown:
+        rows = torch.as_tensor(judged, device=evaluator.device)
+        if len(judged):
+            gradients = Gradients(evaluator.among(evaluator.x[rows], rows), None, 2.0)
+            clean[judged] = trial.distances(gradients, np.arange(len(judged)), shown)[0]
+            trial.charge(gradients, judged)
+        for g in range(grid[1]):
+            for first in range(0, len(judged), block):
+                some = judged[first : first + block]
+                noisy[some] = np.minimum(
+                    noisy[some], _count(evaluator, some, noise[:, g], samples, columns["errors"], g)
+                )
+                with torch.no_grad():
+                    gradients, logits = draw_points(evaluator, some, noise[:, g], points)
+                    slots = torch.arange(len(logits), device=logits.device)
+                    right = (gradients.judged(slots, logits)[0] > 0).nonzero().flatten()
+                at = right.cpu().numpy()
+                away, bad, broken = trial.distances(gradients, at, shown)
+                cells = np.zeros(len(some) * points)
+                cells[at] = away
+                distances[some, g] = cells.reshape(len(some), points)
+                image = some[at // points]
+                columns["not_errors"][:, g] += np.bincount(image[bad], minlength=n)
+                columns["not_finite"][:, g] += np.bincount(image[broken], minlength=n)
+                trial.charge(gradients, np.repeat(some, points))
+    evaluator.notes += trial.notes(columns, distances, eps, points)
+    columns["errors"][wrong] = samples
+    settings = {"points": points, "eps": eps, "sigma_max": sigma_max, "error_rates": rates.tolist()}
+    settings |= {"attack": getattr(attack, "__name__", type(attack).__name__)}
+    return AuditResult(
+        ids=evaluator.ids.cpu().numpy(),
+        labels=evaluator.y.cpu().numpy(),
+        sigma=noise,
+        n_errors=columns["errors"],
+        n_samples=np.full(grid, samples),
+        n_not_errors=columns["not_errors"],
+        n_not_finite=columns["not_finite"],
+        clean_distance=np.where(wrong, 0.0, clean),
+        noise_distance=np.where(wrong, 0.0, noisy),
+        misclassified=wrong,
+        n_forward=evaluator.n_forward + spent,
+        distances=distances,
+        confidence=confidence,
+        eps=eps,
+        provenance=provenance(evaluator, "isoperimetric", samples, start, settings),
+    )
+
+
+def _sigmas(sigma: Any, n: int) -> np.ndarray:
+    """A number, G numbers or (B, G) to (B, G)."""
+    grid = np.asarray(sigma.detach().cpu() if isinstance(sigma, Tensor) else sigma)
+    if grid.ndim == 2:
+        if len(grid) != n:
+            raise ValueError(f"sigma must have a row for each of {n} images, had {len(grid)}")
+        return np.stack([per_image_sigma(column, n) for column in grid.T], 1)
+    return np.broadcast_to(inputs.sigmas(sigma), (n, inputs.sigmas(sigma).size)).copy()
+
+
+def _enough(points: int, confidence: float, sigmas: int) -> None:
+    """Whether a median can be bounded on one side at what is left of the confidence."""
+    tail = (1 - RATE_SHARE) * (1 - confidence) / max(1, sigmas)
+    if int(order_ranks(points, 0.5, 1 - 2 * tail)[0]) < 1:
+        needed = math.ceil(-math.log2(tail))
+        raise ValueError(
+            f"points must be at least {needed} for confidence {confidence:g} shared between "
+            f"{sigmas} sigmas, was {points}"
+        )
+
+
+def _count(
+    evaluator: Evaluator,
+    some: np.ndarray,
+    sigma: np.ndarray,
+    samples: int,
+    errors: np.ndarray,
+    g: int,
+) -> np.ndarray:
+    """Count the errors among the draws of some images; how far the nearest of them is, (I,)."""
+    rows = np.repeat(some, samples)
+    draws = np.tile(np.arange(samples), len(some))
+    wrong = ~(evaluator.margins(rows, sigma[rows], draws) > 0)
+    errors[:, g] += np.bincount(rows[wrong], minlength=len(errors))
+    nearest = np.full(len(errors), np.inf)
+    slots = wrong.nonzero()[0]
+    for part in np.split(slots, range(evaluator.batch_size, len(slots), evaluator.batch_size)):
+        at = [torch.as_tensor(each, device=evaluator.device) for each in (rows[part], draws[part])]
+        with torch.no_grad():
+            points = evaluator.noisy(
+                at[0], torch.as_tensor(sigma[rows[part]]).to(at[0].device), at[1]
+            )
+            away = (points.double() - evaluator.x[at[0]].double()).flatten(1).norm(dim=1)
+        np.minimum.at(nearest, rows[part], away.cpu().numpy())
+    return nearest[some]
+
+
+class _Trial:
+    """Runs the attack in batches, and looks at what it returns."""
+
+    def __init__(self, evaluator: Evaluator, attack: Attack) -> None:
+        self.evaluator, self.attack = evaluator, attack
+
+    def distances(
+        self, gradients: Gradients, slots: np.ndarray, shown: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(distance, is no error, is not finite) of what the attack returns for points `slots`."""
+        size = self.evaluator.batch_size
+        parts = [
+            self._batch(gradients, torch.as_tensor(part, device=gradients.x.device), shown)
+            for part in np.split(slots, range(size, len(slots), size))
+            if len(part)
+        ]
+        none = np.zeros(0), np.zeros(0, bool), np.zeros(0, bool)
+        return tuple(np.concatenate(each) for each in zip(none, *parts, strict=True))  # type: ignore[return-value]
+
+    def _batch(
+        self, gradients: Gradients, slots: Tensor, shown: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        evaluator = self.evaluator
+        x = gradients.images(gradients.x[slots]).contiguous().to(evaluator.dtype)
+        with torch.enable_grad():
+            found = self.attack(evaluator.network.model, x.clone(), gradients.y[slots].clone())
+        found = _images(found, x)
+        finite = torch.isfinite(found).flatten(1).all(1)
+        away = gradients.flat((found.double() - x.double()).nan_to_num(0, 0, 0))
+        distance = torch.where(finite, 0.0, torch.inf).double()
+        open_ = finite.nonzero().flatten()
+        for nudge in (0.0, *NUDGES):  # an attack that stops on the boundary is not held to rounding
+            if not len(open_):
+                break
+            step = away[open_] * (1 + nudge)
+            at = gradients.rounded((gradients.x[slots[open_]].double() + step).float())
+            with torch.no_grad():
+                logits = gradients.logits(slots[open_], at)
+                wrong = ~(gradients.judged(slots[open_], logits)[0] > 0)
+            length = (at.double() - gradients.x[slots[open_]].double()).norm(dim=1)
+            distance[open_] = torch.where(wrong, length, torch.inf)
+            open_ = open_[~wrong]
+        shown.update(len(slots))
+        missed = torch.isinf(distance) & finite
+        return tuple(each.cpu().numpy() for each in (distance, missed, ~finite))  # type: ignore[return-value]
+
+    def charge(self, gradients: Gradients, rows: np.ndarray) -> None:
+        """Our own evaluations of points go to their images; the attack's are not counted."""
+        spent = gradients.n_forward.cpu().numpy()
+        self.evaluator.n_forward += np.bincount(
+            rows, spent, minlength=len(self.evaluator.n_forward)
+        ).astype(np.int64)
+
+    @staticmethod
+    def notes(
+        columns: dict[str, np.ndarray], distances: np.ndarray, eps: float | None, points: int
+    ) -> list[str]:
+        found = []
+        if total := int(columns["not_errors"].sum()):
+            found.append(f"{total} images that the attack returned are no errors: not found")
+        if total := int(columns["not_finite"].sum()):
+            found.append(f"{total} images that the attack returned hold NaN or inf: not found")
+        known = distances[np.isfinite(distances) & (distances > 0)]
+        middle = np.median(known) if known.size else 0.0
+        if eps is None and known.size >= points:
+            alike = np.mean(np.abs(known / middle - 1) < ALIKE)
+            if alike > OFTEN:
+                found.append(
+                    f"nearly all distances are {middle:.3g}: of an attack within a radius? Give eps"
+                )
+        return found
+
+
+def _images(found: Any, x: Tensor) -> Tensor:
+    """What the attack returned, as images like x."""
+    if not isinstance(found, Tensor):
+        try:
+            found = torch.as_tensor(np.asarray(found))
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(
+                f"attack must return a tensor of images, returned {type(found).__name__}"
+            ) from None
+    if found.shape != x.shape:
+        raise ValueError(
+            f"attack must return images of the shape {tuple(x.shape)} that it was given, "
+            f"returned {tuple(found.shape)}"
+        )
+    if not found.is_floating_point():
+        raise TypeError(f"attack must return floating-point images, returned {found.dtype}")
+    return found.detach().to(x.device)

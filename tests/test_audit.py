@@ -1,0 +1,436 @@
+"""audit_attack: on half-spaces, where an exact attack meets the bound with equality; on models with
+masked gradients; and with attacks that err, cheat or insist on the unit box."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from models import HalfSpace, Small, grey
+from scipy.stats import binom
+from torch import nn
+from torch.nn import functional as F
+
+import robustcore as rc
+from robustcore.audit_results import VERDICTS, AuditResult
+from robustcore.concentration import adapters
+from robustcore.defenses import JPEG, BitDepth
+from robustcore.results import Record
+
+DISTANCE, SIGMA = 0.2, 0.1
+MISSED, CONSISTENT, UNDECIDED, MISCLASSIFIED = VERDICTS
+
+
+def height(model, x):
+    return (x.double().flatten(1) - 0.5) @ model.w.double() + model.distance
+
+
+def exact(inflated=1.0):
+    """The nearest error of a half-space, or one that much farther."""
+
+    def attack(model, x, y):
+        away = inflated * (1 + 1e-6) * height(model, x)[:, None] * model.w.double()
+        return (x.double() - away.view(x.shape)).float()
+
+    return attack
+
+
+def half_space(images):
+    return HalfSpace(16, DISTANCE), *grey(images)
+
+
+def accused(inflated, images=60, **how):
+    """On how many of independent half-space problems an attack is said to miss errors."""
+    return rc.audit_attack(*half_space(images), exact(inflated), **how).count(MISSED)
+
+
+# -- the statistics --------------------------------------------------------------------------
+
+
+def too_many(accusations, images, level=0.05):
+    """At a false-alarm rate of 1 in 10,000."""
+    return accusations > binom.ppf(1 - 1e-4, images, level)
+
+
+def test_exact_attack_is_seldom_accused_and_an_inflated_one_is_caught():
+    found = {f: accused(f, samples=10_000, seed=1) for f in (1.0, 1.3)}
+    assert not too_many(found[1.0], 60)
+    assert too_many(found[1.3], 60)  # the check that the line above could fail
+    assert found[1.3] >= 54
+
+
+def test_confidence_is_kept_at_one_sigma_and_few_points():
+    """300 problems, at the least of points and a low confidence, where a verdict errs oftenest."""
+    how = {"sigma": SIGMA, "points": 20, "samples": 300, "confidence": 0.7}
+    assert not too_many(accused(1.0, 300, **how), 300, 0.3)
+    assert too_many(accused(1.5, 300, **how), 300, 0.3)
+
+
+def test_naive_comparison_would_accuse_honest_attacks():
+    """The negative control: without limits, half of all exact attacks exceed their bound."""
+    found = rc.audit_attack(*half_space(60), exact(), sigma=SIGMA, points=50, samples=1000)
+    assert too_many(int((found.median > found.bound).sum()), 60)
+    assert not too_many(found.count(MISSED), 60)
+
+
+def test_all_images_together_tell_more_than_each():
+    found = rc.audit_attack(*half_space(60), exact(1.1), samples=10_000)
+    assert found.count(MISSED) < 30
+    assert found.overall == MISSED
+    fair = rc.audit_attack(*half_space(60), exact(), samples=10_000)
+    assert fair.overall == UNDECIDED  # equality can be neither proven nor refuted
+
+
+def test_attack_well_below_the_bound_is_consistent():
+    model = Slabs(16, DISTANCE)
+    found = rc.audit_attack(model, *grey(10), slabs, sigma=0.08, samples=20_000, points=400)
+    assert found.overall == CONSISTENT
+    assert found.count(CONSISTENT) > 7
+    assert found.count(MISSED) == 0
+
+
+class Slabs(HalfSpace):
+    """Right between four pairs of planes: an error is nearer than a half-space would have it."""
+
+    def __init__(self, n, distance):
+        super().__init__(n, distance)
+        self.register_buffer("axes", torch.linalg.qr(torch.randn(n, 4, generator=seeded()))[0])
+
+    def forward(self, x):
+        heights = (x.flatten(1) - 0.5) @ self.axes
+        return torch.cat([torch.full_like(heights[:, :1], self.distance), heights, -heights], 1)
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+def slabs(model, x, y):
+    heights = (x.flatten(1) - 0.5) @ model.axes
+    most = heights.abs().argmax(1)
+    now = heights.gather(1, most[:, None])
+    away = (model.distance * (1 + 1e-5) - now.abs()) * now.sign()
+    return x + (away * model.axes.T[most]).view(x.shape)
+
+
+def within(attack, eps):
+    """An attack that looks within a radius alone."""
+
+    def run(model, x, y):
+        found = attack(model, x, y)
+        near = (found - x).flatten(1).norm(dim=1) <= eps
+        return torch.where(near.view(-1, 1, 1, 1), found, x)
+
+    return run
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.2, 0.3])
+def test_attack_within_a_radius_is_judged_by_its_share(eps):
+    how = {"eps": eps, "samples": 5000, "sigma": SIGMA}
+    fair = rc.audit_attack(*half_space(40), within(exact(), eps), **how)
+    assert not too_many(fair.count(MISSED), 40)
+    assert fair.overall == UNDECIDED
+    weak = rc.audit_attack(*half_space(40), within(exact(2), eps), **how)
+    assert weak.count(MISSED) > 30
+    # without eps, what lies beyond the radius would be held against the honest attack too
+    if eps < 0.2:
+        blind = rc.audit_attack(*half_space(40), within(exact(), eps), sigma=SIGMA, samples=5000)
+        assert blind.count(MISSED) > 30
+
+
+# -- masked gradients ------------------------------------------------------------------------
+
+
+def plain_pgd(model, x, y, step, steps=50):
+    """Descent on the cross-entropy up to the first error, as many write it."""
+    away, live = torch.zeros_like(x), torch.arange(len(x))
+    for _ in range(steps):
+        at = (x[live] + away[live]).detach().requires_grad_(True)
+        logits = model(at)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, y[live], reduction="sum"), at)
+        length = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        right = (logits.argmax(1) == y[live]) & (length.flatten() > 0)
+        live = live[right]
+        away[live] += step * gradient[right] / length[right]
+        if not len(live):
+            break
+    return x + away
+
+
+class Saturated(nn.Module):
+    """Probabilities at a temperature so low that they are 0 and 1, and their gradients 0."""
+
+    def __init__(self, model, shown):
+        super().__init__()
+        self.model, self.shown = model, shown
+
+    def forward(self, x):
+        logits = self.model(x)
+        sure = (1e5 * logits).softmax(1)
+        return logits + (sure - logits).detach() if self.shown else sure
+
+
+GRADIENT = {True: "straight-through", False: "hidden"}
+MASKED = {
+    "quantised": lambda model, shown: BitDepth(model, 6, gradient=GRADIENT[shown]),
+    "jpeg": lambda model, shown: JPEG(model, 95, gradient=GRADIENT[shown]),
+    "saturated": Saturated,
+}
+
+
+def farthest(model, x, count):
+    """The images whose class is clearest to the model."""
+    with torch.no_grad():
+        first, second = model(x).topk(2).values.T
+    return x[(first - second).topk(count).indices]
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_gradients_are_proven_and_a_straight_through_attack_is_not(name):
+    if name == "jpeg":  # whose images must look like some
+        inner, x, _ = rc.load_example("cifar10-natural", 12)
+        how, step = {"sigma": [[0.06], [0.045]], "points": 12, "samples": 400}, 0.01
+        x = farthest(inner, x, 2)
+    else:
+        inner = Small().eval()
+        how, step = {"error_rates": 0.05, "points": 30, "samples": 1000}, 0.04
+        x = farthest(inner, torch.rand(200, 3, 8, 8, generator=seeded()), 4)
+    hidden, shown = (MASKED[name](inner, each).eval() for each in (False, True))
+    with torch.no_grad():
+        y = hidden(x).argmax(1)
+    blind = rc.audit_attack(hidden, x, y, partial(plain_pgd, step=step), **how)
+    assert blind.overall == MISSED
+    assert (blind.verdict == MISSED).all()
+    assert blind.proven.all()
+    assert blind.noise_nearer.all()
+
+    def straight(model, x, y):
+        if name == "quantised":
+            return rc.distance_to_error(shown, x, y, effort=25).x_adv
+        return plain_pgd(shown, x, y, step)
+
+    open_ = rc.audit_attack(hidden, x, y, straight, **how)
+    assert open_.overall != MISSED, repr(open_)
+    assert (open_.verdict != MISSED).all()
+    assert (open_.median < np.inf).all()
+    assert not open_.noise_nearer.any()
+
+
+# -- the box ---------------------------------------------------------------------------------
+
+
+def in_the_box(model, u, y):
+    """The nearest error in [0, 1] of a half-space, by alternating projections: an honest attack
+    that insists on the unit box, as most libraries' do."""
+    start = u.clamp(0, 1)
+    slope = torch.autograd.functional.jacobian(
+        lambda each: model(each)[:, 0].sum(), start[:1]
+    ).double()
+    at, base = start.double(), model(start[:1]).double()[0, 0] - (slope * start[:1]).sum()
+    move = torch.zeros_like(at)
+    for _ in range(200):
+        lead = (at * slope).flatten(1).sum(1) + base
+        down = (lead.clamp(min=0) + 1e-6).view(-1, 1, 1, 1) * slope / (slope * slope).sum()
+        onto = at - down * (lead > 0).view(-1, 1, 1, 1)
+        at = (onto + move).clamp(0, 1)
+        move = onto + move - at
+    return at.float()
+
+
+def test_an_honest_attack_in_the_box_is_wrongly_accused_and_not_through_the_map():
+    model = HalfSpace(64, DISTANCE)
+    x = torch.zeros(30, 1, 8, 8)  # black: half of the noise falls out of the box
+    model.distance = float(DISTANCE + 0.5 * model.w.sum())
+    y = torch.zeros(30, dtype=torch.int64)
+    how = {"sigma": SIGMA, "points": 100, "samples": 4000}
+    clipped = rc.audit_attack(model, x, y, in_the_box, **how)
+    assert clipped.overall == MISSED
+    assert clipped.count(MISSED) > 20
+    mapped = rc.audit_attack(model, x, y, adapters.boxed(lambda span: in_the_box), **how)
+    assert mapped.overall != MISSED
+    assert not too_many(mapped.count(MISSED), 30)
+    assert mapped.ratio == pytest.approx(1, abs=0.3)
+
+
+def test_the_map_keeps_lengths():
+    seen = {}
+
+    def make(span):
+        def run(model, u, y):
+            seen.update(span=span, low=float(u.min()), high=float(u.max()), logits=model(u))
+            return u + 0.01 / span
+
+        return run
+
+    model, x, y = half_space(5)
+    x = x + 0.3 * torch.randn(x.shape, generator=seeded())
+    found = adapters.boxed(make)(model, x, y)
+    assert (found - x).flatten() == pytest.approx(0.01, abs=1e-5)
+    assert 0.3 < seen["low"] < seen["high"] < 0.7
+    assert torch.allclose(seen["logits"], model(x), atol=1e-5)
+
+
+# -- other libraries -------------------------------------------------------------------------
+
+
+def fair(attack, **how):
+    model, x, y = half_space(6)
+    found = rc.audit_attack(model, x, y, attack, sigma=SIGMA, points=40, samples=2000, **how)
+    assert found.overall != MISSED, repr(found)
+    return found
+
+
+def test_foolbox_attacks_go_in_as_they_are():
+    foolbox = pytest.importorskip("foolbox", reason="foolbox is not installed")
+    found = fair(adapters.foolbox(foolbox.attacks.L2DeepFoolAttack(steps=20)))
+    assert found.ratio == pytest.approx(1, abs=0.3)
+    found = fair(
+        adapters.foolbox(foolbox.attacks.L2PGD(rel_stepsize=0.1, steps=20), eps=0.2), eps=0.2
+    )
+    assert np.nanmax(np.where(np.isfinite(found.distances), found.distances, 0)) < 0.201
+    # the projection of this one is without effect, so that it does not minimise
+    broken = foolbox.attacks.L2FMNAttack(steps=20)
+    model, x, y = half_space(6)
+    how = {"sigma": SIGMA, "points": 40, "samples": 2000}
+    assert rc.audit_attack(model, x, y, adapters.foolbox(broken), **how).overall == MISSED
+
+
+def test_torchattacks_attacks_go_in_as_they_are():
+    ta = pytest.importorskip("torchattacks", reason="torchattacks is not installed")
+    fair(adapters.torchattacks(ta.PGDL2, eps=0.2, alpha=0.05, steps=20), eps=0.2)
+    fair(adapters.torchattacks(ta.DeepFool, steps=20))
+
+
+def test_art_attacks_go_in_as_they_are():
+    evasion = pytest.importorskip("art.attacks.evasion", reason="ART is not installed")
+    fair(adapters.art(evasion.DeepFool, max_iter=20, epsilon=1e-3, verbose=False))
+    settings = {"norm": 2, "eps": 0.2, "eps_step": 0.05, "max_iter": 20, "verbose": False}
+    fair(adapters.art(evasion.ProjectedGradientDescentPyTorch, **settings), eps=0.2)
+
+
+def test_autoattack_goes_in_as_it_is():
+    library = pytest.importorskip("pyautoattack", reason="pyautoattack is not installed")
+    how = {"version": "custom", "attacks": ["apgd-ce"], "seed": 0}
+    fair(adapters.autoattack(library.AutoAttack, eps=0.2, **how), eps=0.2)
+
+
+# -- what attacks may return -----------------------------------------------------------------
+
+
+def test_images_that_are_no_errors_count_as_not_found_and_it_is_said():
+    model, x, y = half_space(3)
+    found = rc.audit_attack(model, x, y, lambda model, x, y: x, sigma=SIGMA, points=20)
+    assert np.isinf(found.median).all()
+    assert (found.verdict == MISSED).all()
+    assert found.noise_nearer.all()
+    assert (found.n_not_errors >= 15).all()
+    assert "are no errors: not found" in " ".join(found.provenance.notes)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_images_that_are_not_finite_count_as_not_found_and_it_is_said(value):
+    def attack(model, x, y):
+        found = exact()(model, x, y)
+        found[:, 0, 1, 2] = value
+        return found
+
+    found = rc.audit_attack(*half_space(3), attack, sigma=SIGMA, points=20)
+    assert np.isinf(found.median).all()
+    assert (found.n_not_finite + (found.distances == 0).sum(-1) == 20).all()
+    assert (found.n_not_errors == 0).all()
+    assert "hold NaN or inf" in " ".join(found.provenance.notes)
+
+
+def test_attack_that_stops_on_the_boundary_is_not_held_to_rounding():
+    def attack(model, x, y):
+        return exact(1 - 1e-5)(model, x, y)
+
+    found = rc.audit_attack(*half_space(3), attack, sigma=SIGMA, points=30)
+    assert (found.n_not_errors == 0).all()
+    assert found.count(MISSED) == 0
+
+
+def test_radius_that_was_not_told_is_guessed_at():
+    def attack(model, x, y):
+        return x - 0.6 * model.w.view(1, 1, 4, 4)
+
+    found = rc.audit_attack(*half_space(3), attack, sigma=SIGMA, points=20)
+    assert "Give eps" in " ".join(found.provenance.notes)
+    told = rc.audit_attack(*half_space(3), attack, sigma=SIGMA, points=20, eps=0.61)
+    assert "Give eps" not in " ".join(told.provenance.notes)
+
+
+def test_attack_gets_its_model_and_correct_draws_alone():
+    model, x, y = half_space(4)
+    y = torch.tensor([0, 1, 0, 0])
+    seen = []
+
+    def attack(given, x, labels):
+        assert given is model
+        assert torch.is_grad_enabled()
+        assert (model(x).argmax(1) == labels).all()
+        seen.append(len(x))
+        x.zero_()  # what it does to its images is its own affair
+        return x.double().numpy() - 9.0
+
+    found = rc.audit_attack(model, x, y, attack, sigma=SIGMA, points=50, samples=100, batch_size=16)
+    assert max(seen) <= 16
+    assert found.verdict[1] == MISCLASSIFIED
+    assert not found.noise_nearer[1]
+    assert (found.distances[1] == 0).all()
+    assert sum(seen) == 3 + (found.distances[[0, 2, 3]] > 0).sum()
+
+
+def test_record_is_saved_cut_and_shown(tmp_path):
+    found = rc.audit_attack(*half_space(3), exact(3.0), sigma=[0.1, 0.12], points=50)
+    found.save(tmp_path / "audit.npz")
+    back = Record.load(tmp_path / "audit.npz")
+    assert isinstance(back, AuditResult)
+    assert (back.verdict == found.verdict).all()
+    assert back.eps is None
+    assert f"{MISSED} (confidence 0.95); 3 {MISSED}" in repr(found)
+    table = found.columns()
+    assert len(table["ratio"]) == len(table["verdict"]) == len(table["sigma"]) == 6
+    assert found[1:].overall == MISSED
+
+
+def test_sigma_for_each_image():
+    model, x, y = half_space(3)
+    sigma = np.array([[0.1, 0.2], [0.05, 0.1], [0.08, 0.1]])
+    found = rc.audit_attack(model, x, y, exact(), sigma=sigma, points=20, samples=200)
+    assert (found.sigma == sigma).all()
+
+
+# -- bad input -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"points": 4}, ValueError, "points must be at least 5 for confidence 0.95"),
+        ({"points": 6, "sigma": [0.1, 0.2, 0.3]}, ValueError, "shared between 3 sigmas, was 6"),
+        ({"points": 50, "samples": 40}, ValueError, "samples must be at least points"),
+        ({"eps": -1.0}, ValueError, "eps must be positive"),
+        ({"confidence": 0.0}, ValueError, "confidence must lie strictly between 0 and 1"),
+        ({"sigma": np.ones((3, 2))}, ValueError, "a row for each of 2 images, had 3"),
+        ({"sigma": -1.0}, ValueError, "sigma must be finite and not negative"),
+        ({"attack": 3}, TypeError, "attack must be callable, was int"),
+        ({"attack": lambda m, x, y: x[:1]}, ValueError, "attack must return images of the shape"),
+        ({"attack": lambda m, x, y: "no"}, TypeError, "attack must return a tensor"),
+        ({"attack": lambda m, x, y: x.long()}, TypeError, "floating-point images"),
+        ({"sigma": None, "error_rates": 2.0}, ValueError, "error_rate must lie strictly"),
+    ],
+)
+def test_bad_input_is_named(arguments, error, message):
+    given = {"attack": exact(), "sigma": SIGMA} | arguments
+    attack = given.pop("attack")
+    with pytest.raises(error, match=message):
+        rc.audit_attack(*half_space(2), attack, **given)
+
+
+def test_needed_points_are_enough():
+    with pytest.raises(ValueError, match="points must be at least 6"):
+        rc.audit_attack(*half_space(2), exact(), sigma=[0.1, 0.2], points=5)
+    found = rc.audit_attack(*half_space(2), lambda m, x, y: x, sigma=[0.1, 0.2], points=6)
+    assert (found.distances > 0).all(2).any()  # else nothing could be shown here
+    assert found.count(MISSED) > 0
