@@ -29,6 +29,8 @@ from typing import IO, Any, ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from robustcore import notebook
+
 Ints = npt.NDArray[np.int64]
 R = TypeVar("R", bound="Record")
 
@@ -155,6 +157,9 @@ class Record:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._summary()})"
+
+    def _repr_html_(self) -> str:
+        return notebook.html(repr(self), self.columns(), self.provenance)
 
     def _summary(self) -> str:
         return counted(len(self), "image")

@@ -25,15 +25,16 @@ print(*sorted(sys.modules))
 WITHOUT_TORCH = {
     "geometry": set(),
     "stats": set(),
-    "records": set(),
-    "results": {"geometry", "records"},
-    "corruption_results": {"geometry", "records", "results", "stats"},
+    "notebook": set(),
+    "records": {"notebook"},
+    "results": {"geometry", "notebook", "records"},
+    "corruption_results": {"geometry", "notebook", "records", "results", "stats"},
     "slice_grid": set(),
     "slice_regions": set(),
-    "slice_results": {"geometry", "records", "slice_regions"},
+    "slice_results": {"geometry", "notebook", "records", "slice_regions"},
     "plot": {
-        *("concentration_results", "corruption_results", "geometry", "records", "results"),
-        *("slice_regions", "slice_results", "stats"),
+        *("concentration_results", "corruption_results", "geometry", "notebook", "records"),
+        *("results", "slice_regions", "slice_results", "stats"),
     },
 }
 WITHOUT_US = ["kernels/reference.py", "kernels/triton.py"]

@@ -1,0 +1,303 @@
+"""The paper's figures: what stands in the Axes, that nothing is cut off, and refusals."""
+
+import io
+import sys
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from scipy.special import ndtri
+from test_plot import record as sigma_record
+from test_results import provenance
+
+from robustcore import plot
+from robustcore.concentration_results import NoisyDistance
+from robustcore.plot.style import SERIES, tint
+from robustcore.results import DistanceResult, ErrorRate, NoiseAndDistance, PGDResult, compare
+from robustcore.slice_results import SliceResult
+
+RANDOM = np.random.default_rng(0)
+
+
+def distances(n: int = 60, lost: int = 0) -> DistanceResult:
+    distance = RANDOM.lognormal(-2.5, 0.5, n)
+    distance[:lost] = np.inf
+    ones = np.ones(n, int)
+    columns = dict.fromkeys(("label_adv", "restart", "step", "n_forward", "n_backward"), ones)
+    return DistanceResult(
+        **columns, ids=np.arange(n), labels=ones, distance=distance, targets=-ones,
+        status=np.where(np.isinf(distance), "not_found", "found"), norm="L2",
+        x_adv=torch.zeros(n, 1, 1, 1), provenance=provenance(),
+    )  # fmt: skip
+
+
+def pairs(n: int = 120) -> NoiseAndDistance:
+    return compare(sigma_record(n - 6, 4, 2), distances(n, 3))
+
+
+def robust(n: int = 10) -> PGDResult:
+    ones = np.ones(n, int)
+    columns = dict.fromkeys(("label_adv", "restart", "step", "n_forward", "n_backward"), ones)
+    return PGDResult(
+        **columns, ids=np.arange(n), labels=ones, eps=[0.1, 0.2], norm="Linf",
+        fooled=np.stack([np.arange(n) < 2, np.arange(n) < 5], 1), masked=ones < 0,
+        distance=np.where(np.arange(n) < 1, 0.0, 0.15), x_adv=torch.zeros(n, 1, 1, 1),
+        provenance=provenance(),
+    )  # fmt: skip
+
+
+def rates(n: int = 12) -> ErrorRate:
+    counts = RANDOM.integers(0, 50, (n, 3))
+    samples = np.full((n, 3), 50)
+    return ErrorRate(
+        ids=np.arange(n), labels=np.zeros(n, int), sigma=[0.2, 0.0, 0.1], rate=counts / 50,
+        rate_low=counts / 60, rate_high=counts / 50, n_errors=counts, n_samples=samples,
+        n_forward=samples[:, 0], n_backward=samples[:, 0], confidence=0.95, provenance=provenance(),
+    )  # fmt: skip
+
+
+def noisy_points(n: int = 30, sigma: float | None = 0.1) -> NoisyDistance:
+    noise = np.full(n, sigma) if sigma else RANDOM.uniform(0.01, 0.2, n)
+    distance = 0.8 * noise
+    ones = np.full(n, 100)
+    rate = RANDOM.integers(0, 30, n)
+    return NoisyDistance(
+        ids=np.arange(n), labels=ones, sigma=noise, distance=distance, distance_low=0.9 * distance,
+        distance_high=np.where(np.arange(n) < 2, np.inf, 1.1 * distance), error_rate=rate / 100,
+        rate_low=rate / 120, rate_high=rate / 80, n_errors=rate, n_samples=ones, n_forward=ones,
+        n_backward=ones, status=np.full(n, "found"), distances=np.tile(distance, (5, 1)).T,
+        confidence=0.95, provenance=provenance(),
+    )  # fmt: skip
+
+
+def window(drawn: bool = True, classes: int = 3, side: int = 60) -> SliceResult:
+    up, across = np.meshgrid(np.linspace(-2, 2, side), np.linspace(-2, 2, side), indexing="ij")
+    label = np.where(up < 0.2, 0, 1 + (across > 0) * (np.abs(across) * 3).astype(int) % classes)
+    axes = torch.eye(12)[:2].view(2, 1, 3, 2, 2)
+    nan = np.full(1, np.nan)
+    some = np.ones(1, int)
+    return SliceResult(
+        ids=[7], labels=[0], status=["drawn" if drawn else "no_noise_error"], sigma=[0.4],
+        error_rate=[0.01], class_rate=[0.008], half_space_distance=[0.25],
+        points=[[[1.4, 0.3], [0.0, 0.25]]], point_labels=[[1, 1]], connected=[drawn],
+        edge_distance=nan, edge_degrees=nan, edge_rms=nan, edge_largest=nan, half_width=[2.0],
+        classes=label[None].astype(np.int16), margin=(0.2 - up)[None].astype(np.float32),
+        evaluated=np.ones((1, side, side), bool), n_evaluated=some, n_forward=some,
+        n_backward=some, axis_across=axes[0], axis_up=axes[1], across="noise", up="adversarial",
+        provenance=provenance(),
+    )  # fmt: skip
+
+
+PANELS = RANDOM.uniform(-0.5, 1.5, (2, 3, 3, 8, 8))
+WORDS = ["airplane", "automobile", "bird", "a class with a long name"]
+FIGURES: dict[str, Any] = {
+    "half_space": lambda ax: plot.half_space(ax=ax),
+    "nearness_by_dimension": lambda ax: plot.nearness_by_dimension(ax=ax),
+    "nearness_by_rate": lambda ax: plot.nearness_by_rate(ax=ax),
+    "fig 2": lambda ax: plot.sigma_against_distance({"one": pairs(), "two": pairs(40)}, ax),
+    "histograms": lambda ax: plot.sigma_histograms({"one": sigma_record(40, 2, 1)}, ax),
+    "window": lambda ax: plot.church_window(window(), ax=ax, names=WORDS),
+    "margins": lambda ax: plot.margin_window(window(), ax=ax),
+    "fig 4 top": lambda ax: plot.noisy_distance_at_sigma({"one": noisy_points()}, ax),
+    "fig 4 bottom": lambda ax: plot.noisy_distance_at_rate(noisy_points(sigma=None), ax=ax),
+    "noisy": lambda ax: plot.noisy_images(PANELS, [0, 0.1, 0.2], ax, rows=["cat", "dog"]),
+    "row": lambda ax: plot.image_row(PANELS[0], ["1: a", "2: b", "3: c"], ax),
+    "accuracy": lambda ax: plot.accuracy_in_noise({"training": rates(), "test": rates()}, ax),
+    "distances": lambda ax: plot.distance_histograms({"one": distances(30, 4)}, ax),
+    "robust": lambda ax: plot.robust_accuracy({"one": robust()}, ax),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_is_cut_off(name: str) -> None:
+    figure = FIGURES[name](None).figure
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    for ax in figure.axes:
+        box = ax.get_tightbbox(renderer)
+        assert box.x0 >= figure.bbox.x0 - 1
+        assert box.x1 <= figure.bbox.x1 + 1
+        assert box.y0 >= figure.bbox.y0 - 1
+        assert box.y1 <= figure.bbox.y1 + 1
+        words = [ax.title, ax.xaxis.label, ax.yaxis.label, ax.get_legend()]
+        boxes = [word.get_window_extent(renderer) for word in words if word is not None]
+        boxes = [box for box in boxes if box.width and box.height]
+        for k, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[:k])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_given_axes_is_used_and_nothing_global_changes(name: str) -> None:
+    before = dict(matplotlib.rcParams)
+    mine = Figure().add_subplot()
+    assert FIGURES[name](mine) is mine
+    assert dict(matplotlib.rcParams) == before
+    assert (
+        "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+    )
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_vector_picture_is_small_enough_to_embed(name: str) -> None:
+    text = io.BytesIO()
+    FIGURES[name](None).figure.savefig(text, format="svg")
+    assert len(text.getvalue()) < 400_000
+
+
+def test_axes_carry_units() -> None:
+    for name in ("fig 2", "fig 4 bottom", "distances", "robust", "accuracy", "histograms"):
+        ax = FIGURES[name](None)
+        assert "pixel units of [0, 1]" in ax.get_xlabel() + ax.get_ylabel(), name
+
+
+def test_the_half_space_is_to_scale() -> None:
+    ax = plot.half_space(0.1, 0.01, 20)
+    near = -0.1 * ndtri(0.01)
+    assert any(np.allclose(line.get_ydata(), near) for line in ax.lines)
+    (circle,) = [each for each in ax.patches if hasattr(each, "radius")]
+    assert circle.radius == pytest.approx(0.1 * np.sqrt(20))
+    (b,) = [line for line in ax.lines if "B, an error" in str(line.get_label())]
+    at = np.array([b.get_xdata()[0], b.get_ydata()[0]])
+    assert np.linalg.norm(at) == pytest.approx(circle.radius)
+    assert at[1] > near
+
+
+def test_curves_of_appendix_f() -> None:
+    ax = plot.nearness_by_dimension([0.01])
+    n, ratio = ax.lines[0].get_data()
+    assert ratio == pytest.approx(-ndtri(0.01) / np.sqrt(n))
+    # the paper: 0.23 against 38.8 in ImageNet's dimension, more than 150 times closer
+    assert 1 / np.interp(150528, n, ratio) > 150
+
+
+def test_points_of_fig_2_are_medians_with_quartiles() -> None:
+    record = pairs(100)
+    ax = plot.sigma_against_distance({"one": record}, every=50)
+    (container,) = ax.containers
+    points = np.stack(container.lines[0].get_data())
+    for k, part in enumerate((slice(0, 50), slice(50, 100))):
+        assert points[0, k] == np.median(record.sigma[part])
+        assert points[1, k] == np.median(record.distance[part])
+    across, up = (bars.get_segments() for bars in container.lines[2])
+    low, high = np.percentile(record.sigma[:50], [25, 75])
+    assert across[0][:, 0] == pytest.approx([low, high])
+    low, high = np.percentile(record.distance[50:], [25, 75])
+    assert up[1][:, 1] == pytest.approx([low, high])
+    (line,) = [each for each in ax.lines if each.get_label() == "linear model"]
+    x, y = line.get_data()
+    assert y[1] / x[1] == pytest.approx(-ndtri(0.01))
+
+
+def test_histograms_count_every_image_once() -> None:
+    result = sigma_record(40, 5, 2)
+    ax = plot.sigma_histograms({"one": result})
+    assert ax.patches[0].get_data().values.sum() == 45
+    assert "one (2 above)" in [text.get_text() for text in ax.get_legend().get_texts()]
+    near = plot.distance_histograms({"one": distances(30, 4)})
+    assert near.patches[0].get_data().values.sum() == 26
+    assert "one (4 not found)" in [text.get_text() for text in near.get_legend().get_texts()]
+
+
+def test_a_window_shows_classes_and_marks() -> None:
+    record = window()
+    ax = plot.church_window(record, names=WORDS)
+    code = np.asarray(ax.images[0].get_array())
+    assert ((code == 0) == (record.classes[0] == 0)).all()
+    words = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert words[0] == "airplane: right"
+    assert "automobile" in words
+    assert any("half-space of the noise: 0.25" in word for word in words)
+    assert any("8/255" in word for word in words)
+    extent = ax.images[0].get_extent()
+    assert extent == [-2.0, 2.0, -2.0, 2.0]
+    assert plot.church_window(record, eps=None, legend=False).get_legend() is None
+    many = plot.church_window(window(classes=12))
+    assert (
+        "others" in [text.get_text() for text in many.get_legend().get_texts()]
+        or len(np.unique(window(classes=12).classes)) <= 9
+    )
+    with pytest.raises(ValueError, match="image must have a window, but 7 has none: no_noise"):
+        plot.church_window(window(drawn=False))
+
+
+def test_the_bound_of_fig_4() -> None:
+    ax = plot.noisy_distance_at_sigma(noisy_points(sigma=0.1))
+    (bound,) = [line for line in ax.lines if line.get_label() == "bound"]
+    rate, height = bound.get_data()
+    inside = rate < 0.5
+    assert height[inside] == pytest.approx(-0.1 * ndtri(rate[inside]))
+    assert height[-1] == 0
+    assert ax.get_xscale() == "log"
+    low = plot.noisy_distance_at_rate(noisy_points(sigma=None), 0.05)
+    (bound,) = [line for line in low.lines if line.get_label() == "bound"]
+    x, y = bound.get_data()
+    assert y[1] / x[1] == pytest.approx(-ndtri(0.05))
+    with pytest.raises(ValueError, match="models must share one sigma"):
+        plot.noisy_distance_at_sigma(noisy_points(sigma=None))
+
+
+def test_panels_are_the_images_clipped() -> None:
+    ax = plot.noisy_images(PANELS, [0, 0.1, 0.2])
+    sheet = np.asarray(ax.images[0].get_array())
+    assert sheet.shape == (2 * 8 + 2, 3 * 8 + 4, 3)
+    assert np.allclose(sheet[10:18, 10:18], PANELS[1, 1].clip(0, 1).transpose(1, 2, 0))
+    with pytest.raises(ValueError, match="panels must have shape"):
+        plot.noisy_images(PANELS, [0, 0.1])
+    with pytest.raises(ValueError, match="rows must be 2 words"):
+        plot.noisy_images(PANELS, [0, 0.1, 0.2], rows=["one"])
+    with pytest.raises(ValueError, match="images must have shape"):
+        plot.image_row(PANELS[0], ["one"])
+
+
+def test_accuracy_lines() -> None:
+    result = rates()
+    ax = plot.accuracy_in_noise(result)
+    x, y = ax.containers[0].lines[0].get_data()
+    assert x.tolist() == [0.0, 0.1, 0.2]
+    assert y == pytest.approx(100 * (1 - result.rate.mean(0))[[1, 2, 0]])
+    x, y = plot.robust_accuracy(robust()).lines[0].get_data()
+    assert x.tolist() == [0.0, 0.1, 0.2]
+    assert y == pytest.approx([90.0, 80.0, 50.0])
+
+
+def test_refusals_of_figures() -> None:
+    with pytest.raises(ValueError, match="models must hold at least one record"):
+        plot.sigma_against_distance({})
+    with pytest.raises(ValueError, match="every must be at least 1"):
+        plot.sigma_against_distance(pairs(), every=0)
+    with pytest.raises(ValueError, match="rate must be"):
+        plot.half_space(rate=1.5)
+
+
+# Viénot, Brettel and Mollon (1999), in linear RGB: what a protanope and a deuteranope see.
+PROTAN = [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]]
+DEUTAN = [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]]
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def seen(colour: str, eye: Any) -> Any:
+    """CIELAB of a colour as an eye sees it."""
+    c = np.array(to_rgb(colour))
+    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    ratio = XYZ @ np.clip(np.array(eye) @ linear, 0, 1) / XYZ.sum(1)
+    f = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def test_colours_are_told_apart_by_the_colour_blind_and_on_white() -> None:
+    def apart(one: str, other: str, eye: Any) -> float:
+        return float(np.linalg.norm(seen(one, eye) - seen(other, eye)))
+
+    for eye in (np.eye(3), PROTAN, DEUTAN):
+        for i, one in enumerate(SERIES):
+            for other in (*SERIES[:i], "#ffffff"):
+                assert apart(one, other, eye) > 10, (one, other)
+    assert apart("#c05a00", "#6f8500", DEUTAN) < 10  # the check sees a pair that is confused
+    assert apart("#c05a00", "#6f8500", np.eye(3)) > 40
+    assert seen(tint(SERIES[0]), np.eye(3))[0] > seen(SERIES[0], np.eye(3))[0]
