@@ -39,6 +39,37 @@ def test_accuracy_on_the_shipped_images_agrees_with_the_card(name):
     assert binomtest(right, 1000, claimed - 0.05).pvalue < 1e-4
 
 
+ROBUST = [name for name in zoo.names() if "robust_accuracy" in zoo.card(name)]
+
+
+def robust(name, images, eps, steps):
+    """Images that PGD leaves right, as the card's attack: of 2.5 eps / steps, one random start."""
+    model, x, y = rc.load_example(name, images)
+    found = rc.pgd(model, x, y, eps=eps, steps=steps, step_size=2.5 * eps / steps, progress=False)
+    return int((~found.fooled).sum())
+
+
+@pytest.mark.parametrize("name", ROBUST)
+def test_robust_accuracy_on_the_shipped_images_agrees_with_the_card(name):
+    claimed = zoo.card(name)["robust_accuracy"]
+    right = robust(name, 400, claimed["eps"], claimed["steps"])
+    # false-alarm rate 1e-4; the card counts errors at the last step alone, which is 1 point at most
+    assert binomtest(right, 400, claimed["accuracy"]).pvalue > 1e-4
+    assert binomtest(right, 400, max(claimed["accuracy"] - 0.15, 0)).pvalue < 1e-4
+    natural = name.partition("-")[0] + "-natural"
+    assert binomtest(robust(natural, 40, claimed["eps"], 20), 40, claimed["accuracy"]).pvalue < 1e-4
+
+
+@pytest.mark.parametrize(("name", "clean", "under_attack"), [("cifar10-adv", 0.65, 0.33)])
+def test_the_adversarial_network_meets_its_bars(name, clean, under_attack):
+    if name not in zoo.names():
+        pytest.skip(f"{name} is not in the zoo")
+    card = zoo.card(name)
+    assert card["test_accuracy"] >= clean
+    assert card["robust_accuracy"]["accuracy"] >= under_attack
+    assert card["robust_accuracy"]["eps"] == pytest.approx(8 / 255)
+
+
 def test_the_natural_network_meets_its_bar():
     card = zoo.card("cifar10-natural")
     assert card["test_accuracy"] >= 0.915
