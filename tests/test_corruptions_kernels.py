@@ -162,6 +162,17 @@ def test_bytes_agree(random, shape):
         assert torch.equal(native.to_bytes(back, add), mine)
 
 
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (40, 50), (224, 80)])
+def test_jpeg_is_pillows(random, size):
+    """Smooth images, noise, and extremes, at every kind of quality: the same bytes."""
+    smooth = torch.nn.functional.interpolate(torch.rand(3, 3, 7, 9, generator=random), size)
+    x = torch.cat([smooth, torch.rand(2, 3, *size, generator=random)]) * 255
+    x = torch.cat([x, (x > 128) * 255.0]).byte().permute(0, 2, 3, 1).contiguous()
+    for quality in (1, 7, 25, 49, 50, 85, 95, 100):
+        mine, theirs = (body.jpeg(x, quality) for body in BODIES)
+        assert torch.equal(mine, theirs), quality
+
+
 # -- refusals ---------------------------------------------------------------------------------
 
 

@@ -74,6 +74,10 @@ void to_bytes(const float* x, int64_t batch, int64_t channels, int64_t pixels, f
 void from_bytes(const uint8_t* x, int64_t batch, int64_t channels, int64_t pixels, float* out,
                 int threads);
 
+// RGB bytes (batch, height, width, 3) through a JPEG file of a quality of 1 to 100, and back.
+void jpeg(const uint8_t* x, int64_t batch, int64_t height, int64_t width, int quality, uint8_t* out,
+          int threads);
+
 void wet_edges(const uint8_t* layer, int64_t batch, int64_t height, int64_t width, float* out,
                int threads);
 

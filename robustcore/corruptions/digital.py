@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import io
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from robustcore.corruptions import matrices
-from robustcore.corruptions.batch import Batch, levels
+from robustcore.corruptions.batch import Batch, grey, levels
 from robustcore.corruptions.kernels import Kernels
 
 
@@ -62,30 +58,14 @@ def jpeg_compression(batch: Batch, c: Any) -> Tensor:
 
 
 def through_jpeg(bodies: Kernels, x: Tensor, quality: int, add: float) -> Tensor:
-    """x: (B, C, H, W) float32 in [0, 1], to 8 bits, to JPEG files in memory and back by Pillow.
+    """x: (B, C, H, W) float32 in [0, 1], to 8 bits, to JPEG files and back.
 
     add: 1/2 rounds to the nearest of 255 steps, 0 cuts down. One channel is stored as three equal
-    ones.
+    ones, of whose luma a file may hold another step.
     """
-    arrays = bodies.to_bytes(x, add).cpu().numpy()
-    out = np.empty_like(arrays)
-    alone = x.shape[1] == 1
-
-    def one(i: int) -> None:
-        file = io.BytesIO()
-        picture = Image.fromarray(arrays[i, ..., 0] if alone else arrays[i])
-        (picture.convert("RGB") if alone else picture).save(file, "JPEG", quality=quality)
-        with Image.open(file) as read:
-            out[i] = np.asarray(read.convert("L"))[..., None] if alone else np.asarray(read)
-
-    threads = torch.get_num_threads()
-    if threads == 1:
-        for i in range(len(out)):
-            one(i)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(one, range(len(out))))
-    return bodies.from_bytes(torch.from_numpy(out).to(x.device))
+    colours = x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1).contiguous()
+    back = bodies.from_bytes(bodies.jpeg(bodies.to_bytes(colours, add), quality))
+    return back if x.shape[1] == 3 else torch.round(grey(back) * 255) / 255
 
 
 def elastic_transform(batch: Batch, c: Any) -> Tensor:

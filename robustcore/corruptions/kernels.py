@@ -38,6 +38,11 @@ separable(x, rows, columns) -> (P, H', W')
 to_bytes(x, add) -> (B, H, W, C) uint8, from_bytes(x) -> (B, C, H, W) float32
     Images as files hold them: 255 x + add, cut to a whole number in [0, 255]; and back, over 255.
 
+jpeg(x, quality) -> like x
+    Images after a JPEG file, x: (B, H, W, 3) uint8, quality: 1 to 100. The reference is Pillow's
+    file with colour at half the resolution, as libjpeg-turbo, which Pillow's wheels hold, writes
+    and reads it; the native body makes the same bits, without a file.
+
 wet_edges(layer) -> (B, H, W) float32
     Spatter's drops of water: layer (B, H, W) uint8 to edges (Canny, thresholds 50 and 150), their
     distance (chamfer 5 x 5, cut at 20), equalised, embossed and smoothed, in whole numbers to 255.
@@ -57,7 +62,7 @@ from torch import Tensor
 from robustcore.kernels import unavailable
 
 # The table kernel x backend: each entry is the module that holds the body; "host" is "native" on
-# the CPU, with the tensors carried there and back, for what is sequential.
+# the CPU, with the tensors carried there and back, for what has no body on a GPU.
 _TABLE = {
     "reference": {
         "uniforms": "reference",
@@ -67,6 +72,7 @@ _TABLE = {
         "separable": "reference",
         "to_bytes": "reference",
         "from_bytes": "reference",
+        "jpeg": "reference",
         "wet_edges": "reference",
     },
     "native": {
@@ -77,6 +83,7 @@ _TABLE = {
         "separable": "native",
         "to_bytes": "native",
         "from_bytes": "native",
+        "jpeg": "native",
         "wet_edges": "native",
     },
     "triton": {
@@ -87,6 +94,7 @@ _TABLE = {
         "separable": "reference",
         "to_bytes": "reference",
         "from_bytes": "reference",
+        "jpeg": "host",
         "wet_edges": "host",
     },
     "torch": {
@@ -97,6 +105,7 @@ _TABLE = {
         "separable": "reference",
         "to_bytes": "reference",
         "from_bytes": "reference",
+        "jpeg": "host",
         "wet_edges": "host",
     },
 }
@@ -149,6 +158,7 @@ class Kernels:
     separable: Callable[[Tensor, Bands, Bands], Tensor]
     to_bytes: Callable[[Tensor, float], Tensor]
     from_bytes: Callable[[Tensor], Tensor]
+    jpeg: Callable[[Tensor, int], Tensor]
     wet_edges: Callable[[Tensor], Tensor]
 
 

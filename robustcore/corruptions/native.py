@@ -123,6 +123,19 @@ def wet_edges(layer: Tensor) -> Tensor:
     return out
 
 
+def jpeg(x: Tensor, quality: int) -> Tensor:
+    batch, height, width, channels = x.shape
+    if channels != 3 or not 1 <= quality <= 100:
+        raise ValueError(
+            f"x must have 3 channels and quality lie in [1, 100]; got {channels} and {quality}"
+        )
+    x = _check("x", x, torch.uint8, (batch, height, width, channels))
+    out = torch.empty_like(x)
+    sizes = (batch, height, width)
+    _corruptions.jpeg(x.data_ptr(), sizes, quality, out.data_ptr(), torch.get_num_threads())
+    return out
+
+
 def to_bytes(x: Tensor, add: float) -> Tensor:
     batch, channels, height, width = x.shape
     if channels not in (1, 3):

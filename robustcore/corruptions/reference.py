@@ -6,8 +6,11 @@ names of the draws alone, or (`wet_edges`) on one small layer.
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import torch
+from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
@@ -144,6 +147,19 @@ def to_bytes(x: Tensor, add: float) -> Tensor:
 
 def from_bytes(x: Tensor) -> Tensor:
     return (x.float() / 255).permute(0, 3, 1, 2).contiguous()
+
+
+def jpeg(x: Tensor, quality: int) -> Tensor:
+    return torch.from_numpy(np.stack([_file(each, quality) for each in x.cpu().numpy()])).to(
+        x.device
+    )
+
+
+def _file(pixels: np.ndarray, quality: int) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    with Image.open(file) as read:
+        return np.asarray(read)
 
 
 def wet_edges(layer: Tensor) -> Tensor:
