@@ -63,6 +63,7 @@ class LabelledFolder:
         integer); `labels.csv` in the folder by default. Its order is that of the images.
     size: pictures are scaled so that the shorter side is 8/7 of it (256 for 224), and the middle
         size x size is cut out. None keeps them whole; they must then be of one size.
+    images: how many, from the first; all by default.
 
     len(folder); folder[first:last] is a float batch (n, C, H, W) in [0, 1], C 1 where the first
     picture is grey, else 3; `y` (N,) int64. Raises OSError or ValueError naming the file.
@@ -73,6 +74,7 @@ class LabelledFolder:
         folder: str | os.PathLike[str],
         labels: str | os.PathLike[str] | None = None,
         size: int | None = None,
+        images: int | None = None,
     ) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
@@ -80,6 +82,9 @@ class LabelledFolder:
         self.size = None if size is None else inputs.integer("size", size, 1)
         table = self.folder / "labels.csv" if labels is None else Path(labels)
         files, self.y = _labels_from(table)
+        if images is not None:
+            images = inputs.integer("images", images, 1, len(files))
+            files, self.y = files[:images], self.y[:images]
         self.paths = [self.folder / name for name in files]
         self.bytes = [_size_of(path, table) for path in self.paths]
         with _opened(self.paths[0]) as picture:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import os
 import sys
 from collections.abc import Sequence
 
-from robustcore.cli import corruptions, devices, distance, report, sigma, train
+from robustcore.cli import corruptions, devices, distance, report, resume, runs, sigma, train
 from robustcore.cli.common import LAYOUT, options
 
 MEASURES = {
@@ -14,19 +16,30 @@ MEASURES = {
     "distance": distance,
     "corruptions": corruptions,
 }  # these share the options of `common`
-OTHERS = {"report": report, "train": train, "devices": devices}
+OTHERS = {"report": report, "train": train, "resume": resume, "runs": runs, "devices": devices}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
     args = _parser().parse_args(argv)
+    status = _status(args)
+    if args.run is not train.run and "TORCHELASTIC_RUN_ID" in os.environ:
+        # gloo's threads may outlive the interpreter and abort it, with all results on disk
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _status(args: argparse.Namespace) -> int:
+    rank = f", rank {each}" if (each := os.environ.get("RANK", "0")) != "0" else ""
     try:
         return int(args.run(args))
     except (ValueError, TypeError, RuntimeError, OSError) as error:
-        print(f"robustcore: {error}", file=sys.stderr)
+        print(f"robustcore{rank}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("robustcore: interrupted, nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"robustcore{rank}: interrupted, {error or 'nothing was written'}", file=sys.stderr)
         return 130
 
 
@@ -42,5 +55,6 @@ def _parser() -> argparse.ArgumentParser:
             name, parents=parents, help=command.ABOUT, formatter_class=LAYOUT
         )
         command.add_options(each)
-        each.set_defaults(run=command.run)
+        shares = functools.partial(resume.carry_out, name, command.run)
+        each.set_defaults(run=shares if name in MEASURES else command.run)
     return parser

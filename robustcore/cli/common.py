@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import Tensor
 
 from robustcore import inputs, kernels, zoo
+from robustcore.cli import models
 from robustcore.records import Record
+from robustcore.sources import LabelledFolder
 
 LEFT = ("label", "corruption")  # columns of words, aligned on the left
+SHOWN = 200  # rows of a table that is printed
 LAYOUT = argparse.ArgumentDefaultsHelpFormatter
 
 
@@ -21,9 +26,16 @@ def options() -> argparse.ArgumentParser:
     """Options of every command that measures a model."""
     shared = argparse.ArgumentParser(add_help=False)
     add = shared.add_argument
-    add("--model", required=True, help=f"a network of the zoo: {', '.join(zoo.names())}")
-    add("--images", type=int, default=40, help="how many test images, up to 1,000")
-    add("--out", type=Path, required=True, help="folder for the results")
+    known = ", ".join(zoo.names())
+    add("--model", required=True, help=f"{models.FORMS}; the zoo has {known}")
+    add("--images", type=int, help="how many, from the first (default: 40 of the zoo, else all)")
+    add("--data", type=Path, metavar="FOLDER", help="of images (default: the zoo's test images)")
+    add("--labels", type=Path, metavar="CSV", help="file,label of each (default: in the folder)")
+    add("--size", type=int, help="scale images and cut this square out of the middle")
+    add("--out", type=Path, help="folder for the results (default: that of --run)")
+    # torchrun takes --run for a beginning of its own --run-path, whatever it stands behind
+    how = "keep finished images, and go on (--run-dir under torchrun)"
+    add("--run", "--run-dir", type=Path, dest="kept", metavar="DIR", help=how)
     add("--seed", type=int, default=0, help="names the draws, with each image's number")
     add("--batch-size", type=int, help="images in a batch (default: by size and device)")
     add("--device", default=_best_device(), help="where the model runs")
@@ -36,22 +48,60 @@ def _best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def example(args: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
-    """The model and images asked for, once it is known that results can be written."""
-    probe = args.out / ".robustcore-probe"
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        message = f"--out must be a folder that can be written, was {args.out}: {error}"
-        raise OSError(message) from None
+def example(args: argparse.Namespace) -> tuple[Any, Any, Tensor]:
+    """The model, images and labels asked for, once it is known that results can be written."""
+    args.out = args.out or args.kept
+    if args.out is None:
+        raise ValueError("--out must be a folder for the results, unless --run is given")
+    if leads():
+        _writable(args.out)
     try:
         device = torch.device(args.device)
     except RuntimeError as error:
         raise ValueError(f"--device must name a torch device, was {args.device!r}") from error
-    inputs.integer("--images", args.images, 1, 1000)
-    return zoo.load_example(args.model, args.images, device)
+    if args.data is not None:
+        x = LabelledFolder(args.data, args.labels, args.size, args.images)
+        return models.load(args.model, device), x, torch.from_numpy(x.y)
+    for option in ("labels", "size"):
+        if getattr(args, option) is not None:
+            raise ValueError(f"--{option} must be left out without --data")
+    images = inputs.integer("--images", 40 if args.images is None else args.images, 1, 1000)
+    data = args.model.partition("-")[0] if args.model in zoo.names() else "cifar10"
+    model = models.load(args.model, device)
+    return model, *zoo.load_images(images, device, data)
+
+
+def leads() -> bool:
+    """Whether this process prints and writes: of those under torchrun, the first."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+def classes(args: argparse.Namespace) -> Sequence[str]:
+    """The names of classes, where they are known; else their numbers."""
+    if args.data is None and args.model in zoo.names():
+        return zoo.classes(args.model)
+    return Numbers()
+
+
+class Numbers(Sequence[str]):
+    """The classes of a set that has no names for them."""
+
+    def __getitem__(self, k: Any) -> Any:
+        return str(k)
+
+    def __len__(self) -> int:
+        return 2**62
+
+
+def _writable(out: Path) -> None:
+    probe = out / ".robustcore-probe"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        message = f"--out must be a folder that can be written, was {out}: {error}"
+        raise OSError(message) from None
 
 
 def engine(args: argparse.Namespace) -> dict[str, Any]:
@@ -63,6 +113,8 @@ def number(value: float, digits: int) -> str:
 
 
 def print_table(columns: dict[str, list[str]]) -> None:
+    total = max(map(len, columns.values()))
+    columns = {name: cells[:SHOWN] for name, cells in columns.items()}
     widths = {name: max(map(len, [name, *cells])) for name, cells in columns.items()}
     for row in [tuple(columns), *zip(*columns.values(), strict=True)]:
         cells = (
@@ -70,6 +122,8 @@ def print_table(columns: dict[str, list[str]]) -> None:
             for cell, (name, width) in zip(row, widths.items(), strict=True)
         )
         print("  ".join(cells).rstrip())
+    if total > SHOWN:
+        print(f"and {total - SHOWN:,} more, in the CSV file")
 
 
 def print_cost(record: Any) -> None:

@@ -30,6 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.kept is not None:
+        raise ValueError("--run must be left out: this command does not keep a run")
     model, x, y = example(args)
     reference = _reference(args)
     found = corruption_benchmark(

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from robustcore import zoo
-from robustcore.cli.common import engine, example, number, print_cost, print_table, write
+from robustcore.cli.common import (
+    classes,
+    engine,
+    example,
+    leads,
+    number,
+    print_cost,
+    print_table,
+    write,
+)
 from robustcore.distance import METHODS, distance_to_error
 
 ABOUT = "the nearest error of each image"
@@ -32,15 +40,18 @@ def run(args: argparse.Namespace) -> int:
         restarts=args.restarts,
         box=args.box,
         progress=True,
+        run=args.kept,
         **engine(args),
     )
-    classes = zoo.classes(args.model)
+    if not leads():
+        return 0
+    names = classes(args)
     print_table(
         {
             "image": [str(i) for i in near.ids],
-            "label": [classes[k] for k in near.labels],
+            "label": [names[k] for k in near.labels],
             "distance": [number(v, 4) for v in near.distance],
-            "error": [classes[k] if k >= 0 else "-" for k in near.label_adv],
+            "error": [names[k] if k >= 0 else "-" for k in near.label_adv],
             "status": [str(each) for each in near.status],
             "gradients": [f"{n:,}" for n in near.n_backward],
         }

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from robustcore import plot, zoo
-from robustcore.cli.common import engine, example, number, print_cost, print_table, write
+from robustcore import plot
+from robustcore.cli.common import (
+    classes,
+    engine,
+    example,
+    leads,
+    number,
+    print_cost,
+    print_table,
+    write,
+)
 from robustcore.distance import distance_to_error
 from robustcore.noise import METHODS, sigma_at_error_rate
 from robustcore.results import SigmaResult, compare
@@ -40,12 +50,16 @@ def run(args: argparse.Namespace) -> int:
         sigma_max=args.sigma_max,
         method=args.method,
         progress=True,
+        run=args.kept,
         **engine(args),
     )
-    columns = _sigma_columns(found, zoo.classes(args.model))
     near = None
     if args.with_distance:
-        near = distance_to_error(model, x, y, progress=True, **engine(args))
+        near = distance_to_error(model, x, y, progress=True, run=args.kept, **engine(args))
+    if not leads():
+        return 0
+    columns = _sigma_columns(found, classes(args))
+    if near is not None:
         both = compare(found, near)
         columns["distance"] = [number(v, 3) for v in near.distance]
         columns["ratio"] = [number(v, 2) for v in both.ratio]
@@ -67,11 +81,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sigma_columns(found: SigmaResult, classes: list[str]) -> dict[str, list[str]]:
+def _sigma_columns(found: SigmaResult, names: Sequence[str]) -> dict[str, list[str]]:
     ends = zip(found.sigma_low, found.sigma_high, strict=True)
     return {
         "image": [str(i) for i in found.ids],
-        "label": [classes[k] for k in found.labels],
+        "label": [names[k] for k in found.labels],
         "sigma": [
             f"{s:.4f}" if status == "found" else str(status)
             for s, status in zip(found.sigma, found.status, strict=True)

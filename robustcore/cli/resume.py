@@ -1,0 +1,78 @@
+"""robustcore resume: a run goes on as it was begun. Also: how a command is kept and shared."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from robustcore import runs
+
+ABOUT = "go on with an interrupted run, with the model, data and settings that it was begun with"
+Command = Callable[[argparse.Namespace], int]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("kept", type=Path, metavar="DIR", help="the folder given as --run")
+    add("--out", type=Path, help="another folder for the results")
+    add("--device", help="another device of the same type")
+    add("--repair", action="store_true", help="first save what can be read of a damaged file")
+
+
+def run(args: argparse.Namespace) -> int:
+    from robustcore.cli import MEASURES  # which imports this file
+
+    if args.repair:
+        saved, total = runs.repair(args.kept)
+        print(f"saved {saved:,} of {total:,} images; the damaged file is beside them")
+    how = runs.command_of(args.kept)
+    values = {
+        name: Path(value["path"]) if isinstance(value, dict) else value
+        for name, value in how["options"].items()
+    }
+    given = {name: value for name in ("out", "device") if (value := getattr(args, name))}
+    again = argparse.Namespace(**(values | given), kept=args.kept)
+    return carry_out(how["command"], MEASURES[how["command"]].run, again)
+
+
+def carry_out(name: str, command: Command, args: argparse.Namespace) -> int:
+    """Run a command that measures, with the processes that torchrun started, so that it can resume.
+
+    Paths are kept whole, so that the run can go on from another folder.
+    """
+    options = {
+        each: {"path": str(value.resolve())} if isinstance(value, Path) else value
+        for each, value in vars(args).items()
+        if each not in ("kept", "run") and not callable(value)
+    }
+    token = runs.command.set({"command": name, "options": options})
+    try:
+        with _together(args):
+            return command(args)
+    finally:
+        runs.command.reset(token)
+
+
+@contextlib.contextmanager
+def _together(args: argparse.Namespace) -> Iterator[None]:
+    """Join the process group that torchrun prepared, each rank on a GPU of its own."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+        yield
+        return
+    with contextlib.suppress(RuntimeError):  # a wrong name is refused later, by its option
+        device = torch.device(args.device)
+        if device.type == "cuda" and device.index is None:
+            args.device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(args.device)
+    dist.init_process_group("nccl" if str(args.device).startswith("cuda") else "gloo")
+    try:
+        yield
+        dist.barrier()  # a rank that leaves early takes its end of every connection with it
+    finally:
+        dist.destroy_process_group()
