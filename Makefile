@@ -1,4 +1,4 @@
-# make demo   sigma(x0, 0.01) of 40 CIFAR-10 images, written to OUT
+# make demo   sigma(x0, 0.01) of 40 CIFAR-10 images, and a report on the network, in OUT
 # make test   the whole test suite
 # make lint   style and types
 # make bench  speeds, as ratios to plain torch in the same run
@@ -20,6 +20,7 @@ export OMP_WAIT_POLICY ?= passive
 
 demo: .venv/installed
 	$(BIN)/robustcore sigma --model cifar10-natural --images 40 --rate 0.01 --with-distance --out $(OUT)
+	$(BIN)/robustcore report --model cifar10-natural --images 40 --quick --records $(OUT) --out $(OUT)
 
 test: .venv/developed
 	$(BIN)/pytest

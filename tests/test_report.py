@@ -124,6 +124,9 @@ def test_known_records_are_not_measured_again(made, tmp_path, monkeypatch):
     assert again.records["model"]["sigma"] is known["model"]["sigma"]
     with pytest.raises(ValueError, match="records must be of the images in x, 'sigma' has other"):
         rc.report(HalfSpace(192, 0.2), x[:5], y[:5], out=tmp_path, records=known, **shared)
+    with pytest.raises(ValueError, match=r"records must be of error rate 0.1, 'sigma' was of 0.05"):
+        again = shared | {"rate": 0.1}
+        rc.report(HalfSpace(192, 0.2), x, y, out=tmp_path, records=known, **again)
 
 
 class Steps(nn.Module):

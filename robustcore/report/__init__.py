@@ -112,7 +112,7 @@ def report(
             model, batch, labels, ids=ids, seed=seed, backend=backend, compile=False
         )
         given = dict((records or {}).get(name, {}))
-        _of_these_images(given, checked)
+        _of_these_images(given, checked, job.rate)
         job.records[name] = given
     chosen = {name: each for name, each in SECTIONS.items() if name in sections}
     with tqdm(
@@ -157,13 +157,16 @@ def _shown(name: str, module: Any, job: Job) -> Section:
     return Section(**vars(made) | {"skipped": [*made.skipped, *why]})
 
 
-def _of_these_images(given: Mapping[str, Record], checked: Evaluator) -> None:
+def _of_these_images(given: Mapping[str, Record], checked: Evaluator, rate: float) -> None:
     for name, record in given.items():
         same = np.array_equal(record.ids, checked.ids.cpu().numpy())
         if not same or not np.array_equal(record.labels, checked.y.cpu().numpy()):
             raise ValueError(
                 f"records must be of the images in x, {name!r} has other ids or labels"
             )
+        its = getattr(record, "rate", rate)
+        if its != rate:
+            raise ValueError(f"records must be of error rate {rate:g}, {name!r} was of {its:g}")
 
 
 def _folder(out: str | Path) -> Path:

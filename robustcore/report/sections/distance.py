@@ -70,7 +70,7 @@ def show(job: Job) -> Section:
         title=TITLE,
         about=(
             "The nearest point that the model was seen to get wrong, found by a minimum-norm "
-            f"search of {job.effort} gradients an image: an upper bound of the distance to "
+            f"search of {_effort(near)} gradients an image: an upper bound of the distance to "
             f"the nearest error. Below it, accuracy under {STEPS} steps of projected gradients."
         ),
         verdicts=verdicts,
@@ -86,3 +86,9 @@ def show(job: Job) -> Section:
             Table("Nearest error of each image", job.images_table(each_image)),
         ],
     )
+
+
+def _effort(near: dict[str, Any]) -> str:
+    """What each search was allowed; records that were given say so themselves."""
+    found = {str(record.provenance.settings.get("effort", "?")) for record in near.values()}
+    return " or ".join(sorted(found))
