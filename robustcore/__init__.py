@@ -2,6 +2,8 @@
 
 from robustcore import geometry, plot, stats
 from robustcore.audit_results import AuditResult
+from robustcore.certify import certify, predict
+from robustcore.certify_results import CertifyResult, PredictResult
 from robustcore.concentration import adapters, audit_attack, noisy_distance
 from robustcore.concentration_results import NoisyDistance
 from robustcore.copies import noisy_copies
@@ -25,11 +27,13 @@ from robustcore.zoo import load_example, load_images, load_model, wrap
 
 __all__ = [
     "AuditResult",
+    "CertifyResult",
     "DistanceResult",
     "ErrorRate",
     "NoiseAndDistance",
     "NoisyDistance",
     "PGDResult",
+    "PredictResult",
     "RandomizedModelWarning",
     "Record",
     "Report",
@@ -37,6 +41,7 @@ __all__ = [
     "SliceResult",
     "adapters",
     "audit_attack",
+    "certify",
     "church_windows",
     "compare",
     "corrupt",
@@ -51,6 +56,7 @@ __all__ = [
     "noisy_distance",
     "pgd",
     "plot",
+    "predict",
     "report",
     "sigma_at_error_rate",
     "stats",

@@ -50,7 +50,7 @@ class Evaluator:
     handed to the model in x's type. y None takes the model's own labels. `planned` is the number
     of evaluations to come; it decides whether compilation pays (compile=None).
 
-    After construction: `y` (B,) int64, `clean_margins` (B,) float64, `randomized`,
+    After construction: `y` (B,) int64, `n_classes`, `clean_margins` (B,) float64, `randomized`,
     `n_forward` (B,) int64 evaluations spent so far on each image, `notes`.
     """
 
@@ -108,7 +108,8 @@ class Evaluator:
             raise ValueError("model must return logits, returned NaN alone for every image in x")
         if labels is None:
             labels = logits.argmax(1)
-        inputs.labels_within(labels, logits.shape[1])
+        self.n_classes = logits.shape[1]
+        inputs.labels_within(labels, self.n_classes)
         self.y = labels
         margins = self.kernels.margins(logits, self.y, torch.as_tensor(rows, device=self.device))
         self.clean_margins = margins[0].double().cpu().numpy()
