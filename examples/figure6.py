@@ -30,11 +30,11 @@ args = parser.parse_args()
 warnings.simplefilter("ignore", rc.RandomizedModelWarning)
 sigma = np.array([0, 0.05, 0.1, 0.2, 0.4])
 model, x, y = rc.load_example(args.model, args.images or (20 if args.quick else 150))
-kind = args.model.partition("-")[0]
-panels = [({n: rc.load_model(n) for n in zoo.names() if n.startswith(kind)}, x, y)]
+panels = [({n: rc.load_model(n) for n in zoo.names() if n[:5] == args.model[:5]}, x, y)]
+denoiser = defenses.load_denoiser(args.model) if args.model in defenses.denoisers() else None
 if args.photos:
-    model, (x, y) = network(), photos(args.photos, len(x))
-panels.append(({"no defence": model} | defenses.published(model, *x.shape[2:]), x, y))
+    model, (x, y), denoiser = network(), photos(args.photos, len(x)), None
+panels.append(({"no defence": model} | defenses.published(model, *x.shape[2:], denoiser), x, y))
 found = [{name: [] for name in models} for models, _, _ in panels]
 jobs = [(i, name, seed) for i in (0, 1) for name in found[i] for seed in range(10)]
 for i, name, seed in tqdm(jobs, unit=" trials"):

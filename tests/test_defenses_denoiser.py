@@ -1,12 +1,16 @@
 """The guided denoiser: exact gradients, learns, leaves its classifier alone."""
 
+import hashlib
+
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import nn
 from training_data import Narrow, toy
 
+import robustcore as rc
 from robustcore import defenses, training
+from robustcore.defenses import denoiser as denoisers
 from robustcore.training import files
 
 RUN = {"batch_size": 32, "device": "cpu", "progress": False}
@@ -84,3 +88,32 @@ def test_bad_arguments_are_named(tmp_path):
         defenses.train_denoiser(3, toy(), out=tmp_path)
     with pytest.raises(ValueError, match="eps must be positive"):
         defenses.train_denoiser(Narrow(), toy(), out=tmp_path, eps=0)
+
+
+@pytest.mark.parametrize("name", defenses.denoisers())
+def test_shipped_denoisers_bring_the_logits_closer(name):
+    model, x, y = rc.load_example(name, images=100)
+    denoiser = defenses.load_denoiser(name)
+    assert (denoisers.FOLDER / f"{name}-denoiser.safetensors").stat().st_size <= 1_300_000
+    x_adv = attacked_images(model, x, y, 4 / 255)
+    defended = defenses.Denoised(model, denoiser)
+    with torch.no_grad():
+        goal, bare, denoised = model(x), model(x_adv), defended(x_adv)
+        clean = (defended(x).argmax(1) == y).float().mean()
+    assert float((denoised - goal).abs().mean()) < 0.7 * float((bare - goal).abs().mean())
+    assert float(clean) > 0.8
+
+
+def test_networks_without_a_denoiser_are_named(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="name must be one of"):
+        defenses.load_denoiser("cifar10-none")
+    weights = save(defenses.Denoiser().state_dict())
+    (tmp_path / "a-denoiser.safetensors").write_bytes(weights)
+    (tmp_path / "a-denoiser.json").write_text('{"sha256": "0"}')
+    monkeypatch.setattr(denoisers, "FOLDER", tmp_path)
+    assert defenses.denoisers() == ["a"]
+    with pytest.raises(RuntimeError, match="not those of its card"):
+        defenses.load_denoiser("a")
+    about = f'{{"sha256": "{hashlib.sha256(weights).hexdigest()}"}}'
+    (tmp_path / "a-denoiser.json").write_text(about)
+    assert not defenses.load_denoiser("a").training

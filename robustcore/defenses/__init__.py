@@ -16,7 +16,13 @@ from torch import nn
 
 from robustcore.defenses.base import Defense
 from robustcore.defenses.deflection import PixelDeflection
-from robustcore.defenses.denoiser import Denoised, Denoiser, train_denoiser
+from robustcore.defenses.denoiser import (
+    Denoised,
+    Denoiser,
+    denoisers,
+    load_denoiser,
+    train_denoiser,
+)
 from robustcore.defenses.quantize import JPEG, BitDepth
 from robustcore.defenses.resize import RandomResizePad
 from robustcore.defenses.variation import TotalVariation
@@ -30,6 +36,8 @@ __all__ = [
     "PixelDeflection",
     "RandomResizePad",
     "TotalVariation",
+    "denoisers",
+    "load_denoiser",
     "published",
     "train_denoiser",
 ]

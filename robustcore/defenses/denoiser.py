@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +19,8 @@ from robustcore.defenses.base import Defense
 from robustcore.training.batches import Batch
 from robustcore.training.judge import logits_of
 from robustcore.training.recipes import Tools, attacked
+
+FOLDER = Path(__file__).parent  # of NAME-denoiser.safetensors and its card
 
 
 def _convolutions(c_in: int, c_out: int, count: int, stride: int = 1) -> nn.Sequential:
@@ -180,3 +185,25 @@ def train_denoiser(
     finally:
         for parameter, before in zip(model.parameters(), learns, strict=True):
             parameter.requires_grad_(before)
+
+
+def denoisers() -> list[str]:
+    """Networks of the zoo that `load_denoiser` has a denoiser for."""
+    ending = "-denoiser.safetensors"
+    return sorted(path.name.removesuffix(ending) for path in FOLDER.glob(f"*{ending}"))
+
+
+def load_denoiser(name: str, device: torch.device | str = "cpu") -> Denoiser:
+    """The denoiser that was trained for a network of the zoo, in evaluation mode.
+
+    Raises ValueError for a network without one, with those that have, and RuntimeError for weights
+    that are not those of the card.
+    """
+    stem = f"{inputs.choice('name', name, denoisers())}-denoiser"
+    weights = (FOLDER / f"{stem}.safetensors").read_bytes()
+    card = json.loads((FOLDER / f"{stem}.json").read_text())
+    if hashlib.sha256(weights).hexdigest() != card["sha256"]:
+        raise RuntimeError(f"the weights of {stem} are not those of its card: install again")
+    denoiser = Denoiser()
+    denoiser.load_state_dict(load(weights))
+    return denoiser.to(device).eval()
