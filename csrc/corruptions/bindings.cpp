@@ -98,21 +98,10 @@ PYBIND11_MODULE(_corruptions, m) {
               wet_edges(pointer<const uint8_t>(layer), sizes[0], sizes[1], sizes[2],
                         pointer<float>(out), threads);
           });
-    m.def("jpeg",
-          [](uintptr_t x, std::array<int64_t, 3> sizes, int quality, uintptr_t out, int threads) {
-              const py::gil_scoped_release release;
-              jpeg(pointer<const uint8_t>(x), sizes[0], sizes[1], sizes[2], quality,
-                   pointer<uint8_t>(out), threads);
-          });
-    m.def("to_bytes",
-          [](uintptr_t x, std::array<int64_t, 3> sizes, float add, uintptr_t out, int threads) {
-              const py::gil_scoped_release release;
-              to_bytes(pointer<const float>(x), sizes[0], sizes[1], sizes[2], add,
-                       pointer<uint8_t>(out), threads);
-          });
-    m.def("from_bytes", [](uintptr_t x, std::array<int64_t, 3> sizes, uintptr_t out, int threads) {
+    m.def("jpeg", [](uintptr_t x, std::array<int64_t, 3> sizes, int quality, float add,
+                     uintptr_t out, int threads) {
         const py::gil_scoped_release release;
-        from_bytes(pointer<const uint8_t>(x), sizes[0], sizes[1], sizes[2], pointer<float>(out),
-                   threads);
+        jpeg(pointer<const float>(x), sizes[0], sizes[1], sizes[2], quality, add,
+             pointer<float>(out), threads);
     });
 }

@@ -18,6 +18,13 @@ int64_t inside(int64_t i, int64_t n, Border border) {
     return i;
 }
 
+// Memory of this thread, kept from plane to plane: made anew it would cost as much as the work.
+float* scratch(int which, int64_t n) {
+    thread_local std::vector<float> held[4];
+    if (static_cast<int64_t>(held[which].size()) < n) held[which].resize(n);
+    return held[which].data();
+}
+
 void transpose(const float* x, int64_t rows, int64_t columns, float* out) {
     for (int64_t y0 = 0; y0 < rows; y0 += kBlock)
         for (int64_t x0 = 0; x0 < columns; x0 += kBlock) {
@@ -72,7 +79,7 @@ void taps(const TapsArgs& args, int threads) {
             if (dx[t] > right) right = dx[t];
         }
         const int64_t stride = left + args.width + right;
-        std::vector<float> padded(args.height * stride);
+        float* const padded = scratch(0, args.height * stride);
         for (int64_t y = 0; y < args.height; ++y)
             for (int64_t x = 0; x < stride; ++x)
                 padded[y * stride + x] =
@@ -80,8 +87,8 @@ void taps(const TapsArgs& args, int threads) {
         std::vector<const float*> source(args.taps);
         for (int64_t y = 0; y < args.height; ++y) {
             for (int64_t t = 0; t < args.taps; ++t)
-                source[t] = padded.data() + inside(y + dy[t], args.height, args.border) * stride +
-                            left + dx[t];
+                source[t] =
+                    padded + inside(y + dy[t], args.height, args.border) * stride + left + dx[t];
             weighted_rows(source.data(), args.weight + image * args.taps, args.taps, args.width,
                           false, args.out + p * plane + y * args.width);
         }
@@ -103,15 +110,16 @@ void separable(const SeparableArgs& args, int threads) {
     auto body = [&](int64_t p) {
         const int64_t widest = rows.band > columns.band ? rows.band : columns.band;
         std::vector<const float*> source(widest);
-        std::vector<float> tall(rows.rows * args.width), wide(args.width * rows.rows);
-        std::vector<float> sum(columns.rows * rows.rows);
+        float* const tall = scratch(1, rows.rows * args.width);
+        float* const wide = scratch(2, args.width * rows.rows);
+        float* const sum = scratch(3, columns.rows * rows.rows);
         for (int64_t k = 0; k < args.terms; ++k) {
             pass(rows, k, args.x + p * args.height * args.width, args.width, false, source.data(),
-                 tall.data());
-            transpose(tall.data(), rows.rows, args.width, wide.data());
-            pass(columns, k, wide.data(), rows.rows, k > 0, source.data(), sum.data());
+                 tall);
+            transpose(tall, rows.rows, args.width, wide);
+            pass(columns, k, wide, rows.rows, k > 0, source.data(), sum);
         }
-        transpose(sum.data(), columns.rows, rows.rows, args.out + p * rows.rows * columns.rows);
+        transpose(sum, columns.rows, rows.rows, args.out + p * rows.rows * columns.rows);
     };
     parallel(args.planes, threads, body);
 }

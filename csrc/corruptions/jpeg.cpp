@@ -5,11 +5,14 @@
 
 #include "kernels.h"
 
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are handed on within this file alone
+
 namespace robustcore {
 namespace {
 
 typedef int32_t Row __attribute__((vector_size(32)));  // of a block: 8 values
 typedef float Ratio __attribute__((vector_size(32)));
+typedef uint8_t Bytes __attribute__((vector_size(8), aligned(1), may_alias));  // in any memory
 constexpr int kHalf = 1 << 15;  // of the 16 bits behind the point in conversions of colour
 constexpr int kBits = 13;       // and of the transforms' constants
 
@@ -90,11 +93,20 @@ RC_FN void backward(Row (&x)[8], int bits) {
     x[4] = descale(e3 - a, bits);
 }
 
-RC_FN void transpose(Row (&x)[8]) {
-    int32_t flat[64];
+// Of blocks of `side` in x, those off the diagonal change places.
+RC_FN void exchange(Row (&x)[8], int side, Row upper, Row lower) {
     for (int i = 0; i < 8; ++i)
-        for (int j = 0; j < 8; ++j) flat[8 * j + i] = x[i][j];
-    for (int i = 0; i < 8; ++i) x[i] = *reinterpret_cast<const Row*>(flat + 8 * i);
+        if ((i & side) == 0) {
+            const Row a = x[i], b = x[i + side];
+            x[i] = __builtin_shuffle(a, b, upper);
+            x[i + side] = __builtin_shuffle(a, b, lower);
+        }
+}
+
+RC_FN void transpose(Row (&x)[8]) {
+    exchange(x, 1, Row{0, 8, 2, 10, 4, 12, 6, 14}, Row{1, 9, 3, 11, 5, 13, 7, 15});
+    exchange(x, 2, Row{0, 1, 8, 9, 4, 5, 12, 13}, Row{2, 3, 10, 11, 6, 7, 14, 15});
+    exchange(x, 4, Row{0, 1, 2, 3, 8, 9, 10, 11}, Row{4, 5, 6, 7, 12, 13, 14, 15});
 }
 
 RC_FN Row clamped(Row x) {
@@ -126,8 +138,11 @@ RC_CLONES void quantise(uint8_t* plane, int64_t height, int64_t width, const Row
     for (int64_t top = 0; top < height; top += 8)
         for (int64_t left = 0; left < width; left += 8) {
             Row x[8];
-            for (int i = 0; i < 8; ++i)
-                for (int j = 0; j < 8; ++j) x[i][j] = plane[(top + i) * width + left + j] - 128;
+            uint8_t* const corner = plane + top * width + left;
+            for (int i = 0; i < 8; ++i) {
+                const Bytes* const from = reinterpret_cast<const Bytes*>(corner + i * width);
+                x[i] = __builtin_convertvector(*from, Row) - 128;
+            }
             transpose(x);
             forward(x, 2, 0);
             transpose(x);
@@ -144,38 +159,49 @@ RC_CLONES void quantise(uint8_t* plane, int64_t height, int64_t width, const Row
             transpose(x);
             backward(x, kBits + 5);
             transpose(x);
-            for (int i = 0; i < 8; ++i) {
-                const Row value = clamped(x[i] + 128);
-                for (int j = 0; j < 8; ++j)
-                    plane[(top + i) * width + left + j] = static_cast<uint8_t>(value[j]);
-            }
+            for (int i = 0; i < 8; ++i)
+                *reinterpret_cast<Bytes*>(corner + i * width) =
+                    __builtin_convertvector(clamped(x[i] + 128), Bytes);
         }
 }
 
-RC_CLONES void to_luma(const uint8_t* rgb, int64_t n, uint8_t* luma, uint8_t* blue, uint8_t* red) {
+// Bytes of a row of floats, 255 x + add cut down.
+RC_CLONES void cut(const float* __restrict x, int64_t n, float add, uint8_t* __restrict out) {
     for (int64_t i = 0; i < n; ++i) {
-        const int r = rgb[3 * i], g = rgb[3 * i + 1], b = rgb[3 * i + 2];
-        const int middle = (128 << 16) + kHalf - 1;
-        luma[i] = static_cast<uint8_t>((19595 * r + 38470 * g + 7471 * b + kHalf) >> 16);
-        blue[i] = static_cast<uint8_t>((-11059 * r - 21709 * g + 32768 * b + middle) >> 16);
-        red[i] = static_cast<uint8_t>((32768 * r - 27439 * g - 5329 * b + middle) >> 16);
+        const int level = static_cast<int>(x[i] * 255.0f + add);
+        out[i] = static_cast<uint8_t>(level < 0 ? 0 : level > 255 ? 255 : level);
     }
 }
 
-RC_CLONES void to_rgb(const uint8_t* luma, const uint8_t* blue, const uint8_t* red, int64_t n,
-                      uint8_t* rgb) {
+RC_CLONES void to_luma(const uint8_t* __restrict red, const uint8_t* __restrict green,
+                       const uint8_t* __restrict blue, int64_t n, uint8_t* __restrict y,
+                       uint8_t* __restrict cb, uint8_t* __restrict cr) {
     for (int64_t i = 0; i < n; ++i) {
-        const int y = luma[i], b = blue[i] - 128, r = red[i] - 128;
-        const int all[3] = {y + ((91881 * r + kHalf) >> 16),
-                            y + ((-22554 * b - 46802 * r + kHalf) >> 16),
-                            y + ((116130 * b + kHalf) >> 16)};
-        for (int c = 0; c < 3; ++c)
-            rgb[3 * i + c] = static_cast<uint8_t>(all[c] < 0 ? 0 : all[c] > 255 ? 255 : all[c]);
+        const int r = red[i], g = green[i], b = blue[i], middle = (128 << 16) + kHalf - 1;
+        y[i] = static_cast<uint8_t>((19595 * r + 38470 * g + 7471 * b + kHalf) >> 16);
+        cb[i] = static_cast<uint8_t>((-11059 * r - 21709 * g + 32768 * b + middle) >> 16);
+        cr[i] = static_cast<uint8_t>((32768 * r - 27439 * g - 5329 * b + middle) >> 16);
+    }
+}
+
+RC_FN float share(int level) {
+    return static_cast<float>(level < 0 ? 0 : level > 255 ? 255 : level) / 255.0f;
+}
+
+RC_CLONES void to_rgb(const uint8_t* __restrict y, const uint8_t* __restrict cb,
+                      const uint8_t* __restrict cr, int64_t n, float* __restrict red,
+                      float* __restrict green, float* __restrict blue) {
+    for (int64_t i = 0; i < n; ++i) {
+        const int b = cb[i] - 128, r = cr[i] - 128;
+        red[i] = share(y[i] + ((91881 * r + kHalf) >> 16));
+        green[i] = share(y[i] + ((-22554 * b - 46802 * r + kHalf) >> 16));
+        blue[i] = share(y[i] + ((116130 * b + kHalf) >> 16));
     }
 }
 
 // Means of 2 x 2 values; a half is rounded down and up in turn. n: of the result.
-RC_CLONES void halve(const uint8_t* upper, const uint8_t* lower, int64_t n, uint8_t* out) {
+RC_CLONES void halve(const uint8_t* __restrict upper, const uint8_t* __restrict lower, int64_t n,
+                     uint8_t* __restrict out) {
     for (int64_t i = 0; i < n; ++i) {
         const int sum = upper[2 * i] + upper[2 * i + 1] + lower[2 * i] + lower[2 * i + 1];
         out[i] = static_cast<uint8_t>((sum + 1 + (i & 1)) >> 2);
@@ -183,31 +209,34 @@ RC_CLONES void halve(const uint8_t* upper, const uint8_t* lower, int64_t n, uint
 }
 
 // n values of a row to 2 n: three parts of the nearest row and column to one of the next.
-RC_CLONES void twice(const uint8_t* near, const uint8_t* far, int64_t n, uint8_t* out) {
-    for (int64_t i = 0; i < n; ++i) {
-        const int64_t left = i > 0 ? i - 1 : 0, right = i + 1 < n ? i + 1 : n - 1;
-        const int here = 3 * near[i] + far[i];
-        out[2 * i] = static_cast<uint8_t>((3 * here + 3 * near[left] + far[left] + 8) >> 4);
-        out[2 * i + 1] = static_cast<uint8_t>((3 * here + 3 * near[right] + far[right] + 7) >> 4);
+RC_CLONES void twice(const uint8_t* __restrict near, const uint8_t* __restrict far, int64_t n,
+                     uint8_t* __restrict out) {
+    auto sum = [&](int64_t i) { return 3 * near[i] + far[i]; };
+    out[0] = static_cast<uint8_t>((4 * sum(0) + 8) >> 4);
+    for (int64_t i = 1; i < n; ++i) {
+        out[2 * i - 1] = static_cast<uint8_t>((3 * sum(i - 1) + sum(i) + 7) >> 4);
+        out[2 * i] = static_cast<uint8_t>((3 * sum(i) + sum(i - 1) + 8) >> 4);
     }
+    out[2 * n - 1] = static_cast<uint8_t>((4 * sum(n - 1) + 7) >> 4);
 }
 
-void jpeg(const uint8_t* x, int64_t batch, int64_t height, int64_t width, int quality, uint8_t* out,
-          int threads) {
+void jpeg(const float* x, int64_t batch, int64_t height, int64_t width, int quality, float add,
+          float* out, int threads) {
     const Steps luma_steps = steps(kLuma, quality), colour_steps = steps(kColour, quality);
-    const int64_t h = (height + 1) / 2, w = (width + 1) / 2;  // of the colours
+    const int64_t h = (height + 1) / 2, w = (width + 1) / 2, pixels = height * width;
     auto body = [&](int64_t image) {
-        const uint8_t* const from = x + 3 * image * height * width;
-        uint8_t* const to = out + 3 * image * height * width;
         Plane luma(height, width), colour[2] = {{h, w}, {h, w}};
-        std::vector<uint8_t> line[2][2];  // of blue and of red, an upper and a lower one
+        std::vector<uint8_t> rgb[3], line[2][2];  // line: of blue and of red, two rows
+        for (auto& each : rgb) each.resize(width);
         for (auto& pair : line)
             for (auto& each : pair) each.resize(2 * colour[0].width);
         for (int64_t y = 0; y < 2 * h; ++y) {
             const int lower = y % 2;
             if (y < height) {
-                to_luma(from + 3 * y * width, width, luma.row(y), line[0][lower].data(),
-                        line[1][lower].data());
+                for (int c = 0; c < 3; ++c)
+                    cut(x + (3 * image + c) * pixels + y * width, width, add, rgb[c].data());
+                to_luma(rgb[0].data(), rgb[1].data(), rgb[2].data(), width, luma.row(y),
+                        line[0][lower].data(), line[1][lower].data());
                 for (auto& pair : line)
                     for (int64_t i = width; i < 2 * colour[0].width; ++i)
                         pair[lower][i] = pair[lower][width - 1];
@@ -230,7 +259,9 @@ void jpeg(const uint8_t* x, int64_t batch, int64_t height, int64_t width, int qu
             const int64_t far = beside < 0 ? 0 : beside < h ? beside : h - 1;
             for (int c = 0; c < 2; ++c)
                 twice(colour[c].row(near), colour[c].row(far), w, line[c][0].data());
-            to_rgb(luma.row(y), line[0][0].data(), line[1][0].data(), width, to + 3 * y * width);
+            float* const to = out + 3 * image * pixels + y * width;
+            to_rgb(luma.row(y), line[0][0].data(), line[1][0].data(), width, to, to + pixels,
+                   to + 2 * pixels);
         }
     };
     parallel(batch, threads, body);

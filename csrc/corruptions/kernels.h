@@ -67,16 +67,10 @@ struct SeparableArgs {
 };
 void separable(const SeparableArgs& args, int threads);
 
-// Floats (batch, channels, pixels) to bytes (batch, pixels, channels), 255 x + add cut down to a
-// whole number in [0, 255], and back. channels: 1 or 3.
-void to_bytes(const float* x, int64_t batch, int64_t channels, int64_t pixels, float add,
-              uint8_t* out, int threads);
-void from_bytes(const uint8_t* x, int64_t batch, int64_t channels, int64_t pixels, float* out,
-                int threads);
-
-// RGB bytes (batch, height, width, 3) through a JPEG file of a quality of 1 to 100, and back.
-void jpeg(const uint8_t* x, int64_t batch, int64_t height, int64_t width, int quality, uint8_t* out,
-          int threads);
+// Floats (batch, 3, height, width), as bytes 255 x + add cut down, through a JPEG file of a quality
+// of 1 to 100 and back.
+void jpeg(const float* x, int64_t batch, int64_t height, int64_t width, int quality, float add,
+          float* out, int threads);
 
 void wet_edges(const uint8_t* layer, int64_t batch, int64_t height, int64_t width, float* out,
                int threads);

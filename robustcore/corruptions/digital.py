@@ -63,8 +63,7 @@ def through_jpeg(bodies: Kernels, x: Tensor, quality: int, add: float) -> Tensor
     add: 1/2 rounds to the nearest of 255 steps, 0 cuts down. One channel is stored as three equal
     ones, of whose luma a file may hold another step.
     """
-    colours = x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1).contiguous()
-    back = bodies.from_bytes(bodies.jpeg(bodies.to_bytes(colours, add), quality))
+    back = bodies.jpeg(x.expand(-1, 3, -1, -1).contiguous(), quality, add)
     return back if x.shape[1] == 3 else torch.round(grey(back) * 255) / 255
 
 

@@ -35,13 +35,11 @@ separable(x, rows, columns) -> (P, H', W')
     float32. rows: Bands of K matrices (H', H), columns: of K matrices (W', W). On a GPU as precise
     as matrix products are: with allow_tf32 set, to three digits.
 
-to_bytes(x, add) -> (B, H, W, C) uint8, from_bytes(x) -> (B, C, H, W) float32
-    Images as files hold them: 255 x + add, cut to a whole number in [0, 255]; and back, over 255.
-
-jpeg(x, quality) -> like x
-    Images after a JPEG file, x: (B, H, W, 3) uint8, quality: 1 to 100. The reference is Pillow's
-    file with colour at half the resolution, as libjpeg-turbo, which Pillow's wheels hold, writes
-    and reads it; the native body makes the same bits, without a file.
+jpeg(x, quality, add) -> like x
+    x: (B, 3, H, W) float32 to bytes, 255 x + add cut to a whole number in [0, 255], through a JPEG
+    file and back, over 255. quality: 1 to 100. The reference is Pillow's file with colour at half
+    the resolution, as libjpeg-turbo, which Pillow's wheels hold, writes and reads it; the native
+    body makes the same bits, without a file.
 
 wet_edges(layer) -> (B, H, W) float32
     Spatter's drops of water: layer (B, H, W) uint8 to edges (Canny, thresholds 50 and 150), their
@@ -70,8 +68,6 @@ _TABLE = {
         "shuffle_order": "reference",
         "taps": "reference",
         "separable": "reference",
-        "to_bytes": "reference",
-        "from_bytes": "reference",
         "jpeg": "reference",
         "wet_edges": "reference",
     },
@@ -81,8 +77,6 @@ _TABLE = {
         "shuffle_order": "native",
         "taps": "native",
         "separable": "native",
-        "to_bytes": "native",
-        "from_bytes": "native",
         "jpeg": "native",
         "wet_edges": "native",
     },
@@ -92,8 +86,6 @@ _TABLE = {
         "shuffle_order": "triton",
         "taps": "triton",
         "separable": "reference",
-        "to_bytes": "reference",
-        "from_bytes": "reference",
         "jpeg": "host",
         "wet_edges": "host",
     },
@@ -103,8 +95,6 @@ _TABLE = {
         "shuffle_order": "host",
         "taps": "reference",
         "separable": "reference",
-        "to_bytes": "reference",
-        "from_bytes": "reference",
         "jpeg": "host",
         "wet_edges": "host",
     },
@@ -156,9 +146,7 @@ class Kernels:
     shuffle_order: Callable[[Tensor, tuple[int, int], int, int, Draw], Tensor]
     taps: Callable[[Tensor, Tensor, Tensor, Tensor, str], Tensor]
     separable: Callable[[Tensor, Bands, Bands], Tensor]
-    to_bytes: Callable[[Tensor, float], Tensor]
-    from_bytes: Callable[[Tensor], Tensor]
-    jpeg: Callable[[Tensor, int], Tensor]
+    jpeg: Callable[[Tensor, int, float], Tensor]
     wet_edges: Callable[[Tensor], Tensor]
 
 

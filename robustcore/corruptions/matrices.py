@@ -99,8 +99,8 @@ def shrunk(bodies: Kernels, x: Tensor, share: float) -> Tensor:
 
 def spread(x: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C, *size): each pixel over its extent."""
-    for dim in (3, 2):
-        n, large = size[dim - 2], x.shape[dim]
-        centre = (np.arange(n) + 0.5) / (n / large)
-        x = x.index_select(dim, torch.from_numpy(centre.astype(int)).to(x.device))
+    for n in reversed(size):
+        x = x.mT.contiguous()  # whole rows are copied, faster than one value after another
+        centre = (np.arange(n) + 0.5) / (n / x.shape[2])
+        x = x.index_select(2, torch.from_numpy(centre.astype(int)).to(x.device))
     return x

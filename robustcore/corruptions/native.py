@@ -123,36 +123,12 @@ def wet_edges(layer: Tensor) -> Tensor:
     return out
 
 
-def jpeg(x: Tensor, quality: int) -> Tensor:
-    batch, height, width, channels = x.shape
-    if channels != 3 or not 1 <= quality <= 100:
-        raise ValueError(
-            f"x must have 3 channels and quality lie in [1, 100]; got {channels} and {quality}"
-        )
-    x = _check("x", x, torch.uint8, (batch, height, width, channels))
+def jpeg(x: Tensor, quality: int, add: float) -> Tensor:
+    batch, _, height, width = x.shape
+    x = _check("x", x, torch.float32, (batch, 3, height, width))
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality must lie in [1, 100]; got {quality}")
     out = torch.empty_like(x)
     sizes = (batch, height, width)
-    _corruptions.jpeg(x.data_ptr(), sizes, quality, out.data_ptr(), torch.get_num_threads())
-    return out
-
-
-def to_bytes(x: Tensor, add: float) -> Tensor:
-    batch, channels, height, width = x.shape
-    if channels not in (1, 3):
-        raise ValueError(f"x must have 1 or 3 channels; got {channels}")
-    x = _check("x", x, torch.float32, (batch, channels, height, width))
-    out = torch.empty(batch, height, width, channels, dtype=torch.uint8)
-    sizes = (batch, channels, height * width)
-    _corruptions.to_bytes(x.data_ptr(), sizes, add, out.data_ptr(), torch.get_num_threads())
-    return out
-
-
-def from_bytes(x: Tensor) -> Tensor:
-    batch, height, width, channels = x.shape
-    if channels not in (1, 3):
-        raise ValueError(f"x must have 1 or 3 channels; got {channels}")
-    x = _check("x", x, torch.uint8, (batch, height, width, channels))
-    out = torch.empty(batch, channels, height, width)
-    sizes = (batch, channels, height * width)
-    _corruptions.from_bytes(x.data_ptr(), sizes, out.data_ptr(), torch.get_num_threads())
+    _corruptions.jpeg(x.data_ptr(), sizes, quality, add, out.data_ptr(), torch.get_num_threads())
     return out

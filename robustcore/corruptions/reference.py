@@ -141,18 +141,10 @@ def separable(x: Tensor, rows: Bands, columns: Bands) -> Tensor:
     return out
 
 
-def to_bytes(x: Tensor, add: float) -> Tensor:
-    return (x * 255.0 + add).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
-
-
-def from_bytes(x: Tensor) -> Tensor:
-    return (x.float() / 255).permute(0, 3, 1, 2).contiguous()
-
-
-def jpeg(x: Tensor, quality: int) -> Tensor:
-    return torch.from_numpy(np.stack([_file(each, quality) for each in x.cpu().numpy()])).to(
-        x.device
-    )
+def jpeg(x: Tensor, quality: int, add: float) -> Tensor:
+    levels = (x * 255.0 + add).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    files = np.stack([_file(each, quality) for each in levels])
+    return (torch.from_numpy(files).float() / 255).permute(0, 3, 1, 2).contiguous().to(x.device)
 
 
 def _file(pixels: np.ndarray, quality: int) -> np.ndarray:
