@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,15 +17,17 @@ from robustcore.certify_results import CertifyResult, PredictResult, certified_r
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
+from robustcore.runs import by_blocks
 
 STREAM = 4  # its draws are not those with which a sigma was chosen
 ROUND = 2**20  # draws named at a time: bounds the memory
 HALVINGS, FEWEST = 8, 32  # looks at n, n/2, n/4, ..., none at fewer draws
 
 
+@by_blocks()
 def certify(
     model: Model,
-    x: Tensor,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, C, H, W) or (C, H, W)
     y: Any = None,  # (B,)
     *,
     sigma: float,
@@ -38,6 +41,8 @@ def certify(
     backend: str | None = None,
     compile: bool | None = None,
     progress: bool | None = None,
+    run: str | os.PathLike[str] | None = None,
+    block: int | None = None,
 ) -> CertifyResult:
     """The l2 radius within which the smoothed classifier's answer cannot change.
 
@@ -50,8 +55,8 @@ def certify(
     radius: asks only whether this radius holds, for each image. Counting stops at the first of the
         looks n/128, n/64, ..., n that decides, for or against; alpha is shared between them, half
         to the last, so each of the two answers is wrong with a probability of at most alpha.
-    y: only for `accuracy`. model, x, seed, ids, batch_size, backend, compile, progress: as in
-        `error_rate`. A tie or a NaN among the logits is not the class.
+    y: only for `accuracy`. model, x, seed, ids, batch_size, backend, compile, progress, run, block:
+        as in `error_rate`. A tie or a NaN among the logits is not the class.
 
     Draw i of an image is a function of (seed, id, i): the same at any batch size and on any device.
     Cost: n0 + n evaluations of each image; with `radius` a hundredth of that where p is far from
@@ -114,9 +119,10 @@ def certify(
     )
 
 
+@by_blocks()
 def predict(
     model: Model,
-    x: Tensor,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, C, H, W) or (C, H, W)
     y: Any = None,  # (B,)
     *,
     sigma: float,
@@ -129,6 +135,8 @@ def predict(
     backend: str | None = None,
     compile: bool | None = None,
     progress: bool | None = None,
+    run: str | os.PathLike[str] | None = None,
+    block: int | None = None,
 ) -> PredictResult:
     """What the smoothed classifier answers, or -1 where its draws do not tell.
 

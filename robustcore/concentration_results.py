@@ -1,4 +1,4 @@
-"""What noisy points tell: how near their errors are, and what that says of an attack."""
+"""How near noisy points are to errors: the record of `noisy_distance`."""
 
 # ruff: noqa: RUF009 (per_image and shared make dataclass fields)
 

@@ -8,12 +8,25 @@ import os
 import sys
 from collections.abc import Sequence
 
-from robustcore.cli import corruptions, devices, distance, report, resume, runs, sigma, train
+from robustcore.cli import (
+    certify,
+    corruptions,
+    devices,
+    distance,
+    noisy,
+    report,
+    resume,
+    runs,
+    sigma,
+    train,
+)
 from robustcore.cli.common import LAYOUT, options
 
 MEASURES = {
     "sigma": sigma,
     "distance": distance,
+    "noisy": noisy,
+    "certify": certify,
     "corruptions": corruptions,
 }  # these share the options of `common`
 OTHERS = {"report": report, "train": train, "resume": resume, "runs": runs, "devices": devices}

@@ -23,12 +23,13 @@ from robustcore.gradients import Gradients
 # expectation is still moving may be CHANGE times as far as it moved.
 NEAR = (torch.inf, 0.3, 0.15, 0.08, 0.04, 0.03, 0.06, 0.05, 0.04, 0.04, 0.04)
 WITHIN, CHANGE = 6, 2.0
-LOOKS, SHORT = 3, 1.03  # at a point this much beyond the expected distance
+LOOKS, SHORT = 6, 1.03  # at a point this much beyond the expected distance
 TURN = (torch.inf, 4.0, 1.5, 1.0, 0.6, 0.4, 0.3, 0.2, 0.15, 0.1, 0.06)  # eta, likewise
 OVERSHOOT = 5e-4  # beyond the linearised boundary
 LEAST, MOST = 0.5, 1.5  # what one step may make of a distance
 PROBES, CLASSES = 4, 9  # draws of an image, and classes of each, whose gradients are compared
-REFINE_NEAR, REFINE_FROM, REFINE_ROUNDS = 0.1, 0.97, 6
+REFINE_NEAR, REFINE_ROUNDS = 0.06, 4
+EXACT = 5e-4  # an error this near to where it is expected is not bisected
 
 
 class MedianSearch:
@@ -68,7 +69,7 @@ class MedianSearch:
                 self._step(slots, turns[self.spent[slots]])
                 continue
             # whatever is expected below the upper end must be seen below it, and about there
-            goal = torch.where(key < low, (key * low).sqrt(), key * SHORT)
+            goal = torch.where(key < low, (key * low).sqrt(), key * SHORT ** (1 + self.looks))
             unseen = self.right & (key <= high) & (self.seen > torch.maximum(goal, low))
             slots = (unseen & (self.looks < LOOKS)).nonzero().flatten()
             if not len(slots):
@@ -163,10 +164,11 @@ class MedianSearch:
         points = self.points
         at = points.rounded(points.x[slots] + self.offset[slots])
         self._see(slots, at, points.judged(slots, points.logits(slots, at))[0])
-        slots = slots[torch.isfinite(self.seen[slots])]
+        short = self.seen[slots] > self.expected[slots] * (1 + EXACT)
+        slots = slots[short & torch.isfinite(self.seen[slots])]
         away = self.best[slots] - points.x[slots]
-        low = torch.full((len(slots),), REFINE_FROM, device=slots.device)
-        high = torch.ones_like(low)
+        high = torch.ones(len(slots), device=slots.device)
+        low = (self.expected[slots] / self.seen[slots]).float().clamp(min=0.9) * (1 - EXACT)
         for _ in range(REFINE_ROUNDS):
             share = (low + high) / 2
             at = points.rounded(points.x[slots] + away * share[:, None])

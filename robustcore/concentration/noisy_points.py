@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from typing import Any
 
@@ -20,6 +21,7 @@ from robustcore.gradients import Gradients
 from robustcore.network import Model
 from robustcore.noise import sigma_at_error_rate
 from robustcore.provenance import bar, provenance
+from robustcore.runs import by_blocks
 from robustcore.stats import clopper_pearson, order_ranks
 
 METHODS = ("search", "pgd")
@@ -27,12 +29,13 @@ STREAM = 2  # its draws are not those with which a sigma was chosen
 BLOCK_ELEMENTS = 2**25  # pixels of all points searched together: bounds the memory
 PAPER_STEPS, PAPER_SHARE = 200, 225  # steps, and steps to a radius
 PAPER_TAIL = -2 * float(ndtri(1e-5))  # twice the 99.999th percentile of N(0, 1)
-GRADIENTS = {"search": 5, "pgd": 25}  # of a point, about: decides whether compiling pays
+DEAR = 15  # evaluations that a point costs, about: decides whether compiling pays
 
 
+@by_blocks("sigma")
 def noisy_distance(
     model: Model,
-    x: Tensor,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, C, H, W) or (C, H, W)
     y: Any = None,  # (B,)
     *,
     sigma: Any = None,  # one, or (B,)
@@ -50,13 +53,16 @@ def noisy_distance(
     backend: str | None = None,
     compile: bool | None = None,
     progress: bool | None = None,
+    run: str | os.PathLike[str] | None = None,
+    block: int | None = None,
 ) -> NoisyDistance:
     """The median distance (l2) from draws of N(x, sigma^2 I) to their nearest errors, eps*.
 
     Whatever the model, it is at most -sigma * Phi^-1(mu), with mu the error rate at sigma: the
     Gaussian isoperimetric inequality, with equality where the errors are a half-space.
 
-    model, x, y, seed, ids, batch_size, backend, progress: as in `distance_to_error`.
+    model, x, y, seed, ids, batch_size, backend, compile, progress, run, block: as in
+        `distance_to_error`.
     sigma: noise in pixel units of [0, 1], one for all images or one for each; or
     error_rate: mu, to find sigma(x, mu) first, at most sigma_max, with max(1000, 10 / mu) draws of
         their own. Give one of the two.
@@ -103,17 +109,17 @@ def noisy_distance(
     else:
         noise, censored, spent = sigma_at(model, batch, error_rate, y, sigma_max, engine, progress)
     evaluator = Evaluator(
-        model, batch, y, stream=STREAM, planned=len(batch) * (samples + 4 * points), **engine
+        model, batch, y, stream=STREAM, planned=len(batch) * (samples + DEAR * points), **engine
     )
     n = len(batch)
     seen = np.empty((n, points))
     errors = np.zeros(n, np.int64)
     backward = np.zeros(n, np.int64)
     usable = np.zeros(n, bool)
-    block = max(1, BLOCK_ELEMENTS // (points * batch[0].numel()))
+    together = max(1, BLOCK_ELEMENTS // (points * batch[0].numel()))
     with bar(n, "images", progress) as shown, torch.no_grad():
-        for first in range(0, n, block):
-            rows = np.arange(first, min(first + block, n))
+        for first in range(0, n, together):
+            rows = np.arange(first, min(first + together, n))
             more = np.repeat(rows, samples - points)
             draws = np.tile(np.arange(points, samples), len(rows))
             wrong = ~(evaluator.margins(more, noise[more], draws) > 0)
