@@ -12,12 +12,24 @@ FIRST_GUESS = 0.1  # of sigma_max
 RESOLUTION = 0.001  # of sigma_max
 
 
+def step(
+    low: Floats, high: Floats, guess: Floats, over: NDArray[np.bool_], sigma_max: float
+) -> tuple[Floats, Floats, Floats]:
+    """(low, high, next guess): where the rate at `guess` is over the target it bounds from above.
+
+    The next guess then halves towards the lower end; else it is the smaller of twice itself and
+    the midpoint.
+    """
+    low, high = np.where(over, low, guess), np.where(over, guess, high)
+    middle = (low + np.minimum(high, sigma_max)) / 2
+    return low, high, np.where(over, middle, np.minimum(2 * guess, middle))
+
+
 class Bisection:
     """The paper's procedure: all N draws at every guess, until the bracket is narrow.
 
-    First guess 0.1 sigma_max; where more than mu N draws err the guess becomes the upper end and
-    halves towards the lower one, else it becomes the lower end and the next guess is the smaller
-    of twice itself and the midpoint; stop at a bracket of 0.001 sigma_max.
+    First guess 0.1 sigma_max; a guess is over where more than mu N draws err; stop at a bracket of
+    0.001 sigma_max.
 
     `fresh` takes new draws at every guess, as randomised models need; the bounds then hold at all
     guesses at once.
@@ -63,17 +75,14 @@ class Bisection:
     def update(self, margins: Floats) -> None:
         rows = np.flatnonzero(self.active)
         errors = (~(margins.reshape(len(rows), self.samples) > 0)).sum(1)
-        sigma, above = self.sigma[rows], errors > self.allowed
-        low, high = self.bracket[:, rows]
-        low, high = np.where(above, low, sigma), np.where(above, sigma, high)
-        self.error_rate[rows] = np.where(above, self.error_rate[rows], errors / self.samples)
-        self.bracket[:, rows] = low, high
+        sigma, over = self.sigma[rows], errors > self.allowed
+        self.error_rate[rows] = np.where(over, self.error_rate[rows], errors / self.samples)
         first, last = self.bounds[:, rows]
         self.bounds[0, rows] = np.where(errors < self.ranks[0], np.maximum(first, sigma), first)
         self.bounds[1, rows] = np.where(errors >= self.ranks[1], np.minimum(last, sigma), last)
-        top = np.minimum(high, self.sigma_max)
-        middle = (low + top) / 2
-        self.sigma[rows] = np.where(above, middle, np.minimum(2 * sigma, middle))
+        low, high = self.bracket[:, rows]
+        low, high, guess = step(low, high, sigma, over, self.sigma_max)
+        self.bracket[:, rows], self.sigma[rows] = (low, high), guess
         self.round += 1
-        narrow = top - low <= RESOLUTION * self.sigma_max
+        narrow = np.minimum(high, self.sigma_max) - low <= RESOLUTION * self.sigma_max
         self.active[rows[narrow | (self.fresh and self.round == self.most_rounds)]] = False

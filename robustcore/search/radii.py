@@ -1,9 +1,8 @@
 """What is known of the radii at which draws come to err along their rays, and what is inferred.
 
 Draw i of an image errs along x0 + sigma z_i from the radius r_i on, or nearly so. An evaluation at
-sigma tells on which side of sigma the radius lies; its margin tells, roughly, how far away.
-Inferred brackets are kept apart from proven ones, and a contradiction makes an image's inference
-more careful.
+sigma tells on which side of sigma the radius lies; its margin tells, roughly, how far away. A draw
+evaluated twice has a slope of its own, and tells more than twice as well.
 """
 
 from __future__ import annotations
@@ -13,81 +12,130 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Plan = tuple[Ints, Floats, Ints]  # rows, sigma, samples of a round
 
-# An inferred radius lies at this factor of its inferred log distance from the evaluation, or at
-# one over it, for most draws of a ResNet-20: their margins fall at slopes of their own.
-DOUBT = 1.4
-TINY = 1e-5
-FARTHEST = 0.05  # no radius is inferred beyond 20 times the sigma of the evaluation
+# Standard error of a margin foretold over one unit of log sigma, in standard deviations of the
+# margins: from the slope of the image, and from the draw's own. As measured on a ResNet-20.
+SPREAD, OWN_SPREAD = 1.6, 0.7
+SURE = 3.0  # of these errors; their tails are heavier than the normal's
+FAR = 0.7  # of an evaluation's sigma: below, a line to the margin at 0 may tell more
+TOGETHER = 0.3  # in log sigma: two evaluations closer than this make a slope
+FLAT = 0.2  # least fall per log sigma, in standard deviations of the margins
+FARTHEST = (
+    20.0  # no radius is inferred beyond this multiple of an evaluation's sigma, or its inverse
+)
+# evaluations of a draw from which on its bracket is taken at its word, up to this factor away
+OFTEN, CLOSE = 3, 1.1
+PRIOR = 8  # evaluations that SPREAD counts for, against those of the image
+SURPRISED = 3.0  # times the usual error: nothing is inferred any more
+NOT_TOO_CLOSE = 0.01  # in log sigma, for a slope
 
 
 class Radii:
-    """Brackets [low, high] around r_i for B images x N draws; `clean` (B,) are margins at x0."""
+    """The last two evaluations of B images x N draws, and brackets [low, high] around radii.
+
+    clean (B,): margins at sigma 0, which all rays begin with.
+    """
 
     def __init__(self, clean: Floats, samples: int, sigma_max: float) -> None:
-        shape = len(clean), samples
-        self.clean, self.sigma_max = clean, sigma_max
-        self.low, self.low_margin = np.zeros(shape), np.repeat(clean[:, None], samples, 1)
-        self.high, self.high_margin = np.full(shape, np.inf), np.full(shape, np.nan)
-        self.at, self.margin = np.full(shape, np.nan), np.full(shape, np.nan)
-        self.slope = np.full(len(clean), np.nan)  # fall of a margin per unit of log sigma
-        self.doubt = np.full(len(clean), DOUBT)  # inf: nothing is inferred
+        images = len(clean)
+        shape = images, samples
+        self.clean = clean
+        self.sigma_max = sigma_max
+        self.at, self.margin = np.full((2, *shape), np.nan), np.full((2, *shape), np.nan)
+        self.low, self.high = np.zeros(shape), np.full(shape, np.inf)
+        self.times = np.zeros(shape, np.int8)  # evaluated, at most 127
+        self.slope = np.full(images, np.nan)  # fall of a margin per unit of log sigma
+        self.deviation = np.full(images, np.nan)  # of the margins over draws
+        self.weight = np.full(images, float(PRIOR))  # evaluations that the slope rests on
+        self.surprise = np.full((2, images), float(PRIOR))  # squared errors, and their number
+        self.blind = np.zeros(images, bool)  # margins tell nothing of distances
 
     def record(self, rows: Ints, sigma: Floats, samples: Ints, margins: Floats) -> None:
         """Learn from distinct draws evaluated at sigma."""
         draw = rows, samples
         right = margins > 0
-        # errors may come and go along a ray: the crossing nearest to the last evaluation counts,
-        # or where nothing is inferred the first one found
-        gone = right & (sigma >= self.high[draw]) & np.isfinite(self.doubt[rows])
+        # errors may come and go along a ray: the last crossing seen counts, or where nothing is
+        # inferred the first one
+        gone = right & (sigma >= self.high[draw]) & ~self.blind[rows]
         back = ~right & (sigma <= self.low[draw])
         self.high[rows[gone], samples[gone]] = np.inf
         self.low[rows[back], samples[back]] = 0
-        self.low_margin[rows[back], samples[back]] = self.clean[rows[back]]
         up, down = right & (sigma > self.low[draw]), ~right & (sigma < self.high[draw])
         self.low[rows[up], samples[up]] = sigma[up]
-        self.low_margin[rows[up], samples[up]] = margins[up]
         self.high[rows[down], samples[down]] = sigma[down]
-        self.high_margin[rows[down], samples[down]] = margins[down]
-        self.at[draw], self.margin[draw] = sigma, margins
+        self.times[draw] = np.minimum(self.times[draw], 126) + 1
+        new = sigma != self.at[0][draw]
+        draw = rows[new], samples[new]
+        self.at[1][draw], self.margin[1][draw] = self.at[0][draw], self.margin[0][draw]
+        self.at[0][draw], self.margin[0][draw] = sigma[new], margins[new]
 
-    def infer(self, images: Ints) -> tuple[Floats, Floats, Floats]:
-        """(radius, low, high), each (len(images), N): a best guess within an inferred bracket.
-
-        Draws that were never evaluated have all three at inf.
-        """
-        low, high, at = self.low[images], self.high[images], self.at[images]
-        low_margin, high_margin = self.low_margin[images], self.high_margin[images]
+    def learn(self, rows: Ints, sigma: Floats, samples: Ints, margins: Floats) -> None:
+        """`record`, and how well the margins were foretold."""
+        at, margin = self.at[:, rows, samples], self.margin[:, rows, samples]
+        slope, deviation, clean = (v[rows] for v in (self.slope, self.deviation, self.clean))
+        mean, error = _foretell(at, margin, slope, deviation, clean, sigma)
         with np.errstate(all="ignore"):
-            # margins are nearly linear in sigma, and are exactly so for a linear model
-            between = low + (high - low) * low_margin / (low_margin - high_margin)
-            beyond = 1 / np.maximum(self.reciprocal(images), FARTHEST / at)
-            both = (low > 0) & np.isfinite(high)
-            radius = np.clip(np.where(both, between, beyond), low, high)
-            doubt = self.doubt[images, None]
-            away = np.abs(np.log(radius / at))
-            nearest = np.minimum(np.log(radius / low), np.log(high / radius))
-            inward = np.where(both, nearest, away) * (1 - 1 / doubt)
-            outward = np.where(both, inward, away * (doubt - 1))
-            right = radius > at
-            inferred_low = radius * np.exp(-np.where(right, inward, outward) - TINY)
-            inferred_high = radius * np.exp(np.where(right, outward, inward) + TINY)
-            inferred_low = np.maximum(low, inferred_low)
-            inferred_high = np.minimum(high, inferred_high)
-        blind = ~np.isfinite(radius) | np.isinf(self.doubt[images, None])
-        floor = np.maximum(low, 1e-4 * self.sigma_max)
-        middle = np.where(np.isinf(high), 2 * floor, np.sqrt(floor * high))
-        radius = np.where(blind, middle, radius)
-        inferred_low = np.where(blind, low, inferred_low)
-        inferred_high = np.where(blind, high, inferred_high)
-        # beyond sigma_max nothing is evaluated, so nothing is inferred
-        inferred_high = np.where(inferred_high > self.sigma_max, high, inferred_high)
-        radius = np.clip(radius, inferred_low, inferred_high)
-        unseen = np.isnan(at)
-        for value in (radius, inferred_low, inferred_high):
-            value[unseen] = np.inf
-        return radius, inferred_low, inferred_high
+            off = np.clip((margins - mean) / error, -4, 4)
+            # the slope at which a model linear in sigma would have given both margins
+            fall = margin[0] + (margin[0] - margins) / (sigma / at[0] - 1)
+            apart = np.abs(np.log(sigma / at[0]))
+        n, known = len(self.slope), np.isfinite(off) & ~self.blind[rows]
+        self.surprise[0] += np.bincount(rows[known], off[known] ** 2, n)
+        self.surprise[1] += np.bincount(rows[known], minlength=n)
+        self.blind |= self.spread > SURPRISED
+        known &= (apart > NOT_TOO_CLOSE) & (apart < TOGETHER)
+        total = self.slope * self.weight + np.bincount(rows[known], fall[known], n)
+        self.weight += np.bincount(rows[known], minlength=n)
+        learnt = total / self.weight
+        self.slope = np.where(learnt > 0, learnt, self.slope)
+        self.record(rows, sigma, samples, margins)
+
+    @property
+    def spread(self) -> Floats:
+        """Of the errors of what was foretold for each image, as a share of the usual (B,)."""
+        return np.sqrt(self.surprise[0] / self.surprise[1])
+
+    def infer(self, images: Ints) -> Floats:
+        """The best guess at each radius (len(images), N), inf where a draw was never evaluated."""
+        at, margin = self.at[:, images], self.margin[:, images]
+        slope, deviation = self.slope[images, None], self.deviation[images, None]
+        with np.errstate(all="ignore"):
+            nearer = np.abs(margin[1]) < np.abs(margin[0])
+            base, m = (np.where(nearer, v[1], v[0]) for v in (at, margin))
+            fall = _fall(at, margin, slope, deviation, base, m)
+            radius = np.clip(base + m / fall, base / FARTHEST, base * FARTHEST)
+            clean = self.clean[images, None]
+            chord = np.minimum(base * clean / (clean - m), FAR * base)
+            radius = np.where(radius < FAR * base, np.maximum(radius, chord), radius)
+        low, high = self.low[images], self.high[images]
+        if self.blind[images].any():
+            floor = np.maximum(low, 1e-4 * self.sigma_max)
+            middle = np.where(np.isinf(high), 2 * floor, np.sqrt(floor * high))
+            radius = np.where(self.blind[images, None], middle, radius)
+        often = self.times[images] >= OFTEN
+        radius = np.where(often, np.clip(radius, np.nextafter(low, np.inf), high), radius)
+        radius[np.isnan(at[0])] = np.inf
+        return radius
+
+    def certainty(self, images: Ints, sigma: Floats) -> Floats:
+        """How sure the side of sigma (I,) is of each draw (I, N): below -1 it surely errs there.
+
+        Above 1 it surely does not; NaN where a draw was never evaluated.
+        """
+        at, margin, sigma = self.at[:, images], self.margin[:, images], sigma[:, None]
+        slope, deviation = self.slope[images, None], self.deviation[images, None]
+        mean, error = _foretell(at, margin, slope, deviation, self.clean[images, None], sigma)
+        with np.errstate(all="ignore"):
+            sure = mean / (SURE * self.spread[images, None] * error)
+        sure = np.where(error == 0, np.where(mean > 0, np.inf, -np.inf), sure)
+        low, high = self.low[images], self.high[images]
+        known = np.where(high <= sigma, -np.inf, np.where(low >= sigma, np.inf, 0.0))
+        blind, times = self.blind[images, None], self.times[images]
+        sure = np.where(blind & (times > 0), known, sure)
+        near = (sigma <= CLOSE * high) & (low <= CLOSE * sigma)
+        return np.where((known != 0) & (times >= OFTEN) & near, known, sure)
 
     def reciprocal(self, images: Ints) -> Floats:
         """1 / r_i by the last evaluation and the slope alone, (len(images), N): NaN where unseen.
@@ -95,40 +143,31 @@ class Radii:
         Normal for a linear model, with mean 0.
         """
         with np.errstate(all="ignore"):
-            return (1 - self.margin[images] / self.slope[images, None]) / self.at[images]
+            return (1 - self.margin[0, images] / self.slope[images, None]) / self.at[0, images]
 
-    def contradicted(
-        self, rows: Ints, sigma: Floats, samples: Ints, margins: Floats
-    ) -> tuple[Ints, Ints]:
-        """Images in which an evaluation falls outside the bracket of its draw.
 
-        Second, those of them where the bracket was inferred from a margin.
-        """
-        images, index = np.unique(rows, return_inverse=True)
-        _, low, high = self.infer(images)
-        draw = index, samples
-        wrong = np.where(margins > 0, sigma > high[draw] * 1.0001, sigma < low[draw] * 0.9999)
-        inferred = wrong & (sigma > self.low[rows, samples]) & (sigma < self.high[rows, samples])
-        return np.unique(rows[wrong]), np.unique(rows[inferred])
+def _fall(
+    at: Floats, margin: Floats, slope: Floats, deviation: Floats, base: Floats, m: Floats
+) -> Floats:
+    """Fall of a margin per unit of sigma: of the line through two evaluations, or through one.
 
-    def open_at(self, images: Ints, sigma: Floats) -> NDArray[np.bool_]:
-        """Draws of which no evaluation tells whether they err at sigma (I, 1): bool (I, N)."""
-        seen = ~np.isnan(self.at[images])
-        return seen & (self.low[images] < sigma) & (self.high[images] > sigma)
+    Margins are nearly linear in sigma, and are exactly so for a linear model.
+    """
+    together = np.abs(np.log(at[0] / at[1])) < TOGETHER
+    own = (margin[1] - margin[0]) / (at[0] - at[1])
+    return np.maximum(np.where(together, own, (slope - m) / base), FLAT * deviation / base)
 
-    def certainty(self, images: Ints, sigma: Floats) -> Floats:
-        """How sure the side of sigma (I, 1) is for each draw (I, N); 0 is not at all.
 
-        Where it was inferred: the factor by which the inferred distance may be off, less 1. Where
-        it only follows from errors that stay along a ray: the margin over its usual change.
-        """
-        radius, _, _ = self.infer(images)
-        at = self.at[images]
-        with np.errstate(all="ignore"):
-            change = np.abs(np.log(sigma / at))
-            ratio = np.log(sigma / at) / np.log(radius / at)
-            inferred = np.maximum(ratio, 1 / ratio) - 1
-            stays = np.abs(self.margin[images]) / (self.slope[images, None] * change)
-        inferred = np.where(inferred >= 0, inferred, np.inf)
-        sure = np.where(self.open_at(images, sigma), inferred, stays)
-        return np.where((change > TINY) & np.isfinite(sure), sure, np.inf)
+def _foretell(
+    at: Floats, margin: Floats, slope: Floats, deviation: Floats, clean: Floats, sigma: Floats
+) -> tuple[Floats, Floats]:
+    """Margins foretold at sigma, with their standard errors, from (2, ...) evaluations."""
+    with np.errstate(all="ignore"):
+        away = np.abs(np.log(sigma / at))
+        nearer = away[1] < away[0]
+        base, m, least = (np.where(nearer, v[1], v[0]) for v in (at, margin, away))
+        together = np.abs(np.log(at[0] / at[1])) < TOGETHER
+        mean = m - _fall(at, margin, slope, deviation, base, m) * (sigma - base)
+        chord = clean + (m - clean) * sigma / base
+        mean = np.where((m <= 0) & (sigma < FAR * base), np.maximum(mean, chord), mean)
+        return mean, np.where(together, OWN_SPREAD, SPREAD) * deviation * least
