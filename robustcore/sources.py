@@ -46,8 +46,8 @@ class Source:
         x, y = self.read(first, last)
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(
-                f"x must hold images of one size, images {first} to {last - 1} had shape "
-                f"{tuple(x.shape[1:])}, image 0 had {self.shape}"
+                f"x must hold images of one size, image {first} had shape "
+                f"{tuple(x.shape[1:])}, image 0 {self.shape}"
             )
         finite = torch.isfinite(x).flatten(1).all(1)
         if not bool(finite.all()):

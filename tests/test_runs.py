@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +41,15 @@ def same(a, b):
 
 
 class Counted(torch.nn.Module):
-    """Counts the images it sees, and may do something at one of them."""
+    """Counts the images it sees, takes its time, and may do something at one of them."""
 
-    def __init__(self, at=None, act=None):
+    def __init__(self, at=None, act=None, pause=0):
         super().__init__()
-        self.inner, self.seen, self.at, self.act = Small(), 0, at, act
+        self.inner, self.seen, self.at, self.act, self.pause = Small(), 0, at, act, pause
 
     def forward(self, x):
         self.seen += len(x)
+        time.sleep(self.pause)
         if self.at is not None and self.seen > self.at:
             self.at = None
             self.act()

@@ -55,10 +55,7 @@ def example(args: argparse.Namespace) -> tuple[Any, Any, Tensor]:
         raise ValueError("--out must be a folder for the results, unless --run is given")
     if leads():
         _writable(args.out)
-    try:
-        device = torch.device(args.device)
-    except RuntimeError as error:
-        raise ValueError(f"--device must name a torch device, was {args.device!r}") from error
+    device = torch.device(args.device)
     if args.data is not None:
         x = LabelledFolder(args.data, args.labels, args.size, args.images)
         return models.load(args.model, device), x, torch.from_numpy(x.y)

@@ -14,9 +14,10 @@ from robustcore import inputs, kernels, zoo
 from robustcore.cli import models
 from robustcore.records import Record
 from robustcore.report import SECTIONS, report
+from robustcore.sources import LabelledFolder
 
 ABOUT = "one page about one model or several: noise, nearest errors, slices, in plain words"
-QUICK = {"samples": 400, "effort": 25, "points": 40, "windows": 2, "size": 120}
+QUICK = {"samples": 400, "effort": 25, "points": 40, "windows": 2, "nodes": 120}
 GIVEN = ("sigma", "distance")  # records of other commands that --records reads
 
 
@@ -29,6 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "(default: the data of the first model of the zoo, else cifar10)",
     )
     add("--images", type=int, default=50, help="how many, from the first")
+    add("--labels", type=Path, metavar="CSV", help="of a folder: file,label of each image")
+    add("--size", type=int, help="of a folder: scale images and cut this square out of the middle")
     add("--out", type=Path, required=True, help="folder for report.html and the records")
     add("--sections", nargs="+", default=list(SECTIONS), choices=SECTIONS, metavar="NAME",
         help=f"of {', '.join(SECTIONS)}")  # fmt: skip
@@ -37,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--effort", type=int, default=60, help="gradients an image, of the nearest error")
     add("--points", type=int, default=100, help="noisy points of each image")
     add("--windows", type=int, default=3, help="church windows of each model")
-    add("--size", type=int, default=250, help="nodes a side of a window")
+    add("--nodes", type=int, default=250, help="a side of a window")
     add("--quick", action="store_true", help=f"take {_words(QUICK)}")
     add("--records", type=Path, metavar="DIR",
         help="of one model: take sigma.npz and distance.npz from here")  # fmt: skip
@@ -58,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--model must give models of different names, {name} came twice")
         loaded[name] = models.load(each, device)
     data = args.data or _data_of(args.model)
-    x, y, classes = images(data, args.images, device)
+    x, y, classes = images(data, args, device)
     given = {}
     if args.records is not None:
         if len(loaded) != 1:
@@ -81,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         backend=args.backend,
         compile=args.compile,
         progress=True,
+        size=settings.pop("nodes"),
         **settings,
     )
     for title, lines in made.verdicts.items():
@@ -91,17 +95,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def images(data: str, n: int, device: torch.device) -> tuple[Tensor, Tensor | None, Any]:
-    """The first n images (n, C, H, W), labels and the names of classes, where these are known."""
+def images(
+    data: str, args: argparse.Namespace, device: torch.device
+) -> tuple[Tensor, Tensor | None, Any]:
+    """The first images (N, C, H, W), labels and names of classes, where these are known."""
     path = Path(data)
+    n = inputs.integer("--images", args.images, 1)
+    for option in ("labels", "size"):
+        if getattr(args, option) is not None and not path.is_dir():
+            raise ValueError(f"--{option} must be left out where --data is no folder, was {data}")
     if path.suffix == ".npz":
-        return *_of_file(path, inputs.integer("--images", n, 1), device), None
+        return *_of_file(path, n, device), None
     if path.is_dir():
-        from robustcore.sources import open_source
-
-        source = open_source(path, None, lambda x: x)
-        x, y = source.block(0, min(source.n, inputs.integer("--images", n, 1)))
-        return x.to(device), torch.as_tensor(y).to(device), None
+        folder = LabelledFolder(path, args.labels, args.size)
+        return folder[:n].to(device), torch.from_numpy(folder.y[:n]).to(device), None
     inputs.integer("--images", n, 1, 1000)
     x, y = zoo.load_images(n, device, data)
     return x, y, zoo.classes(data)

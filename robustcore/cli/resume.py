@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from robustcore import runs
 
@@ -53,26 +50,15 @@ def carry_out(name: str, command: Command, args: argparse.Namespace) -> int:
     }
     token = runs.command.set({"command": name, "options": options})
     try:
-        with _together(args):
+        with runs.together(_device(args.device)) as device:
+            args.device = str(device)
             return command(args)
     finally:
         runs.command.reset(token)
 
 
-@contextlib.contextmanager
-def _together(args: argparse.Namespace) -> Iterator[None]:
-    """Join the process group that torchrun prepared, each rank on a GPU of its own."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
-        yield
-        return
-    with contextlib.suppress(RuntimeError):  # a wrong name is refused later, by its option
-        device = torch.device(args.device)
-        if device.type == "cuda" and device.index is None:
-            args.device = f"cuda:{os.environ['LOCAL_RANK']}"
-            torch.cuda.set_device(args.device)
-    dist.init_process_group("nccl" if str(args.device).startswith("cuda") else "gloo")
+def _device(name: str) -> torch.device:
     try:
-        yield
-        dist.barrier()  # a rank that leaves early takes its end of every connection with it
-    finally:
-        dist.destroy_process_group()
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device must name a torch device, was {name!r}") from error

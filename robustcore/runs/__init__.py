@@ -8,7 +8,7 @@ interruptions. See docs/scale.md.
 """
 
 from robustcore.runs.progress import Progress, command_of, progress
-from robustcore.runs.ranks import alone
+from robustcore.runs.ranks import alone, together
 from robustcore.runs.repair import repair
 from robustcore.runs.store import Store, command
 from robustcore.runs.whole import by_blocks
@@ -22,4 +22,5 @@ __all__ = [
     "command_of",
     "progress",
     "repair",
+    "together",
 ]

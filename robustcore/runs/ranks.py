@@ -18,11 +18,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+from torch.distributed.rendezvous import rendezvous
 
 from robustcore.runs.rows import Rows
 
+KINDS = {"value": ValueError, "type": TypeError, "file": OSError}  # of errors told to the others
 PAUSE = 0.02  # seconds between two looks at the store
 Write = Callable[[int, int, Rows], None]  # block, rank, its rows
 
@@ -42,6 +45,32 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _apart.reset(token)
+
+
+@contextmanager
+def together(device: torch.device | str = "cpu") -> Iterator[torch.device]:
+    """Join the processes that torchrun started, if it did, and leave them at the end.
+
+    Gives this rank's device: for "cuda", the GPU of its LOCAL_RANK. Through gloo, on GPUs nccl.
+    """
+    device = torch.device(device)
+    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+        yield device
+        return
+    if device.type == "cuda":
+        if device.index is None:
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    # torchrun's store outlives a restart, and a rank must not look for the dead of the last attempt
+    store, rank, size = next(rendezvous("env://"))
+    store = PrefixStore(f"robustcore/{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    try:
+        yield device
+        dist.barrier()  # who leaves early takes its end of every connection with it
+    finally:
+        dist.destroy_process_group()
 
 
 def grouped() -> bool:
@@ -91,7 +120,6 @@ class Many:
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        # torchrun's store outlives a restart of its ranks
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         prefix = f"robustcore/{attempt}/{next(_calls)}"
         group: Any = _get_default_store()
@@ -106,15 +134,15 @@ class Many:
             try:
                 found = work()
             except BaseException as error:
-                self._store.set(key, json.dumps([None, f"{error}", type(error).__name__]))
+                kind = next((k for k, each in KINDS.items() if isinstance(error, each)), "")
+                self._store.set(key, json.dumps([None, f"{error}", kind]))
                 raise
             self._store.set(key, json.dumps([found, None, None]))
             return found
         self._wait(key)
         found, reason, kind = json.loads(self._store.get(key))
         if reason is not None:
-            known = {"ValueError": ValueError, "TypeError": TypeError, "OSError": OSError}
-            raise known.get(kind, RuntimeError)(f"rank 0: {reason}")
+            raise KINDS.get(kind, RuntimeError)(f"rank 0: {reason}")
         return found
 
     def agree(self, identity: dict[str, Any]) -> None:
