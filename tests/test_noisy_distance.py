@@ -122,10 +122,11 @@ def test_paper_radius_grows_with_sigma():
 # -- what is said of special images ----------------------------------------------------------
 
 
+@pytest.mark.parametrize("depth", [0.2, 9.0])
 @pytest.mark.parametrize("method", ["search", "pgd"])
-def test_where_most_draws_err_the_distance_is_zero(method):
+def test_where_most_or_all_draws_err_the_distance_is_zero(method, depth):
     x, y = grey(3)
-    found = rc.noisy_distance(HalfSpace(16, -0.3), x, y, sigma=SIGMA, points=30, method=method)
+    found = rc.noisy_distance(HalfSpace(16, -depth), x, y, sigma=SIGMA, points=30, method=method)
     assert (found.distance == 0).all()
     assert (found.bound == 0).all()
     assert np.isnan(found.ratio).all()

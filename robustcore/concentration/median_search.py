@@ -91,6 +91,8 @@ class MedianSearch:
         images, count = len(labels) // self.n, logits.shape[1]
         number = self.right.view(images, self.n).cumsum(1).flatten()
         probes = (self.right & (number <= min(PROBES, 1 + self.n // 50))).nonzero().flatten()
+        if not len(probes):
+            return torch.full_like(labels, -1)
         others = logits.double().scatter(1, labels[:, None], -torch.inf)
         tried = others[probes].topk(min(CLASSES, count - 1), 1).indices
         rows = probes.repeat_interleave(tried.shape[1])
