@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from models import HalfSpace, grey
+from PIL import Image
 from torch import nn
 
 import robustcore as rc
@@ -84,6 +85,7 @@ def test_verdicts_say_what_the_records_hold(made):
         assert f"at {number(float(np.median(both.ratio[:5])), 3)} times" in verdict
         trust = [line for line in made.verdicts["Noisy points and the bound"] if name in line]
         assert "nothing speaks against the search" in trust[1]
+    assert "missed errors" not in " ".join(made.verdicts["Can the attack be trusted"])
     assert "is right on 5 of 6 images" in made.verdicts["Noise"][0]
     assert "connected region in 1 of 1" in made.verdicts["Slices"][0]
     text = made.path.read_text()
@@ -124,9 +126,9 @@ def test_known_records_are_not_measured_again(made, tmp_path, monkeypatch):
     assert again.records["model"]["sigma"] is known["model"]["sigma"]
     with pytest.raises(ValueError, match="records must be of the images in x, 'sigma' has other"):
         rc.report(HalfSpace(192, 0.2), x[:5], y[:5], out=tmp_path, records=known, **shared)
+    other = shared | {"rate": 0.1}
     with pytest.raises(ValueError, match=r"records must be of error rate 0.1, 'sigma' was of 0.05"):
-        again = shared | {"rate": 0.1}
-        rc.report(HalfSpace(192, 0.2), x, y, out=tmp_path, records=known, **again)
+        rc.report(HalfSpace(192, 0.2), x, y, out=tmp_path, records=known, **other)
 
 
 class Steps(nn.Module):
@@ -287,13 +289,27 @@ def test_the_command_writes_the_page_and_names_it(tmp_path, capsys):
     assert len(rc.Record.load(out / "pool.sigma.npz")) == 2
 
 
+def test_images_come_from_a_folder(tmp_path):
+    for i in range(3):
+        Image.new("RGB", (8, 8), (80 * i, 100, 0)).save(tmp_path / f"{i}.png")
+    (tmp_path / "labels.csv").write_text("file,label\n2.png,0\n0.png,1\n1.png,1\n")
+    (tmp_path / "net.py").write_text("def pool(): return lambda x: x.mean((2, 3))\n")
+    command = f"report --model {tmp_path}/net.py:pool --data {tmp_path} --out {tmp_path}/out"
+    assert main([*command.split(), "--quick", "--sections", "noise"]) == 0
+    record = rc.Record.load(tmp_path / "out" / "pool.sigma.npz")
+    assert record.labels.tolist() == [0, 1, 1]
+    assert record.status.tolist()[1] == "found"
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--data", "nowhere"], "data must be one of"),
         (["--data", "empty.npz"], "--data must hold images"),
         (["--data", "text.npz"], "--data must be an npz file that can be read"),
-        (["--images", "0"], r"--images must be in \[1, 1000\], was 0"),
+        (["--images", "0"], "--images must be at least 1, was 0"),
+        (["--images", "1001"], r"--images must be in \[1, 1000\], was 1001"),
+        (["--size", "32"], "--size must be left out where --data is no folder, was cifar10"),
         (["--model", "cifar10-natural"], "cifar10-natural came twice"),
         (["--device", "quantum"], "--device must name a torch device"),
         (["--records", "gone", "--model", "net.py:pool"], "--records must be of one model"),

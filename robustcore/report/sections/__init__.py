@@ -7,6 +7,7 @@ the records of all models, or raises Skip. The records of earlier sections are i
 
 from robustcore.report.sections import (
     agreement,
+    audit,
     corruptions,
     distance,
     noise,
@@ -15,5 +16,5 @@ from robustcore.report.sections import (
     slices,
 )
 
-ORDER = (noise, distance, agreement, noisy_points, slices, corruptions, settings)
+ORDER = (noise, distance, agreement, noisy_points, audit, slices, corruptions, settings)
 SECTIONS = {each.NAME: each for each in ORDER}
