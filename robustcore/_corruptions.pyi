@@ -28,6 +28,14 @@ def separable(
     out: int,
     threads: int,
 ) -> None: ...
+def spread(
+    x: int,
+    sizes: tuple[int, int, int, int, int],
+    rows: int,
+    columns: int,
+    out: int,
+    threads: int,
+) -> None: ...
 def wet_edges(layer: int, sizes: tuple[int, int, int], out: int, threads: int) -> None: ...
 def jpeg(
     x: int, sizes: tuple[int, int, int], quality: int, add: float, out: int, threads: int

@@ -129,6 +129,17 @@ def test_separable_agrees_with_the_product(random, terms):
         torch.testing.assert_close(out.double(), exact, atol=3e-5, rtol=1e-5)
 
 
+def test_spread_agrees(random):
+    x = torch.rand(4, 9, 13, generator=random)
+    rows, columns = (torch.arange(n, dtype=torch.int32) * m // n for n, m in ((20, 9), (37, 13)))
+    mine, theirs = (body.spread(x, rows, columns) for body in BODIES)
+    assert torch.equal(mine, theirs)
+    assert mine.shape == (4, 20, 37)
+    assert mine[1, 19, 36] == x[1, 8, 12]
+    with pytest.raises(ValueError, match=r"rows must lie in \[0, 9\); got 9"):
+        native.spread(x, rows + 1, columns)
+
+
 def test_wet_edges_agree(random):
     smooth = torch.nn.functional.avg_pool2d(torch.rand(4, 1, 60, 75, generator=random), 5, 1)
     layer = (smooth[:, 0] * 255).byte()

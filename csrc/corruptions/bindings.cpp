@@ -37,6 +37,13 @@ void check_bands(const Bands& bands, int64_t terms, int64_t size) {
                                   std::to_string(bands.low[i]));
 }
 
+void check_within(const char* name, const int32_t* index, int64_t n, int64_t size) {
+    for (int64_t i = 0; i < n; ++i)
+        if (index[i] < 0 || index[i] >= size)
+            throw py::value_error(std::string(name) + " must lie in [0, " + std::to_string(size) +
+                                  "); got " + std::to_string(index[i]));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_corruptions, m) {
@@ -92,6 +99,22 @@ PYBIND11_MODULE(_corruptions, m) {
               const py::gil_scoped_release release;
               separable(args, threads);
           });
+    m.def("spread", [](uintptr_t x, std::array<int64_t, 5> sizes, uintptr_t rows, uintptr_t columns,
+                       uintptr_t out, int threads) {
+        const SpreadArgs args{pointer<const float>(x),
+                              sizes[0],
+                              sizes[1],
+                              sizes[2],
+                              sizes[3],
+                              sizes[4],
+                              pointer<const int32_t>(rows),
+                              pointer<const int32_t>(columns),
+                              pointer<float>(out)};
+        check_within("rows", args.rows, args.tall, args.height);
+        check_within("columns", args.columns, args.wide, args.width);
+        const py::gil_scoped_release release;
+        spread(args, threads);
+    });
     m.def("wet_edges",
           [](uintptr_t layer, std::array<int64_t, 3> sizes, uintptr_t out, int threads) {
               const py::gil_scoped_release release;

@@ -1,5 +1,7 @@
 // Weighted sums of shifted rows: the one inner loop of every blur and resampling here. Each sum is
 // made in one fixed order, so that neither threads nor instruction sets change a bit.
+#include <string.h>
+
 #include <vector>
 
 #include "kernels.h"
@@ -120,6 +122,24 @@ void separable(const SeparableArgs& args, int threads) {
             pass(columns, k, wide, rows.rows, k > 0, source.data(), sum);
         }
         transpose(sum, columns.rows, rows.rows, args.out + p * rows.rows * columns.rows);
+    };
+    parallel(args.planes, threads, body);
+}
+
+RC_CLONES void gather(const float* row, const int32_t* columns, int64_t n, float* __restrict out) {
+    for (int64_t j = 0; j < n; ++j) out[j] = row[columns[j]];
+}
+
+void spread(const SpreadArgs& args, int threads) {
+    auto body = [&](int64_t p) {
+        const float* const from = args.x + p * args.height * args.width;
+        float* to = args.out + p * args.tall * args.wide;
+        for (int64_t i = 0; i < args.tall; ++i, to += args.wide) {
+            if (i > 0 && args.rows[i] == args.rows[i - 1])
+                memcpy(to, to - args.wide, args.wide * sizeof(float));
+            else
+                gather(from + args.rows[i] * args.width, args.columns, args.wide, to);
+        }
     };
     parallel(args.planes, threads, body);
 }

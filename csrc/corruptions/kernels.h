@@ -67,6 +67,15 @@ struct SeparableArgs {
 };
 void separable(const SeparableArgs& args, int threads);
 
+// out[p, i, j] = x[p, rows[i], columns[j]]: planes of `height` x `width` to `tall` x `wide`.
+struct SpreadArgs {
+    const float* x;
+    int64_t planes, height, width, tall, wide;
+    const int32_t *rows, *columns;
+    float* out;
+};
+void spread(const SpreadArgs& args, int threads);
+
 // Floats (batch, 3, height, width), as bytes 255 x + add cut down, through a JPEG file of a quality
 // of 1 to 100 and back.
 void jpeg(const float* x, int64_t batch, int64_t height, int64_t width, int quality, float add,

@@ -50,7 +50,7 @@ def contrast(batch: Batch, c: Any) -> Tensor:
 def pixelate(batch: Batch, c: Any) -> Tensor:
     """Averages over large pixels, rounded to 8 bits as the published ones are."""
     large = matrices.shrunk(batch.bodies, batch.x, c)
-    return matrices.spread(levels(large + 0.5 / 255) / 255, batch.size)
+    return matrices.spread(batch.bodies, levels(large + 0.5 / 255) / 255, batch.size)
 
 
 def jpeg_compression(batch: Batch, c: Any) -> Tensor:

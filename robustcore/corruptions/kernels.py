@@ -35,6 +35,9 @@ separable(x, rows, columns) -> (P, H', W')
     float32. rows: Bands of K matrices (H', H), columns: of K matrices (W', W). On a GPU as precise
     as matrix products are: with allow_tf32 set, to three digits.
 
+spread(x, rows, columns) -> (P, H', W')
+    out[p, i, j] = x[p, rows[i], columns[j]]. rows: (H',), columns: (W',) int32, inside x.
+
 jpeg(x, quality, add) -> like x
     x: (B, 3, H, W) float32 to bytes, 255 x + add cut to a whole number in [0, 255], through a JPEG
     file and back, over 255. quality: 1 to 100. The reference is Pillow's file with colour at half
@@ -68,6 +71,7 @@ _TABLE = {
         "shuffle_order": "reference",
         "taps": "reference",
         "separable": "reference",
+        "spread": "reference",
         "jpeg": "reference",
         "wet_edges": "reference",
     },
@@ -77,6 +81,7 @@ _TABLE = {
         "shuffle_order": "native",
         "taps": "native",
         "separable": "native",
+        "spread": "native",
         "jpeg": "native",
         "wet_edges": "native",
     },
@@ -86,6 +91,7 @@ _TABLE = {
         "shuffle_order": "triton",
         "taps": "triton",
         "separable": "reference",
+        "spread": "reference",
         "jpeg": "host",
         "wet_edges": "host",
     },
@@ -95,6 +101,7 @@ _TABLE = {
         "shuffle_order": "host",
         "taps": "reference",
         "separable": "reference",
+        "spread": "reference",
         "jpeg": "host",
         "wet_edges": "host",
     },
@@ -146,6 +153,7 @@ class Kernels:
     shuffle_order: Callable[[Tensor, tuple[int, int], int, int, Draw], Tensor]
     taps: Callable[[Tensor, Tensor, Tensor, Tensor, str], Tensor]
     separable: Callable[[Tensor, Bands, Bands], Tensor]
+    spread: Callable[[Tensor, Tensor, Tensor], Tensor]
     jpeg: Callable[[Tensor, int, float], Tensor]
     wet_edges: Callable[[Tensor], Tensor]
 

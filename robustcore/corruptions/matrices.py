@@ -97,10 +97,10 @@ def shrunk(bodies: Kernels, x: Tensor, share: float) -> Tensor:
     return bodies.separable(x.flatten(0, 1), rows, columns).unflatten(0, x.shape[:2])
 
 
-def spread(x: Tensor, size: tuple[int, int]) -> Tensor:
+def spread(bodies: Kernels, x: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C, *size): each pixel over its extent."""
-    for n in reversed(size):
-        x = x.mT.contiguous()  # whole rows are copied, faster than one value after another
-        centre = (np.arange(n) + 0.5) / (n / x.shape[2])
-        x = x.index_select(2, torch.from_numpy(centre.astype(int)).to(x.device))
-    return x
+    rows, columns = (
+        torch.from_numpy(((np.arange(n) + 0.5) / (n / large)).astype(np.int32)).to(x.device)
+        for n, large in zip(size, x.shape[2:], strict=True)
+    )
+    return bodies.spread(x.flatten(0, 1), rows, columns).unflatten(0, x.shape[:2])

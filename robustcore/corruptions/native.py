@@ -113,6 +113,23 @@ def separable(x: Tensor, rows: Bands, columns: Bands) -> Tensor:
     return out
 
 
+def spread(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    planes, height, width = x.shape
+    x = _check("x", x, torch.float32, (planes, height, width))
+    rows = _check("rows", rows, torch.int32, (len(rows),))
+    columns = _check("columns", columns, torch.int32, (len(columns),))
+    out = torch.empty(planes, len(rows), len(columns))
+    _corruptions.spread(
+        x.data_ptr(),
+        (planes, height, width, len(rows), len(columns)),
+        rows.data_ptr(),
+        columns.data_ptr(),
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out
+
+
 def wet_edges(layer: Tensor) -> Tensor:
     batch, height, width = layer.shape
     layer = _check("layer", layer, torch.uint8, (batch, height, width))

@@ -141,6 +141,10 @@ def separable(x: Tensor, rows: Bands, columns: Bands) -> Tensor:
     return out
 
 
+def spread(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    return x.index_select(2, columns).index_select(1, rows)
+
+
 def jpeg(x: Tensor, quality: int, add: float) -> Tensor:
     levels = (x * 255.0 + add).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     files = np.stack([_file(each, quality) for each in levels])
