@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 import robustcore as rc
+from robustcore import zoo
 from robustcore.cli import main, models
 from robustcore.report import SECTIONS
 from robustcore.report.job import median_with_interval
@@ -240,6 +241,12 @@ def test_models_come_from_files(tmp_path):
         for batch in (x, x[:1]):
             assert torch.allclose(model(batch), batch.mean((2, 3)), atol=1e-6), name
     assert models.named("cifar10-natural") == "cifar10-natural"
+
+
+def test_every_network_of_the_zoo_has_its_own_name():
+    for name in zoo.names():  # some hold a point
+        assert models.named(name) == name
+        assert isinstance(models.load(name, "cpu"), nn.Module)
 
 
 def test_an_exported_program_of_one_batch_size_says_how_to_export_it(tmp_path):

@@ -18,7 +18,9 @@ FORMS = "a network of the zoo, FILE.py:FUNCTION, or a TorchScript or torch.expor
 def named(name: str) -> str:
     """What a report calls the model: the name, or that of the file or the function."""
     path, _, function = name.rpartition(":")
-    return function if path.endswith(".py") else Path(name).stem if Path(name).suffix else name
+    if path.endswith(".py"):
+        return function
+    return name if _in_zoo(name) else Path(name).stem
 
 
 def load(name: str, device: torch.device | str) -> Any:
@@ -31,7 +33,7 @@ def load(name: str, device: torch.device | str) -> Any:
     path, _, function = name.rpartition(":")
     if path.endswith(".py"):
         return _evaluated(_called(Path(path), function), device)
-    if not Path(name).suffix and not Path(name).exists():
+    if _in_zoo(name):
         return zoo.load_model(name, device)
     file = Path(name)
     if file.suffix == ".py":
@@ -47,6 +49,11 @@ def load(name: str, device: torch.device | str) -> Any:
         f"--model must be {FORMS}; {name} is neither program. Weights alone need a function that "
         "builds the network and loads them: FILE.py:FUNCTION"
     )
+
+
+def _in_zoo(name: str) -> bool:
+    """Whether it is to be looked for there; a name there may hold a point, as in gauss0.4."""
+    return name in zoo.names() or not (Path(name).suffix or Path(name).exists())
 
 
 def _kind(file: Path) -> str | None:

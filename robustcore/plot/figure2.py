@@ -76,7 +76,8 @@ def sigma_histograms(
 ) -> Axes:
     """Histograms of sigma, one outline for each model. A misclassified image counts at 0.
 
-    Censored images are left out of the bars and counted in the legend.
+    Censored images are left out of the bars and counted in the legend, which one model alone needs
+    for nothing else.
     """
     ax = axes(ax, (5.6, 2.6))
     records = {"": models} if isinstance(models, SigmaResult) else dict(models)
@@ -89,7 +90,7 @@ def sigma_histograms(
         counts = np.histogram(finite[i], edges)[0]
         ax.stairs(counts, edges, color=colour, linewidth=1.6, label=label or None)
         ax.stairs(counts, edges, color=colour, alpha=0.18, fill=True)
-    if any(records):
+    if len(records) > 1 or any(record.count("censored") for record in records.values()):
         ax.legend(frameon=False, fontsize="small")
     ax.set_xlim(0, top)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
