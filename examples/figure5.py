@@ -47,7 +47,7 @@ if others:
     for words, group in zip(("gain", "do not"), better_and_worse(first, *others), strict=True):
         names = ", ".join(f"{name} {gain:+.3f}" for name, gain in group.items())
         print(f"over {args.models[0]}, the others {words} under: {names}")
-    figure = Figure(figsize=(11, 5.6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(12, 5.6), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2)
     corruption_accuracy(tables, left)
     corruption_groups(tables, robust, right)

@@ -19,8 +19,8 @@ from robustcore.corruptions.corrupt import corrupted, known_name, parameter_set,
 from robustcore.corruptions.digital import through_jpeg
 from robustcore.corruptions.kernels import Kernels, select
 from robustcore.corruptions.parameters import COMMON
-from robustcore.evaluator import BATCH_PIXELS, PROBE, Evaluator, out_of_memory
-from robustcore.network import SMALLEST_COMPILED, Model
+from robustcore.evaluator import PROBE, Evaluator, out_of_memory
+from robustcore.network import Model
 from robustcore.provenance import bar, provenance
 
 STORAGE = ("memory", "uint8", "jpeg")
@@ -156,9 +156,6 @@ def measure(
     """Run every condition; conditions[0] holds the clean images, `first` a few of them."""
     confidence = inputs.fraction("confidence", confidence)
     labels = None if y is None else inputs.labels(y, n, first.device)
-    if batch_size is None:
-        values = BATCH_PIXELS.get(first.device.type, BATCH_PIXELS["cuda"])
-        batch_size = min(8192, max(SMALLEST_COMPILED, values // first[0].numel()))
     evaluator = Evaluator(
         model,
         first,

@@ -72,7 +72,7 @@ def corruption_groups(
     attacks = [i for i, test in enumerate(columns["test"]) if test.startswith(("L2 ", "Linf "))]
     labels = ["clean\nimages"]
     labels += [
-        f"{len(group)} corruptions\n{label}"
+        f"{len(group)} {label}\ncorruptions"
         for group, label in zip(groups, ("helped", "not helped"), strict=True)
         if group
     ]
@@ -86,7 +86,7 @@ def corruption_groups(
         heights += [float(columns[name][j]) for j in attacks]
         at = np.arange(len(heights)) + (i - (len(models) - 1) / 2) * width
         ax.bar(at, heights, 0.92 * width, color=SERIES[i % len(SERIES)], label=name)
-    ax.set_xticks(np.arange(len(labels)), labels)
+    ax.set_xticks(np.arange(len(labels)), labels, fontsize="small")
     ax.tick_params(axis="x", length=0)
     ax.set_ylim(0, 1)
     ax.set_ylabel("accuracy")
