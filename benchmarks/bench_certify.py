@@ -5,7 +5,7 @@
 The baseline is CERTIFY of Cohen et al. (2019) as their code writes it: one image at a time, batches
 of 400, noise by randn, counting classes on the device; eager, without gradients, and with the exact
 limits of scipy. Both count n0 + n draws of each image; the compilation of ours is counted apart.
-Then `radius=` at n = 100,000: how many draws each image took.
+Then `radius=` at --early-n draws at most: how many each image took.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def speed(model, x, y, sigma, n):
     }
 
 
-def early(model, x, y, sigma, radius, n=100_000):
+def early(model, x, y, sigma, radius, n):
     record = rc.certify(
         model, x, y, sigma=sigma, n0=N0, n=n, alpha=ALPHA, radius=radius, progress=False
     )
@@ -114,6 +114,7 @@ def main():
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--radius", type=float, default=0.03)
     parser.add_argument("--early-images", type=int, default=20)
+    parser.add_argument("--early-n", type=int, default=100_000)
     parser.add_argument("--out", default="benchmarks/results/certify.json")
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -124,7 +125,7 @@ def main():
     result["speed"] = speed(model, *few, args.sigma, args.n)
     print(json.dumps(result["speed"], indent=1), flush=True)
     some = x[: args.early_images], y[: args.early_images]
-    result["radius"] = early(model, *some, args.sigma, args.radius)
+    result["radius"] = early(model, *some, args.sigma, args.radius, args.early_n)
     print(json.dumps(result["radius"], indent=1))
     Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
 
