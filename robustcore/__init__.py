@@ -1,6 +1,6 @@
 """Robustness of classifiers: random noise and adversarial examples, two views of one error set."""
 
-from robustcore import geometry, plot, stats
+from robustcore import geometry, plot, runs, stats
 from robustcore.audit_results import AuditResult
 from robustcore.certify import certify, predict
 from robustcore.certify_results import CertifyResult, PredictResult
@@ -23,6 +23,7 @@ from robustcore.results import (
 )
 from robustcore.slice_results import SliceResult
 from robustcore.slices import church_windows
+from robustcore.sources import LabelledFolder
 from robustcore.zoo import load_example, load_images, load_model, wrap
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "CertifyResult",
     "DistanceResult",
     "ErrorRate",
+    "LabelledFolder",
     "NoiseAndDistance",
     "NoisyDistance",
     "PGDResult",
@@ -58,6 +60,7 @@ __all__ = [
     "plot",
     "predict",
     "report",
+    "runs",
     "sigma_at_error_rate",
     "stats",
     "wrap",

@@ -98,3 +98,10 @@ def test_nothing_below_the_methods_imports_a_method() -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("robustcore"):
                 names = {*str(node.module).split("."), *(alias.name for alias in node.names)}
                 assert not names & above, path
+
+
+def test_runs_know_no_method() -> None:
+    methods = {"noise", "distance", "corruptions", "certify", "concentration", "slices", "search"}
+    for path in sorted((PACKAGE / "runs").glob("*.py")):
+        names = imports_of(path.read_text(encoding="utf-8"))
+        assert not {name.split(".")[1] for name in names if name.count(".")} & methods, path
