@@ -10,7 +10,7 @@ makes. The peer runs in one process, as its users do; its outputs and ours come 
 peer first, then ours, three times each (glass_blur's peer once), the fastest of each kept. CPU time
 counts all threads: on a machine that others use, its ratio is that of one thread each.
 --cifar 0 or --photos 0 leaves that set out; results/corruptions_cifar.json and _photos.json came
-from two such runs, the second with --repeats 1.
+from two such runs with --repeats 1, corruptions_memory.json from one with --stream 50000, no peer.
 """
 
 import argparse

@@ -1,0 +1,75 @@
+"""Who does better under which corruption: our models against the paper's table, claim by claim.
+
+    python examples/figure5.py --out DIR
+    python benchmarks/corruption_directions.py --paper cifar_corruption.csv \
+        clean=DIR/cifar10-natural.npz sigma0.4=DIR/cifar10-gauss0.4.npz ...
+
+Each record is named by its column of the paper's table (clean, adv, sigma0.1, sigma0.4). For each
+pair of columns and each corruption of the table (which leaves Gaussian noise out), the mean of its
+severities: the paper's difference in percent points, ours with its 95 % interval over images
+(paired), and whether the directions agree; "open" is a difference of ours whose interval holds 0,
+"even" one of the paper's below 1 point.
+"""
+
+import argparse
+import collections
+import csv
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+from robustcore.records import Record
+
+
+def published(path):
+    """{column: {corruption: mean accuracy in percent}}."""
+    found = collections.defaultdict(lambda: collections.defaultdict(list))
+    with Path(path).open(newline="") as file:
+        for row in csv.DictReader(file):
+            name = row.pop("Corruption").rpartition("-")[0]
+            for column, value in row.items():
+                found[column][name].append(float(value))
+    return {
+        column: {name: float(np.mean(values)) for name, values in each.items()}
+        for column, each in found.items()
+    }
+
+
+def gain(one, other, name):
+    """Mean and half-width in percent points, images being paired."""
+    here = one.corruption == name
+    rows = 100 * (other.correct[:, here].mean(1) - one.correct[:, here].mean(1))
+    return float(rows.mean()), float(1.96 * rows.std(ddof=1) / np.sqrt(len(rows)))
+
+
+def judged(paper, mean, wide):
+    if abs(paper) < 1:
+        return "even"
+    if abs(mean) <= wide:
+        return "open"
+    return "agree" if (mean > 0) == (paper > 0) else "DIFFER"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--paper", required=True)
+    parser.add_argument("records", nargs="+", metavar="COLUMN=FILE")
+    arguments = parser.parse_args()
+    paper = published(arguments.paper)
+    pairs = (each.split("=", 1) for each in arguments.records)
+    ours = {column: Record.load(path) for column, path in pairs}
+    for one, other in itertools.combinations(ours, 2):
+        verdicts = collections.Counter()
+        print(f"\n{other} against {one}, points (paper; ours)\n")
+        for name in (each for each in ours[one].names if each in paper[one]):
+            theirs = paper[other][name] - paper[one][name]
+            mean, wide = gain(ours[one], ours[other], name)
+            verdict = judged(theirs, mean, wide)
+            verdicts[verdict] += 1
+            print(f"| {name} | {theirs:+.1f} | {mean:+.1f} +- {wide:.1f} | {verdict} |")
+        print(f"\n{dict(verdicts)}")
+
+
+if __name__ == "__main__":
+    main()
