@@ -118,7 +118,7 @@ def distance_table(name, data, count, wanted, points=200):
         "points": points,
         "sigma": sigma.round(4).tolist(),
         "median": record.distance.round(5).tolist(),
-        "median_plain": theirs.round(5).tolist(),
+        "median_plain": theirs.astype(float).round(5).tolist(),
         "share_at_most_plain": float(np.mean(ratio <= 1)),
         "largest_ratio_of_medians": float(ratio.max()),
         "median_ratio_of_medians": float(np.median(ratio)),
