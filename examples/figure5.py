@@ -3,7 +3,7 @@
     python examples/figure5.py [--quick] [--out DIR] [--models NAME ...] [--images 250]
 
 For each network: accuracy on clean images and under 15 corruptions at five severities, and what is
-left of it under PGD (100 images, 100 steps). Writes figure5.png, figure5.csv and the records.
+left of it under PGD of 100 steps. Writes figure5.png, figure5.csv and the records.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from robustcore.corruption_results import better_and_worse, side_by_side
 from robustcore.plot.figure5 import corruption_accuracy, corruption_groups
 
 PAPER = ["cifar10-natural", "cifar10-adv", "cifar10-gauss0.1", "cifar10-gauss0.4"]
-ATTACKED = 100  # images
 EPS = {"Linf": [2 / 255, 8 / 255], "L2": [0.5]}
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -25,6 +24,7 @@ parser.add_argument("--quick", action="store_true", help="50 images, severities 
 parser.add_argument("--out", type=Path, default=Path("out/figure5"))
 parser.add_argument("--models", nargs="+", default=[m for m in PAPER if m in rc.zoo.names()])
 parser.add_argument("--images", type=int, default=250)
+parser.add_argument("--attacked", type=int, default=50, help="of these")
 args = parser.parse_args()
 args.out.mkdir(parents=True, exist_ok=True)
 images, severities = (50, (1, 3, 5)) if args.quick else (args.images, (1, 2, 3, 4, 5))
@@ -35,7 +35,12 @@ for name in args.models:
     tables[name] = rc.corruption_benchmark(model, x, y, severities=severities)
     robust[name] = [
         rc.pgd(
-            model, x[:ATTACKED], y[:ATTACKED], eps=eps, norm=norm, steps=20 if args.quick else 100
+            model,
+            x[: args.attacked],
+            y[: args.attacked],
+            eps=eps,
+            norm=norm,
+            steps=20 if args.quick else 100,
         )
         for norm, eps in EPS.items()
     ]
