@@ -172,7 +172,7 @@ class Watch:
     def look(self) -> None:
         if not self.path.exists():
             return
-        with sqlite3.connect(self.path) as db:
+        with contextlib.closing(sqlite3.connect(self.path)) as db:
             assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
             found = db.execute("SELECT name FROM sqlite_master WHERE name = 'images'").fetchone()
             now = dict(db.execute("SELECT id, record FROM images")) if found else {}
