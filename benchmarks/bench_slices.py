@@ -31,6 +31,19 @@ options.add_argument("--size", type=int, default=500)
 options.add_argument("--save", type=Path, help="folder of full windows")
 args = options.parse_args()
 
+
+def summary(rows: list[dict]) -> dict:
+    return {
+        "model": args.model,
+        "size": args.size,
+        "machine": {"processor": platform.processor(), "threads": torch.get_num_threads()},
+        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+        "images": rows,
+        **{f"worst_share_{c}": max(row[f"share_{c}"] for row in rows) for c in STEPS},
+        **{f"worst_same_{c}": min(row[f"same_{c}"] for row in rows) for c in STEPS},
+    }
+
+
 model, x, y = rc.load_example(args.model, images=3 * args.images)
 noise = rc.sigma_at_error_rate(model, x, 0.01, y, samples=200, progress=False)
 rows = []
@@ -72,14 +85,5 @@ for i in np.flatnonzero(noise.status == "found")[: args.images]:
     row["connected"] = [bool(windows[c].connected[0]) for c in (1, *STEPS)]
     rows.append(row)
     print(json.dumps(row), flush=True)
-record = {
-    "model": args.model,
-    "size": args.size,
-    "machine": {"processor": platform.processor(), "threads": torch.get_num_threads()},
-    "versions": {"torch": torch.__version__, "numpy": np.__version__},
-    "images": rows,
-    **{f"worst_share_{c}": max(row[f"share_{c}"] for row in rows) for c in STEPS},
-    **{f"worst_same_{c}": min(row[f"same_{c}"] for row in rows) for c in STEPS},
-}
-OUT.write_text(json.dumps(record, indent=1) + "\n")
+    OUT.write_text(json.dumps(summary(rows), indent=1) + "\n")
 print(f"wrote {OUT}")

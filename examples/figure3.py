@@ -39,9 +39,12 @@ for name in args.model:
         numbers = record.half_space_distance[i], record.edge_distance[i]
         print(f"  image {record.ids[i]}: {joined}, errors predicted at {numbers[0]:.3f}, edge at "
               f"{numbers[1]:.3f}, off straight by {record.bend[i]:.1%}")  # fmt: skip
+    ranked = drawn[np.argsort(record.bend[drawn])]  # four, from the straightest edge to the least
+    rows = ranked[np.unique(np.linspace(0, max(len(ranked) - 1, 0), 4).astype(int))[: len(ranked)]]
     for kind, draw in (("classes", plot.church_window), ("margins", plot.margin_window)):
-        rows = drawn[:4]
-        figure = Figure(figsize=(14.8, 4.8 * -(-len(rows) // 2)), dpi=100, layout="constrained")
+        figure = Figure(
+            figsize=(14.8, 4.8 * max(1, -(-len(rows) // 2))), dpi=100, layout="constrained"
+        )
         for at, i in enumerate(rows):
             ax = figure.add_subplot(-(-len(rows) // 2), 2, at + 1)
             draw(record, int(i), ax, names=words)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, TwoSlopeNorm
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch, Polygon
+from matplotlib.ticker import MaxNLocator
 
 from robustcore.plot.style import BLUE, GREY, ORANGE, axes, tint
 from robustcore.slice_results import SliceResult
@@ -110,6 +111,8 @@ def _start(record: SliceResult, image: int, ax: Axes | None) -> Axes:
         )
     ax = axes(ax, WINDOW)
     ax.set_aspect("equal")
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.set_xlabel(f"towards the {_point(record.across)}\n" r"($\ell_2$, pixel units of [0, 1])")
     ax.set_ylabel(f"to the {_point(record.up)}")
     ax.set_title(
