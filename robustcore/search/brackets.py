@@ -51,8 +51,8 @@ class Brackets:
                 ask = _doubtful(
                     sure, conflict, rank[open_], upper, (rounds[open_] < FEW) | (j != 1)
                 )
-                more = (j == 1) | self.radii.blind[images[open_]] | (rounds[open_] < BOUND_ROUNDS)
-                ask &= more[:, None]
+                patient = rounds[open_] < (np.inf if j == 1 else BOUND_ROUNDS)
+                ask &= np.logical_or(patient, self.radii.blind[images[open_]])[:, None]
                 done[open_[ask.any(1)]] = False
                 plan[open_] = np.where(ask & np.isinf(plan[open_]), end[open_, None], plan[open_])
         return plan, done
@@ -65,14 +65,14 @@ def _doubtful(sure: Floats, conflict: Bools, rank: Ints, upper: bool, few: Bools
     should err there and may not, or should not and may.
     """
     unsure = np.abs(sure) < 1
-    if upper:
-        proven, doubt = (sure <= -1).sum(1) >= rank, unsure & (sure <= 0)
-    else:
-        proven, doubt = (sure < 1).sum(1) < rank, unsure & (sure >= 0)
+    err, may = (sure <= -1).sum(1), (sure < 1).sum(1)
+    proven: Bools = err >= rank if upper else may < rank
+    doubt = unsure & (sure <= 0 if upper else sure >= 0)
     for more in (unsure, conflict):
-        doubt = np.where(doubt.any(1)[:, None], doubt, more)
+        doubt = np.where(doubt.any(1, keepdims=True), doubt, more)
     least = np.where(doubt & ~proven[:, None], np.abs(sure), np.inf)
-    most = np.partition(least, AT_ONCE, 1)[:, AT_ONCE]
+    last = min(AT_ONCE, least.shape[1] - 1)
+    most = np.partition(least, last, 1)[:, last]
     most = np.where(few, most, np.inf)
     return np.isfinite(least) & (least <= most[:, None])
 

@@ -15,16 +15,17 @@ from scipy.special import ndtri
 
 from robustcore.search.radii import Floats, Ints
 
-SKEWNESS = 0.15  # standard deviation over images of a ResNet-20, near sigma(x0, 0.01)
+SKEWNESS = 0.1  # standard deviation over images of ResNet-20s, near sigma(x0, 0.01)
+SLOPE_ERROR = 0.2  # relative standard error of the slope along which radii are inferred
 BELL = 1.5  # largest skewness of margins that radii are inferred from
-REFUSED = 2.5  # standard errors of skewness or kurtosis
+REFUSED = 2.5  # standard errors of skewness, of kurtosis, of the number of errors at sigma
 
 
 class MarginFit:
     """sigma(x0, rate) of images from the reciprocal radii of their draws."""
 
     def __init__(self, rate: float, confidence: float) -> None:
-        self.z = -float(ndtri(rate))
+        self.rate, self.z = rate, -float(ndtri(rate))
         self.quantile = float(ndtri((1 + confidence) / 2))
         self.skew_weight = (self.z**2 - 1) / 6
 
@@ -45,9 +46,13 @@ class MarginFit:
         return np.where(wide.all(1), most + 1, np.minimum(n[np.argmin(wide, 1)], most))
 
     def __call__(
-        self, reciprocal: Floats
+        self, reciprocal: Floats, at: Floats
     ) -> tuple[Floats, Floats, Floats, Floats, NDArray[np.bool_]]:
-        """(sigma, low, high, steep, normal), each (I,), of 1 / r (I, N), NaN where unseen."""
+        """(sigma, low, high, steep, normal), each (I,), of 1 / r (I, N), NaN where unseen.
+
+        at (I, N): where they were evaluated. How far that is from sigma enters the interval, as the
+        slope along which the radii were inferred is not known well.
+        """
         n = (~np.isnan(reciprocal)).sum(1).astype(float)
         with np.errstate(all="ignore"):
             mean = np.nansum(reciprocal, 1) / n
@@ -58,9 +63,14 @@ class MarginFit:
             shrunk = skew * (n / 6) / (n / 6 + SKEWNESS**-2)
             middle = mean + deviation * (self.z + self.skew_weight * shrunk)
             half = self.half_width(n, 1 / deviation)
+            centre = np.nanmean(np.where(np.isnan(reciprocal), np.nan, at), 1)
+            away = np.abs(np.log(centre * middle))
+            half = np.hypot(half, self.quantile * SLOPE_ERROR * away * middle)
             normal = np.abs(skew) <= REFUSED * np.sqrt(6 / n + SKEWNESS**2)
             normal &= np.abs(kurtosis) <= REFUSED * np.sqrt(24 / n)
             normal &= middle - half > 0
+            errors, expected = (reciprocal >= middle[:, None]).sum(1), self.rate * n
+            normal &= np.abs(errors - expected) <= REFUSED * np.sqrt(expected) + 1
             ends = 1 / np.stack([middle, middle + half, middle - half])
             return *ends, middle / deviation, normal
 

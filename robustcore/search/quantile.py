@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
-from robustcore.search.bisection import FIRST_GUESS
+from robustcore.search.aim import Aim
 from robustcore.search.brackets import Brackets, passed_below
 from robustcore.search.looks import Looks
 from robustcore.search.margin_fit import MarginFit, bell_shaped, moments
@@ -14,14 +13,12 @@ from robustcore.search.radii import Floats, Ints, Plan, Radii
 
 PILOT = 16  # draws at each guess until the neighbourhood is found
 FIRST, SECOND = 128, 384  # draws that place the sigma at which the next are evaluated
-SLOPE = 32  # of them evaluated again, with rtol, for the slope of the margins
+SLOPE = 32  # of them, the nearest to an error, evaluated again, with rtol, for their slope
 PROBES, PROBE, CHECK = 2, 16, 128  # guesses passed on the way, draws at each, at a doubtful one
 LOST = 0.9  # in z: the pilot goes on
 DOUBTFUL = 0.15  # in z: a rate no more than this below the target at a smaller sigma is followed
 ROUNDS = 40  # of a refinement; after them nothing is inferred, and brackets are halved
 APART = 0.15  # in log sigma, of evaluations that tell the slope
-STEEP, ORDINARY = (0.3, 15.0), 5.0  # falls of z per log sigma: believable, of most networks
-LINEAR = 0.5  # of the fall of a linear model, which is z: the least that is believed
 
 PILOTING, DRAWING, SLOPING, REFINING, PROBING, CHECKING, DONE = range(7)
 
@@ -29,10 +26,11 @@ PILOTING, DRAWING, SLOPING, REFINING, PROBING, CHECKING, DONE = range(7)
 class Quantile:
     """sigma(x0, mu) as the k-th smallest of N radii, k = floor(mu N) + 1, with bounds of rank l, u.
 
-    A pilot of 16 draws finds the neighbourhood; 128 draws there place a sigma at which the rest are
-    evaluated, once; then only draws whose side of a bracket's end is not sure are evaluated there.
-    The bracket is that of the paper's bisection of the same draws, and narrower; guesses that
-    bisection passes well below it are looked at by themselves, as the rate need not be monotone.
+    A pilot of 16 draws finds the neighbourhood; 128 draws there, then 256 more, place a sigma at
+    which the rest are evaluated, once; then only draws whose side of a bracket's end is not sure
+    are evaluated there. The bracket is that of the paper's bisection of the same draws, and
+    narrower; guesses that bisection passes well below it are looked at by themselves, as the rate
+    need not be monotone.
 
     With `rtol`, draws are added until the half-width of the interval is at most rtol * sigma: that
     of a fit to the margins where they look normal, else that of ranks whose coverage holds at all
@@ -58,17 +56,13 @@ class Quantile:
         self.looks = Looks(samples, rate, confidence, rtol)
         self.look = np.zeros(n, np.int64)
         # the sigma of most draws lies a little high, where rank u is
-        self.share = float(np.clip(self.looks.ranks[-1, 2] / samples, rate, 0.97))
-        self.z_target, self.z_aim = -float(ndtri(rate)), -float(ndtri(self.share))
-
-        self.believed = max(STEEP[0], LINEAR * self.z_target), STEEP[1]
+        share = float(np.clip(self.looks.ranks[-1, 2] / samples, rate, 0.97))
+        self.aim = Aim(self.radii, rate, share)
+        self.z_target = self.aim.z_target
 
         self.phase = np.where(clean > 0, PILOTING, DONE)
-        self.guess = np.full(n, FIRST_GUESS * sigma_max)
         self.seen = np.zeros(n, np.int64)
         self.goal = np.full(n, min(FIRST, samples))
-        self.steep = np.full(n, ORDINARY)  # fall of z = mean / deviation of margins per log sigma
-        self.previous = np.full((2, n), np.nan)  # sigma and z of the last pilot
         self.aside = np.full(n, np.nan)  # sigma of the draws evaluated for the slope
         self.passed = np.full((n, PROBES), np.nan)  # guesses of the way, to be looked at
         self.rounds = np.zeros(n, np.int64)
@@ -105,11 +99,13 @@ class Quantile:
         self._parts = []
         self._refine(self._in(REFINING))
         pilot, check = self._in(PILOTING), self._in(CHECKING)
-        self._add_range(PILOTING, pilot, self.guess[pilot], 0, min(PILOT, self.samples))
+        self._add_range(PILOTING, pilot, self.aim.guess[pilot], 0, min(PILOT, self.samples))
         drawing, again = self._in(DRAWING), self._in(SLOPING)
         goal = self.goal[drawing]
-        self._add_range(DRAWING, drawing, self.guess[drawing], self.seen[drawing], goal)
-        self._add_range(SLOPING, again, self.aside[again], 0, min(SLOPE, self.samples))
+        self._add_range(DRAWING, drawing, self.aim.guess[drawing], self.seen[drawing], goal)
+        near = np.argsort(np.abs(self.radii.margin[0, again, :FIRST]), 1)[:, :SLOPE]
+        rows = again.repeat(near.shape[1])
+        self._add(SLOPING, rows, self.aside[rows], near.ravel())
         probed = self._in(PROBING)
         row, which = np.nonzero(np.isfinite(self.passed[probed]))
         at = self.passed[probed[row], which]
@@ -131,9 +127,11 @@ class Quantile:
         first, last = np.broadcast_to(first, images.shape), np.broadcast_to(last, images.shape)
         count = last - first
         start = (np.cumsum(count) - count - first).repeat(count)
-        if len(start):
-            samples = np.arange(len(start)) - start
-            self._parts.append((phase, images.repeat(count), sigma.repeat(count), samples))
+        self._add(phase, images.repeat(count), sigma.repeat(count), np.arange(len(start)) - start)
+
+    def _add(self, phase: int, rows: Ints, sigma: Floats, samples: Ints) -> None:
+        if len(rows):
+            self._parts.append((phase, rows, sigma, samples))
 
     def update(self, margins: Floats) -> None:
         start = 0
@@ -149,7 +147,7 @@ class Quantile:
             elif phase == DRAWING:
                 self._after_draws(rows, part)
             elif phase == SLOPING:
-                self._after_slope(rows, part)
+                self._after_slope(rows, sigma, samples, part)
             elif phase == PROBING:
                 self._after_probe(rows, sigma, part)
             elif phase == CHECKING:
@@ -159,14 +157,14 @@ class Quantile:
 
     def _after_pilot(self, rows: Ints, margins: Floats) -> None:
         images, z, deviation = moments(rows, margins)
-        sigma, before = self.guess[images], self.previous[0, images]
-        self._learn_steep(images, z, deviation)
-        self._step(images, z, self.z_target, 1.2)
+        sigma, before = self.aim.guess[images], self.aim.previous[0, images]
+        self.aim.learn(images, z, deviation)
+        self.aim.step(images, z, self.z_target, 1.2)
         # two guesses well apart tell the slope
-        alone = np.isnan(before) & (np.abs(np.log(self.guess[images] / sigma)) < APART)
+        alone = np.isnan(before) & (np.abs(np.log(self.aim.guess[images] / sigma)) < APART)
         apart = np.where((z > self.z_target) & (sigma < self.sigma_max), APART, -APART)
-        self.guess[images] = np.where(alone, sigma * np.exp(apart), self.guess[images])
-        at_top = (self.guess[images] >= self.sigma_max) & (sigma >= self.sigma_max)
+        self.aim.guess[images] = np.where(alone, sigma * np.exp(apart), self.aim.guess[images])
+        at_top = (self.aim.guess[images] >= self.sigma_max) & (sigma >= self.sigma_max)
         self.rounds[images] += 1
         near = (np.abs(z - self.z_target) < LOST) | at_top | (self.rounds[images] >= 8)
         near &= ~np.isnan(before)
@@ -176,15 +174,15 @@ class Quantile:
         images, z, deviation = moments(rows, margins)
         self.radii.blind[images[~bell_shaped(rows, margins)]] = True
         self.radii.deviation[images] = deviation
-        self._set_steep(images, deviation)
+        self.aim.set_steep(images, deviation)
         first = self.seen[images] == 0
         lost = first & (np.abs(z - self.z_target) > LOST) & (self.rounds[images] < 8)
-        sigma = self.guess[images]
-        self._learn_steep(images[lost], z[lost], deviation[lost])
-        self._step(images, z, self.z_aim, 0.5)
+        sigma = self.aim.guess[images]
+        self.aim.learn(images[lost], z[lost], deviation[lost])
+        self.aim.step(images, z, self.aim.z_aim, 0.5)
         self.rounds[images[lost]] += 1  # and the first draws once more, at the next guess
         placed = ~lost & ~first
-        self.guess[images[placed]] = self._place(images[placed])
+        self.aim.place(images[placed], self.goal[images[placed]])
         images, first, sigma, z = (v[~lost] for v in (images, first, sigma, z))
         self.seen[images] = self.goal[images]
         if self.rtol is None:
@@ -196,41 +194,15 @@ class Quantile:
         self.phase[images[first]] = SLOPING
         self._decide(images[~first])
 
-    def _place(self, images: Ints) -> Floats:
-        """Sigma for the next draws: a little high, where rank u of those seen is inferred to be."""
-        radius = np.sort(self.radii.infer(images), 1)
-        rank = np.ceil(self.share * self.goal[images]).astype(np.int64)
-        at = radius[np.arange(len(images)), np.minimum(rank, self.goal[images]) - 1]
-        sigma = self.guess[images]
-        return np.minimum(np.clip(at, sigma / 2, sigma * 2), self.sigma_max)
-
-    def _after_slope(self, rows: Ints, margins: Floats) -> None:
-        images, z, _ = moments(rows, margins)
-        draws = np.ix_(images, np.arange(len(rows) // len(images)))
-        _, z_before, deviation_before = moments(rows, self.radii.margin[0][draws].ravel())
-        sigma, before = self.aside[images], self.radii.at[0, images, 0]
-        steep = np.clip((z - z_before) / (1 / sigma - 1 / before) / before, *self.believed)
-        self.radii.slope[images] = deviation_before * steep
-        self._set_steep(images, self.radii.margin[0, images, :FIRST].std(1))
+    def _after_slope(self, rows: Ints, sigma: Floats, samples: Ints, margins: Floats) -> None:
+        images, index, n = np.unique(rows, return_inverse=True, return_counts=True)
+        at, margin = self.radii.at[0, rows, samples], self.radii.margin[0, rows, samples]
+        fall = margin + (margin - margins) / (sigma / at - 1)
+        deviation = self.radii.margin[0, images, :FIRST].std(1)
+        steep = np.bincount(index, fall) / n / deviation
+        self.radii.slope[images] = deviation * np.clip(steep, *self.aim.believed)
+        self.aim.set_steep(images, deviation)
         self._decide(images)
-
-    def _learn_steep(self, images: Ints, z: Floats, deviation: Floats) -> None:
-        """From z at this guess and at the one before."""
-        sigma, (before, z_before) = self.guess[images], self.previous[:, images]
-        with np.errstate(all="ignore"):
-            # z is nearly linear in 1 / sigma, and is exactly so for a linear model
-            steep = (z - z_before) / (1 / sigma - 1 / before) / sigma
-            far = np.abs(np.log(sigma / before)) > 0.1
-        known = np.isfinite(steep) & far & (deviation > 0)
-        steep = np.where(known, np.clip(steep, *self.believed), self.steep[images])
-        self.steep[images], self.radii.slope[images] = steep, deviation * steep
-        self.radii.deviation[images] = deviation
-        self.previous[:, images] = sigma, z
-
-    def _set_steep(self, images: Ints, deviation: Floats) -> None:
-        with np.errstate(all="ignore"):
-            steep = self.radii.slope[images] / deviation
-        self.steep[images] = np.where(steep > 0, np.clip(steep, *self.believed), ORDINARY)
 
     def _draw_or_refine(self, images: Ints, goal: Ints) -> None:
         self.goal[images] = goal
@@ -243,7 +215,7 @@ class Quantile:
         assert self.rtol is not None
         reciprocal = self.radii.reciprocal(images)
         reciprocal[np.arange(reciprocal.shape[1]) >= self.seen[images, None]] = np.nan
-        sigma, low, high, steep, normal = self.fit(reciprocal)
+        sigma, low, high, steep, normal = self.fit(reciprocal, self.radii.at[0, images])
         normal &= (sigma < self.sigma_max) & ~self.by_rank[images]
         done = normal & (high - low <= 2 * self.rtol * sigma)
         ends = np.stack([low, sigma, high], 1)[done]
@@ -254,14 +226,10 @@ class Quantile:
         goal = self.fit.draws_needed(steep[~done], self.rtol, self.samples)
         goal = np.maximum(goal, self.seen[go] + 32)
         self.by_rank[go] |= ~normal[~done] | (goal > self.samples)
-        look = self.looks.first_narrow(self.steep[go], self.seen[go], self.rtol)
+        look = self.looks.first_narrow(self.aim.steep[go], self.seen[go], self.rtol)
         self.look[go] = np.where(self.by_rank[go], look, self.look[go])
         goal = np.where(self.by_rank[go], self.looks.draws[look], goal)
         self._draw_or_refine(go, goal)
-
-    def _step(self, images: Ints, z: Floats, aim: float, most: float) -> None:
-        step = np.clip((z - aim) / self.steep[images], -1.2, most)
-        self.guess[images] = np.minimum(self.guess[images] * np.exp(step), self.sigma_max)
 
     def _refine(self, images: Ints) -> None:
         if not len(images):
@@ -270,8 +238,7 @@ class Quantile:
             images, self.looks.ranks[self.look[images]], self.rounds[images]
         )
         row, sample = np.nonzero(np.isfinite(sigma))
-        if len(row):
-            self._parts.append((REFINING, images[row], sigma[row, sample], sample))
+        self._add(REFINING, images[row], sigma[row, sample], sample)
         self.rounds[images] += 1
         self.radii.blind[images[self.rounds[images] >= ROUNDS]] = True
         self._after_refinement(images[done])
@@ -311,8 +278,8 @@ class Quantile:
         again = z < self.z_target + DOUBTFUL
         self.phase[images] = np.where(again, PILOTING, DONE)
         back, at = images[again], self.passed[images[again], 0]
-        self.previous[:, back] = at, z[again]
-        self.guess[back] = at * np.exp(-APART)
+        self.aim.previous[:, back] = at, z[again]
+        self.aim.guess[back] = at * np.exp(-APART)
         self.seen[back] = self.rounds[back] = self.look[back] = 0
         self.goal[back] = min(FIRST, self.samples)
         self.by_rank[back] = self.rtol is None
