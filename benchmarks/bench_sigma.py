@@ -90,9 +90,8 @@ def test_evaluations_against_the_papers_search(benchmark, capsys, example):
     paper = call("bisection")
     found = once(benchmark, lambda: call("quantile"))
     overlap, apart = agree(found, paper)
-    assert overlap >= 0.85
-    # where an error rate is flat about mu the two may stop at different crossings
-    assert np.median(np.abs(found.sigma / paper.sigma - 1)[found.sigma > 0]) < 0.01
+    assert overlap >= 0.98
+    assert apart <= 0.05
     per_image = found.n_forward[found.status == "found"]
     report(
         benchmark,
@@ -137,6 +136,20 @@ def test_wall_time_against_plain_torch(benchmark, capsys, example):
     )
 
 
+def _rounds(found):
+    """Rounds of the paper's search over all images, by following it to each sigma."""
+    rounds = 0
+    for sigma in found.sigma[found.status == "found"]:
+        low, high, guess = 0.0, 1.0, 0.1
+        while high - low > 0.001:
+            rounds += 1
+            if sigma <= guess:
+                high, guess = guess, (low + guess) / 2
+            else:
+                low, guess = guess, min(2 * guess, (guess + high) / 2)
+    return rounds
+
+
 def test_time_outside_the_forward_pass(benchmark, capsys, example):
     model, x, y = example
     compiled = torch.compile(model, dynamic=True, options={"freezing": True})
@@ -157,6 +170,8 @@ def test_time_outside_the_forward_pass(benchmark, capsys, example):
     for i in range(5):
         plain_sigma(theirs, x[i : i + 1], y[i])
     outside_plain = time.perf_counter() - start - theirs.seconds
+    # what the paper's search takes for all images: 8 rounds of 1,000 for most
+    evaluations = SAMPLES * _rounds(found)
     per_image, per_image_plain = outside / ours.images, outside_plain / theirs.images
     report(
         benchmark,
@@ -164,7 +179,8 @@ def test_time_outside_the_forward_pass(benchmark, capsys, example):
         share_outside=round(outside / found.provenance.seconds, 4),
         microseconds_outside=round(1e6 * per_image, 2),
         microseconds_outside_plain=round(1e6 * per_image_plain, 2),
-        share_of_plain=round(per_image / per_image_plain, 3),
+        share_of_plain_an_evaluation=round(per_image / per_image_plain, 3),
+        share_of_plain_in_all=round(outside / (per_image_plain * evaluations), 3),
         microseconds_forward=round(1e6 * ours.seconds / ours.images, 1),
     )
 

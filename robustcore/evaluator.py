@@ -128,7 +128,9 @@ class Evaluator:
                 "model must judge each image by itself, its answer depended on the other images "
                 "in the batch: call model.eval()"
             )
-        self.network.compile(compile, planned, self._formatted(self.x[:1].expand(32, -1, -1, -1)))
+        # a full batch first: smaller ones then need no compilation of their own
+        full = self.x[:1].expand(max(self.batch_size, 32), -1, -1, -1)
+        self.network.compile(compile, planned, self._formatted(full))
 
     # -- what methods call -------------------------------------------------------------------
 
