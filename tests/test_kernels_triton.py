@@ -28,6 +28,7 @@ def run(*command, interpret):
     return subprocess.run(
         [sys.executable, *map(str, command)],
         env=environment,
+        cwd=HERE,  # -m puts it first on the path; the root's robustcore/ may not be built
         capture_output=True,
         text=True,
         check=False,
