@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustcore.records import Record
+from robustcore.results import Record
 
 
 def published(path):

@@ -12,8 +12,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 import robustcore as rc
-from robustcore.corruption_results import better_and_worse, side_by_side
 from robustcore.plot.figure5 import corruption_accuracy, corruption_groups
+from robustcore.results.corruptions import better_and_worse, side_by_side
 
 PAPER = ["cifar10-natural", "cifar10-adv", "cifar10-gauss0.1", "cifar10-gauss0.4"]
 EPS = {"Linf": [2 / 255, 8 / 255], "L2": [0.5]}

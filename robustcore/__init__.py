@@ -1,11 +1,8 @@
 """Robustness of classifiers: random noise and adversarial examples, two views of one error set."""
 
 from robustcore import geometry, plot, runs, stats
-from robustcore.audit_results import AuditResult
 from robustcore.certify import certify, predict
-from robustcore.certify_results import CertifyResult, PredictResult
 from robustcore.concentration import adapters, audit_attack, noisy_distance
-from robustcore.concentration_results import NoisyDistance
 from robustcore.copies import noisy_copies
 from robustcore.corruptions import corrupt, corruption_benchmark
 from robustcore.distance import distance_to_error, pgd
@@ -13,15 +10,19 @@ from robustcore.evaluator import RandomizedModelWarning
 from robustcore.noise import error_rate, sigma_at_error_rate
 from robustcore.report import Report, report
 from robustcore.results import (
+    AuditResult,
+    CertifyResult,
     DistanceResult,
     ErrorRate,
     NoiseAndDistance,
+    NoisyDistance,
     PGDResult,
+    PredictResult,
     Record,
     SigmaResult,
+    SliceResult,
     compare,
 )
-from robustcore.slice_results import SliceResult
 from robustcore.slices import church_windows
 from robustcore.sources import LabelledFolder
 from robustcore.zoo import load_example, load_images, load_model, wrap

@@ -13,10 +13,11 @@ from scipy.special import bdtr, bdtrc, betaincinv, ndtr
 from torch import Tensor
 
 from robustcore import inputs
-from robustcore.certify_results import CertifyResult, PredictResult, certified_radius
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
+from robustcore.results import CertifyResult, PredictResult
+from robustcore.results.certify import certified_radius
 from robustcore.runs import by_blocks
 
 STREAM = 4  # its draws are not those with which a sigma was chosen

@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from robustcore.evaluator import Evaluator
-from robustcore.records import Provenance
+from robustcore.results import Provenance
 
 
 def provenance(

@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import robustcore as rc
-from robustcore.audit_results import VERDICTS, AuditResult
 from robustcore.concentration import adapters
 from robustcore.defenses import JPEG, BitDepth
-from robustcore.results import Record
+from robustcore.results import AuditResult, Record
+from robustcore.results.audit import VERDICTS
 
 DISTANCE, SIGMA = 0.2, 0.1
 MISSED, CONSISTENT, UNDECIDED, MISCLASSIFIED = VERDICTS

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from robustcore.corruption_results import CorruptionResult, better_and_worse
 from robustcore.corruptions import (
     ALEXNET,
     COMMON,
@@ -17,7 +16,8 @@ from robustcore.corruptions import (
     corruption_benchmark,
     corruption_benchmark_files,
 )
-from robustcore.records import Record
+from robustcore.results import CorruptionResult, Record
+from robustcore.results.corruptions import better_and_worse
 from robustcore.stats import clopper_pearson
 from robustcore.zoo import load_images
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 import robustcore as rc
 from robustcore.cli import main
-from robustcore.corruption_results import better_and_worse, side_by_side
 from robustcore.plot.figure5 import _attack, corruption_accuracy, corruption_groups
+from robustcore.results.corruptions import better_and_worse, side_by_side
 
 NAMES = ("gaussian_noise", "fog", "contrast")
 SHORT = "corruptions --model cifar10-natural --images 12 --severities 1 5 --corruptions"

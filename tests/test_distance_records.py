@@ -7,8 +7,7 @@ from models import Slab, grey
 
 from robustcore import sigma_at_error_rate
 from robustcore.distance import distance_to_error, pgd
-from robustcore.records import Record
-from robustcore.results import DistanceResult, PGDResult, compare
+from robustcore.results import DistanceResult, PGDResult, Record, compare
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import numpy as np
 from test_results import provenance, sigma_result
 
-from robustcore.notebook import ROWS
-from robustcore.records import Record
+from robustcore.results import Record
+from robustcore.results.notebook import ROWS
 
 
 def test_a_record_shows_its_summary_and_first_rows() -> None:

@@ -16,10 +16,16 @@ from test_plot import record as sigma_record
 from test_results import provenance
 
 from robustcore import plot
-from robustcore.concentration_results import NoisyDistance
 from robustcore.plot.style import SERIES, tint
-from robustcore.results import DistanceResult, ErrorRate, NoiseAndDistance, PGDResult, compare
-from robustcore.slice_results import SliceResult
+from robustcore.results import (
+    DistanceResult,
+    ErrorRate,
+    NoiseAndDistance,
+    NoisyDistance,
+    PGDResult,
+    SliceResult,
+    compare,
+)
 
 RANDOM = np.random.default_rng(0)
 

@@ -1,4 +1,4 @@
-"""records.py: files that hold a record, whole or not at all, and files that do not."""
+"""Saved records: files that hold one, whole or not at all, and files that do not."""
 
 import io
 import json
@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from test_results import RECORDS, assert_same, sigma_result
 
-from robustcore.records import Record
-from robustcore.results import SigmaResult
+from robustcore.results import Record, SigmaResult
 
 
 @pytest.mark.parametrize("make", RECORDS)

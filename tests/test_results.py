@@ -1,4 +1,4 @@
-"""records.py and results.py: shapes, parts, tables, files, refusals."""
+"""Records: shapes, parts, tables, refusals."""
 
 # ruff: noqa: RUF009 (per_image and shared make dataclass fields)
 
@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from robustcore.geometry import half_space_distance
-from robustcore.records import Provenance, Record, per_image
-from robustcore.results import ErrorRate, SigmaResult
+from robustcore.results import ErrorRate, Provenance, Record, SigmaResult
+from robustcore.results.record import per_image
 
 
 def provenance(**changes: Any) -> Provenance:

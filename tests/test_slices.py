@@ -9,8 +9,9 @@ from models import HalfSpace, Slab, Small, direction, grey
 from scipy.special import ndtri
 
 import robustcore as rc
-from robustcore.slice_grid import Grid
-from robustcore.slice_regions import edge, linf_trace, region_of, regions
+from robustcore.results.slices import linf_trace
+from robustcore.slices.grid import Grid
+from robustcore.slices.regions import edge, region_of, regions
 
 # -- refinement --------------------------------------------------------------------------------
 

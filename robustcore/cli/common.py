@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustcore import inputs, kernels, zoo
 from robustcore.cli import models
-from robustcore.records import Record
+from robustcore.results import Record
 from robustcore.sources import LabelledFolder
 
 LEFT = ("label", "corruption")  # columns of words, aligned on the left

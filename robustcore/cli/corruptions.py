@@ -7,12 +7,12 @@ import argparse
 from matplotlib.figure import Figure
 
 from robustcore.cli.common import engine, example, print_cost, print_table, write
-from robustcore.corruption_results import OMITTED, CorruptionResult
 from robustcore.corruptions import COMMON, NAMES, corruption_benchmark
 from robustcore.corruptions.benchmark import STORAGE
 from robustcore.distance import pgd
 from robustcore.plot.figure5 import corruption_accuracy
-from robustcore.records import Record
+from robustcore.results import CorruptionResult, Record
+from robustcore.results.corruptions import OMITTED
 
 ABOUT = "accuracy under image corruptions, and under attack beside"
 EPS = {"inf": (1 / 255, 2 / 255, 8 / 255), "2": (0.25, 0.5)}  # of --with-robustness

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from robustcore import inputs, kernels, zoo
 from robustcore.cli import models
-from robustcore.records import Record
 from robustcore.report import SECTIONS, report
+from robustcore.results import Record
 from robustcore.sources import LabelledFolder
 
 ABOUT = "one page about one model or several: noise, nearest errors, slices, in plain words"

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from robustcore import inputs
-from robustcore.audit_results import RATE_SHARE, AuditResult
 from robustcore.concentration.noisy_points import draw_points, per_image_sigma, sigma_at
 from robustcore.evaluator import Evaluator
 from robustcore.gradients import Gradients
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
+from robustcore.results import AuditResult
+from robustcore.results.audit import RATE_SHARE
 from robustcore.stats import order_ranks
 
 Attack = Callable[[Any, Tensor, Tensor], Any]  # (model, x (n, C, H, W), y (n,)) to images

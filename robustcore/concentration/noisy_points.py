@@ -15,12 +15,13 @@ from torch import Tensor
 from robustcore import inputs
 from robustcore.attack import Found, Steps, projected
 from robustcore.concentration.median_search import MedianSearch
-from robustcore.concentration_results import NoisyDistance, median_interval
 from robustcore.evaluator import Evaluator
 from robustcore.gradients import Gradients
 from robustcore.network import Model
 from robustcore.noise import sigma_at_error_rate
 from robustcore.provenance import bar, provenance
+from robustcore.results import NoisyDistance
+from robustcore.results.concentration import median_interval
 from robustcore.runs import by_blocks
 from robustcore.stats import clopper_pearson, order_ranks
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from robustcore import inputs
-from robustcore.corruption_results import CorruptionResult
 from robustcore.corruptions.batch import NUDGE, levels
 from robustcore.corruptions.corrupt import corrupted, known_name, parameter_set, pixels
 from robustcore.corruptions.digital import through_jpeg
@@ -22,6 +21,7 @@ from robustcore.corruptions.parameters import COMMON
 from robustcore.evaluator import PROBE, Evaluator, out_of_memory
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
+from robustcore.results import CorruptionResult
 
 STORAGE = ("memory", "uint8", "jpeg")
 

@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from robustcore import inputs
-from robustcore.corruption_results import CorruptionResult
 from robustcore.corruptions.benchmark import Condition, Images, asked, device_of, measure
 from robustcore.corruptions.parameters import COMMON
 from robustcore.evaluator import PROBE
 from robustcore.network import Model
 from robustcore.provenance import provenance
+from robustcore.results import CorruptionResult
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 

@@ -13,7 +13,7 @@ from matplotlib.patches import Circle, Patch, Polygon
 from matplotlib.ticker import MaxNLocator
 
 from robustcore.plot.style import BLUE, GREY, ORANGE, axes, tint
-from robustcore.slice_results import SliceResult
+from robustcore.results import SliceResult
 
 WINDOW = (7.4, 4.6)
 RIGHT = "#F4F4F4"  # where the model is right

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy.special import ndtri
 
-from robustcore.concentration_results import NoisyDistance
 from robustcore.geometry import isoperimetric_bound
 from robustcore.plot.style import MARKS, SERIES, SIGMA_LABEL, axes
+from robustcore.results import NoisyDistance
 
 SIZE = (5.6, 4.2)
 EPS_LABEL = r"median $\ell_2$ distance of noisy images to errors, $\epsilon^*$"

@@ -8,14 +8,9 @@ from fractions import Fraction
 import numpy as np
 from matplotlib.axes import Axes
 
-from robustcore.corruption_results import (
-    OMITTED,
-    CorruptionResult,
-    better_and_worse,
-    side_by_side,
-)
 from robustcore.plot.style import GREY, MARKS, SERIES, axes
-from robustcore.results import PGDResult
+from robustcore.results import CorruptionResult, PGDResult
+from robustcore.results.corruptions import OMITTED, better_and_worse, side_by_side
 
 
 def corruption_accuracy(models: Mapping[str, CorruptionResult], ax: Axes | None = None) -> Axes:

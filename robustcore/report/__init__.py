@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from robustcore import inputs
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
-from robustcore.records import Record
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Skip, render
 from robustcore.report.sections import SECTIONS
+from robustcore.results import Record
 
 __all__ = ["SECTIONS", "Report", "report"]
 

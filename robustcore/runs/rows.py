@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustcore.records import Provenance, Record, _plain, _subclasses
+from robustcore.results import Provenance, Record
+from robustcore.results.provenance import plain
+from robustcore.results.record import subclasses
 
 LONGEST = 32  # characters of a text in a record
 
@@ -75,13 +77,13 @@ def rows_of(record: Record) -> Rows:
         "fields": fields,
     }
     about = dataclasses.asdict(record.provenance)
-    return Rows(json.dumps(form, default=_plain), data, json.loads(json.dumps(about)))
+    return Rows(json.dumps(form, default=plain), data, json.loads(json.dumps(about)))
 
 
 def record_of(rows: Rows) -> Record:
     """The record whose images are these rows."""
     form = json.loads(rows.form)
-    made = next(each for each in _subclasses(Record) if each.__name__ == form["record"])
+    made = next(each for each in subclasses(Record) if each.__name__ == form["record"])
     arrays: dict[str, Any] = {name: rows.data[name] for name, _, _ in form["columns"]}
     for name, (kind, shape) in form["tensors"].items():
         flat = torch.from_numpy(np.ascontiguousarray(arrays[name]))

@@ -20,7 +20,7 @@ from robustcore import inputs
 from robustcore.evaluator import BATCH_PIXELS
 from robustcore.network import planned_times
 from robustcore.provenance import bar
-from robustcore.records import Record
+from robustcore.results import Record
 from robustcore.runs import ranks
 from robustcore.runs.identity import of_model, plain, versions
 from robustcore.runs.rows import Rows, record_of, rows_of

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from robustcore import plot
-from robustcore.records import Record
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Skip, Table, figure, number
-from robustcore.results import compare
+from robustcore.results import Record, compare
 
 NAME, TITLE = "agreement", "Agreement with theory"
 FACTOR = 2.0  # an image agrees where the ratio is within this factor of 1

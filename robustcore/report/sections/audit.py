@@ -9,9 +9,9 @@ from torch import Tensor
 
 from robustcore.concentration import audit_attack
 from robustcore.distance import distance_to_error
-from robustcore.records import Record
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Skip, Table, number
+from robustcore.results import Record
 
 NAME, TITLE = "audit", "Can the attack be trusted"
 AUDITED = 4  # images: each costs as many searches as there are points

@@ -8,9 +8,9 @@ import numpy as np
 
 from robustcore import plot
 from robustcore.corruptions import corruption_benchmark
-from robustcore.records import Record
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Skip, Table, figure, number
+from robustcore.results import Record
 
 NAME, TITLE = "corruptions", "Corruptions"
 

@@ -9,9 +9,9 @@ import numpy as np
 from robustcore import plot
 from robustcore.distance import distance_to_error, pgd
 from robustcore.geometry import typical_noise_norm
-from robustcore.records import Record
 from robustcore.report.job import Job, median_with_interval
 from robustcore.report.page import Section, Skip, Table, figure, number
+from robustcore.results import Record
 
 NAME, TITLE = "distance", "Nearest error"
 LINF = (1 / 255, 2 / 255, 4 / 255, 8 / 255)

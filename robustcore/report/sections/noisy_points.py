@@ -8,9 +8,9 @@ import numpy as np
 
 from robustcore import plot
 from robustcore.concentration import noisy_distance
-from robustcore.records import Record
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Skip, Table, figure, number
+from robustcore.results import Record
 
 NAME, TITLE = "noisy-points", "Noisy points and the bound"
 MISTAKEN = 0.05  # probability of accusing a search that misses nothing, at any image of a model

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustcore.records import Record
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Table
+from robustcore.results import Record
 
 NAME, TITLE = "settings", "Settings"
 

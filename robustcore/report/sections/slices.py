@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from robustcore import plot
-from robustcore.records import Record
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Skip, Table, figure, number
+from robustcore.results import Record
 from robustcore.slices import church_windows
 
 NAME, TITLE = "slices", "Slices"

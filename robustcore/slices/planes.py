@@ -1,0 +1,300 @@
+"""The planes of church windows as they are found: noise errors, points, axes, and the map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustcore.distance import distance_to_error
+from robustcore.evaluator import Evaluator
+from robustcore.geometry import half_space_distance, typical_noise_norm
+from robustcore.gradients import Gradients
+from robustcore.network import Model
+from robustcore.provenance import bar
+from robustcore.results import Provenance, SliceResult
+from robustcore.slices.grid import Grid
+from robustcore.slices.regions import Edge, edge, region_of, regions
+
+DIRECTIONS = ("noise", "adversarial", "orthogonal")
+STREAM = 2  # of the random directions; 0 is noise, 1 the starts of attacks
+LEAST_EPS, EPS_SIGMAS = 1.0, 8.53  # the paper's radius of PGD: twice the 99.999th percentile
+FLAT = 1e-6  # sine of the angle below which two directions span no plane
+ROOM = 1.1  # half-width of a window over the farthest coordinate of its points
+
+
+class Planes:
+    """B images, the noise about each, two points and two axes; what it all cost.
+
+    After `noise`: sigma, error_rate, class_rate (B,), wanted (B,), the class of the noise error or
+    -1. After `find` and `span`: points (B, 2, 2), axes (2, B, D) in the engine's memory order.
+    """
+
+    def __init__(
+        self, model: Model, x: Tensor, engine: Evaluator, samples: int, progress: bool | None
+    ) -> None:
+        self.model, self.x, self.engine, self.samples = model, x, engine, samples
+        self.progress = progress
+        self.gradients = Gradients(engine, None, 2.0)
+        self.y = engine.y.cpu().numpy()
+        self.status = np.where(engine.clean_margins > 0, "drawn", "misclassified").astype("U20")
+        self.n_forward = np.zeros(len(x), np.int64)
+        self.n_backward = np.zeros(len(x), np.int64)
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Arguments that methods called on the way share with this one."""
+        engine = self.engine
+        names = {"seed": engine.seed, "ids": engine.ids, "batch_size": engine.batch_size}
+        return names | {"backend": engine.kernels.name, "progress": self.progress}
+
+    @property
+    def drawn(self) -> np.ndarray:
+        return np.flatnonzero(self.status == "drawn")
+
+    # -- points ------------------------------------------------------------------------------
+
+    def noise(self, sigma: np.ndarray) -> None:
+        """The first draw at sigma (B,) that is an error, its class, and how many share it."""
+        n, samples = len(self.x), self.samples
+        self.status[(self.status == "drawn") & ~np.isfinite(sigma)] = "no_noise_error"
+        self.sigma = sigma
+        self.error_rate, self.class_rate = np.full((2, n), np.nan)
+        self.first, self.wanted = np.zeros(n, np.int64), np.full(n, -1)
+        rows = self.drawn
+        if not len(rows):
+            return
+        slots = np.repeat(rows, samples), np.tile(np.arange(samples), len(rows))
+        with bar(len(slots[0]), "noisy images", self.progress) as shown:
+            margins = self.engine.margins(slots[0], sigma[slots[0]], slots[1], shown.update)
+        wrong = ~(margins.reshape(-1, samples) > 0)
+        self.error_rate[rows] = self.class_rate[rows] = wrong.mean(1)
+        some = wrong.any(1)
+        self.first[rows] = wrong.argmax(1)
+        at, draws = np.nonzero(wrong)
+        found = self._classes(rows[at], self._noisy(rows[at], draws)) if len(at) else at
+        wanted = np.full(len(rows), -1)
+        wanted[at[::-1]] = found[::-1]  # the first of each image is written last
+        self.wanted[rows] = wanted
+        same = np.bincount(at[found == wanted[at]], minlength=len(rows)) / samples
+        self.class_rate[rows] = np.where(some, same, self.class_rate[rows])
+
+    def find(self, kinds: tuple[str | Tensor, str | Tensor], attack: str) -> None:
+        """Displacements (B, D) of the two points from the image, float64; NaN where none is."""
+        noisy = any(isinstance(kind, str) and kind == "noise" for kind in kinds)
+        if noisy:
+            self.status[(self.status == "drawn") & (self.wanted < 0)] = "no_noise_error"
+        else:
+            self.class_rate, self.wanted = self.error_rate, np.full_like(self.wanted, -1)
+        self.kinds = kinds
+        moves = [self._displacement(kind, attack) for kind in kinds]
+        self.moves = torch.stack(moves)
+
+    def _displacement(self, kind: str | Tensor, attack: str) -> Tensor:
+        x = self.gradients.x
+        out = torch.full(x.shape, torch.nan, dtype=torch.float64, device=x.device)
+        rows = torch.as_tensor(self.drawn, device=x.device)
+        if isinstance(kind, Tensor):
+            if kind.shape[-3:] != self.x.shape[1:] or kind.numel() != self.x.numel():
+                raise ValueError(
+                    f"points must have the shape of x, {tuple(self.x.shape)}, had "
+                    f"{tuple(kind.shape)}"
+                )
+            given = kind.to(x.device).reshape(self.x.shape).float()
+            if not bool(torch.isfinite(given).all()):
+                raise ValueError("points must be finite, some were NaN or inf")
+            return self.gradients.flat(given).double() - x.double()
+        if not len(rows):
+            return out
+        if kind == "noise":
+            out[rows] = self._noisy(self.drawn, self.first[self.drawn]).double() - x[rows].double()
+        elif kind == "orthogonal":
+            out[rows] = self._noisy(self.drawn, 0 * self.drawn, STREAM).double() - x[rows].double()
+        else:
+            out[rows] = self._attacked(self.drawn, attack).double() - x[rows].double()
+        return out
+
+    def _attacked(self, rows: np.ndarray, attack: str) -> Tensor:
+        """Points (S, D) of errors of images rows (S,); of an image without one, the image."""
+        out = self.gradients.x[torch.as_tensor(rows, device=self.x.device)]
+        # PGD takes one radius a call: powers of two, so that an image's does not depend on others
+        eps = 2.0 ** np.ceil(np.log2(np.maximum(LEAST_EPS, EPS_SIGMAS * self.sigma[rows])))
+        groups = np.unique(eps) if attack == "pgd" else [None]
+        for each in groups:
+            some = rows if each is None else rows[eps == each]
+            at = torch.as_tensor(some, device=self.x.device)
+            wanted = self.wanted[some]
+            found = distance_to_error(
+                self.model, self.x[at], self.engine.y[at], method=attack, eps=each,
+                targets=torch.as_tensor(wanted) if (wanted >= 0).all() else None,
+                **self.shared | {"ids": self.engine.ids[at]},
+            )  # fmt: skip
+            self.n_forward[some] += found.n_forward
+            self.n_backward[some] += found.n_backward
+            self.status[some[~found.found]] = "no_adversarial_error"
+            out[torch.as_tensor(np.isin(rows, some))] = self.gradients.flat(found.x_adv.float())
+        return out
+
+    def _noisy(self, rows: np.ndarray, draws: np.ndarray, stream: int = 0) -> Tensor:
+        """Draws of images rows (S,) at their sigma, as points (S, D) float32."""
+        engine, device = self.engine, self.x.device
+        rows, draws = np.ascontiguousarray(rows), np.ascontiguousarray(draws)
+        out = engine.x.new_empty((len(rows), *self.x.shape[1:]))
+        engine.kernels.perturb(
+            engine.x,
+            torch.as_tensor(rows, device=device),
+            torch.as_tensor(self.sigma[rows], device=device).float(),
+            torch.as_tensor(draws, device=device),
+            engine.ids,
+            out,
+            seed=engine.seed,
+            stream=stream,
+        )
+        return self.gradients.flat(out)
+
+    # -- the plane and its map ---------------------------------------------------------------
+
+    def span(self) -> None:
+        """Axes of each plane, up first made a unit, and the coordinates of both points."""
+        across, up = self.moves
+        second = isinstance(self.kinds[1], str) and self.kinds[1] == "orthogonal"
+        if second:  # the free direction gives way to the other
+            up = up - _along(up, across)
+        axis_up = up / up.norm(dim=1, keepdim=True)
+        rest = across - _along(across, up)
+        flat = ~(rest.norm(dim=1) > FLAT * across.norm(dim=1))  # also where one has no length
+        flat &= torch.as_tensor(self.status == "drawn", device=flat.device)
+        if bool(flat.any()):
+            image = int(self.engine.ids[flat.nonzero()[0, 0]])
+            raise ValueError(f"across and up must span a plane, those of image {image} did not")
+        self.axes = torch.stack([rest / rest.norm(dim=1, keepdim=True), axis_up])
+        moves = torch.stack([across, up])
+        self.points = torch.einsum("pbd,abd->bpa", moves, self.axes).cpu().numpy()
+        self.points[self.status != "drawn"] = np.nan
+
+    def map(self, size: int, coarse: int, extent: float) -> Grid:
+        rows = self.drawn
+        radius = typical_noise_norm(self.sigma[rows], self.gradients.x.shape[1])
+        self.half_width = np.full(len(self.x), np.nan)
+        far = np.abs(self.points[rows]).max((1, 2)) if len(rows) else radius
+        self.half_width[rows] = np.maximum(extent * radius, ROOM * far)
+        step = 2 * self.half_width / (size - 1)
+        grid = Grid(len(rows), size, coarse)
+        with bar(0, "nodes", self.progress) as shown:
+            while len((plan := grid.plan())[0]):
+                window, up, across = plan
+                shown.total = (shown.total or 0) + len(window)
+                at = rows[window]
+                coordinates = np.stack([across, up], 1) * step[at, None]
+                found = self._judged(at, coordinates - self.half_width[at, None], shown)
+                grid.update(*found)
+        self.point_labels = np.full((len(self.x), 2), -1)
+        both = np.repeat(rows, 2)
+        if len(rows):
+            classes, _ = self._judged(both, self.points[rows].reshape(-1, 2), None)
+            self.point_labels[rows] = classes.reshape(-1, 2)
+        return grid
+
+    def _judged(
+        self, rows: np.ndarray, coordinates: np.ndarray, shown: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Class and margin of points of the planes, coordinates (S, 2) across and up."""
+        size, device = self.engine.batch_size, self.x.device
+        images = torch.as_tensor(rows, device=device)
+        place = torch.as_tensor(coordinates, device=device).float()
+        axes = self.axes.float()
+        parts: list[Tensor] = []
+        for start in range(0, len(rows), size):
+            at = slice(start, start + size)
+            some, (a, b) = images[at], place[at].unsqueeze(2).unbind(1)
+            points = self.gradients.x[some]
+            points.addcmul_(a, axes[0][some]).addcmul_(b, axes[1][some])
+            parts.append(torch.stack(self._margin_and_class(some, points)))
+            if shown is not None:
+                shown.update(len(some))
+        margin, classes = torch.cat(parts, 1).cpu().numpy()
+        return classes.astype(np.int64), margin
+
+    def _margin_and_class(self, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        margin, other = self.gradients.judged(rows, self.gradients.logits(rows, points))
+        margin = margin.double()
+        return margin, torch.where(margin > 0, self.engine.y[rows], other).double()
+
+    def _classes(self, rows: np.ndarray, points: Tensor) -> np.ndarray:
+        images = torch.as_tensor(rows, device=points.device)
+        found = self._margin_and_class(images, points)[1]
+        return found.long().cpu().numpy()
+
+    # -- the record --------------------------------------------------------------------------
+
+    def result(self, grid: Grid, names: tuple[str, ...], how: Provenance) -> SliceResult:
+        n, rows, size = len(self.x), self.drawn, grid.size
+        classes = np.full((n, size, size), -1, np.int16)
+        margin = np.full((n, size, size), np.nan, np.float32)
+        evaluated = np.zeros((n, size, size), bool)
+        classes[rows], margin[rows] = grid.filled()
+        evaluated[rows] = grid.evaluated
+        n_evaluated = np.zeros(n, np.int64)
+        n_evaluated[rows] = grid.n_evaluated
+        connected = np.zeros(n, bool)
+        shape = np.full((4, n), np.nan)
+        for i in rows:
+            connected[i], found = self._shape(i, classes[i], margin[i])
+            shape[:, i] = found.distance, found.degrees, found.rms, found.largest
+        rate = np.where((self.class_rate > 0) & (self.class_rate < 1), self.class_rate, np.nan)
+        drawn = self.status == "drawn"
+        usable = np.where(drawn & np.isfinite(rate), self.sigma, 0.0)
+        predicted = half_space_distance(usable, np.where(np.isfinite(rate), rate, 0.5))
+        across, up = (self.gradients.images(axis.float()).contiguous() for axis in self.axes)
+        return SliceResult(
+            ids=self.engine.ids.cpu().numpy(),
+            labels=self.y,
+            status=self.status,
+            sigma=self.sigma,
+            error_rate=self.error_rate,
+            class_rate=self.class_rate,
+            half_space_distance=np.where(drawn & np.isfinite(rate), predicted, np.nan),
+            points=self.points,
+            point_labels=self.point_labels,
+            connected=connected,
+            edge_distance=shape[0],
+            edge_degrees=shape[1],
+            edge_rms=shape[2],
+            edge_largest=shape[3],
+            half_width=self.half_width,
+            classes=classes,
+            margin=margin,
+            evaluated=evaluated,
+            n_evaluated=n_evaluated,
+            n_forward=self.engine.n_forward
+            + self.n_forward
+            + self.gradients.n_forward.cpu().numpy(),
+            n_backward=self.n_backward,
+            axis_across=across,
+            axis_up=up,
+            across=names[0],
+            up=names[1],
+            provenance=how,
+        )
+
+    def _shape(self, i: int, classes: np.ndarray, margin: np.ndarray) -> tuple[bool, Edge]:
+        size = len(classes)
+        nodes = self.half_width[i] * np.linspace(-1.0, 1.0, size)
+        labels = regions(classes != self.y[i])
+        place = (self.points[i][:, ::-1] / self.half_width[i] + 1) * (size - 1) / 2
+        wrong = self.point_labels[i] != self.y[i]
+        across, up = (
+            region_of(labels, point) if bad else 0 for point, bad in zip(place, wrong, strict=True)
+        )
+        region = up or across
+        if not region:
+            return False, Edge()
+        radius = float(typical_noise_norm(self.sigma[i], self.gradients.x.shape[1]))
+        return bool(across == up), edge(labels == region, margin, nodes, radius)
+
+
+def _along(a: Tensor, b: Tensor) -> Tensor:
+    """The part of a (B, D) that lies along b (B, D)."""
+    return (a * b).sum(1, keepdim=True) / (b * b).sum(1, keepdim=True) * b
