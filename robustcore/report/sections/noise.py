@@ -9,9 +9,9 @@ import numpy as np
 from robustcore import plot
 from robustcore.copies import noisy_copies
 from robustcore.noise import error_rate, sigma_at_error_rate
-from robustcore.records import Record
 from robustcore.report.job import Job, median_with_interval
 from robustcore.report.page import Section, Table, figure, number
+from robustcore.results import Record
 
 NAME, TITLE = "noise", "Noise"
 GRID = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
