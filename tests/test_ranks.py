@@ -13,7 +13,7 @@ from test_runs import rate, same
 
 import robustcore as rc
 from robustcore import runs
-from robustcore.runs.store import FILE
+from robustcore.runs.errors import FILE
 
 HERE = str(Path(__file__).parent)
 BEGIN = f"""

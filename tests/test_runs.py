@@ -18,8 +18,9 @@ from models import Slab, Small, grey
 import robustcore as rc
 from robustcore import runs
 from robustcore.runs import whole
+from robustcore.runs.errors import FILE
+from robustcore.runs.lock import LOCK
 from robustcore.runs.rows import record_of, rows_of
-from robustcore.runs.store import FILE, LOCK
 
 X = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 KEPT = {"samples": 60, "progress": False, "block": 4}

@@ -5,7 +5,7 @@ import pytest
 
 import robustcore as rc
 from robustcore.cli import main
-from robustcore.runs.store import FILE
+from robustcore.runs.errors import FILE
 
 DISTANCE = ["distance", "--model", "cifar10-natural", "--images", "5", "--effort", "5"]
 

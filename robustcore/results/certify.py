@@ -12,15 +12,14 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from robustcore.geometry import isoperimetric_bound
-from robustcore.results.record import Record, per_image
+from robustcore.results.record import Record, StatusRecord, per_image
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Strings = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)
-class CertifyResult(Record):
+class CertifyResult(StatusRecord):
     """Two readings of one count, for B images: n_top of n_samples draws were given the class top.
 
     share_low and share_high bound the probability p of top, each wrong with a probability of at
@@ -44,7 +43,6 @@ class CertifyResult(Record):
     n_samples: Ints = per_image(np.int64)
     share_low: Floats = per_image(np.float64)
     share_high: Floats = per_image(np.float64)
-    status: Strings = per_image(np.str_)
     n_forward: Ints = per_image(np.int64)
     sigma: float
     alpha: float
@@ -52,12 +50,6 @@ class CertifyResult(Record):
 
     derived: ClassVar[tuple[str, ...]] = ("bound",)
     statuses: ClassVar[tuple[str, ...]] = ("certified", "abstained", "holds", "fails", "undecided")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (unknown := ~np.isin(self.status, self.statuses)).any():
-            worst = str(self.status[unknown][0])
-            raise ValueError(f"status must be one of {self.statuses}, but was {worst!r}")
 
     @property
     def bound(self) -> Floats:
@@ -69,17 +61,12 @@ class CertifyResult(Record):
         held = (self.label == self.labels) & (self.radius >= radius)
         return float(np.mean(held)) if len(self) else float("nan")
 
-    def count(self, status: str) -> int:
-        """How many images have this status."""
-        return int(np.sum(self.status == status))
-
     def _summary(self) -> str:
         head = f"{super()._summary()}, sigma {self.sigma:g}"
         if not len(self):
             return head
-        counts = ", ".join(f"{n} {each}" for each in self.statuses if (n := self.count(each)))
         asked = "" if self.asked is None else f" radius {self.asked:g}:"
-        return f"{head}:{asked} {counts}; median radius {np.median(self.radius):.3g}"
+        return f"{head}:{asked} {self._counts()}; median radius {np.median(self.radius):.3g}"
 
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)

@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcore.geometry import isoperimetric_bound
-from robustcore.results.record import Record, counted, per_image
+from robustcore.results.record import StatusRecord, counted, per_image
 from robustcore.stats import order_ranks
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Strings = npt.NDArray[np.str_]
 
 
 def ratio(distance: Any, bound: Any) -> Floats:
@@ -26,7 +25,7 @@ def ratio(distance: Any, bound: Any) -> Floats:
 
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)
-class NoisyDistance(Record):
+class NoisyDistance(StatusRecord):
     """How far noisy copies of B images are from their nearest errors, beside the theorem's bound.
 
     distances (B, N): of each of N draws of N(x, sigma^2 I), l2, in pixel units of [0, 1], from the
@@ -56,7 +55,6 @@ class NoisyDistance(Record):
     rate_high: Floats = per_image(np.float64)
     n_errors: Ints = per_image(np.int64)
     n_samples: Ints = per_image(np.int64)
-    status: Strings = per_image(np.str_)
     n_forward: Ints = per_image(np.int64)
     n_backward: Ints = per_image(np.int64)
     distances: Floats = per_image(np.float64, "N")
@@ -66,13 +64,6 @@ class NoisyDistance(Record):
     statuses: ClassVar[tuple[str, ...]] = (
         "found", "misclassified", "censored", "not_found", "masked",
     )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        unknown = ~np.isin(self.status, self.statuses)
-        if unknown.any():
-            worst = str(self.status[unknown][0])
-            raise ValueError(f"status must be one of {self.statuses}, but was {worst!r}")
 
     @property
     def bound(self) -> Floats:
@@ -95,17 +86,12 @@ class NoisyDistance(Record):
         known = self.ratio[~np.isnan(self.ratio)]
         return float(np.median(known)) if known.size else float("nan")
 
-    def count(self, status: str) -> int:
-        """How many images have this status."""
-        return int(np.sum(self.status == status))
-
     def _summary(self) -> str:
-        counts = ", ".join(f"{n} {each}" for each in self.statuses if (n := self.count(each)))
         head = f"{super()._summary()}, {counted(self.distances.shape[1], 'point')} each"
         if not len(self):
             return head
         return (
-            f"{head}: {counts}; median distance {np.median(self.distance):.3g}, "
+            f"{head}: {self._counts()}; median distance {np.median(self.distance):.3g}, "
             f"of the bound {self.median_ratio:.2f}"
         )
 

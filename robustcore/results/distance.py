@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from robustcore.results.record import Record, per_image, shared
+from robustcore.results.record import Record, StatusRecord, per_image, shared
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -18,7 +18,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)
-class DistanceResult(Record):
+class DistanceResult(StatusRecord):
     """The nearest error found for each of B images: an upper bound of the distance to the nearest.
 
     distance is that of x_adv from the image, in the norm ("L2" or "Linf") and in pixel units,
@@ -38,7 +38,6 @@ class DistanceResult(Record):
     distance: Floats = per_image(np.float64)
     label_adv: Ints = per_image(np.int64)
     targets: Ints = per_image(np.int64)
-    status: npt.NDArray[np.str_] = per_image(np.str_)
     restart: Ints = per_image(np.int64)
     step: Ints = per_image(np.int64)
     n_forward: Ints = per_image(np.int64)
@@ -51,10 +50,6 @@ class DistanceResult(Record):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = ~np.isin(self.status, self.statuses)
-        if unknown.any():
-            worst = str(self.status[unknown][0])
-            raise ValueError(f"status must be one of {self.statuses}, but was {worst!r}")
         wrong = (np.isinf(self.distance) == self.found) | ~(self.distance >= 0)
         if wrong.any():
             raise ValueError(
@@ -77,16 +72,11 @@ class DistanceResult(Record):
         """Median over all images: 0 for misclassified ones, inf where nothing was found."""
         return float(np.median(self.distance)) if len(self) else float("nan")
 
-    def count(self, status: str) -> int:
-        """How many images have this status."""
-        return int(np.sum(self.status == status))
-
     def _summary(self) -> str:
-        counts = ", ".join(f"{n} {each}" for each in self.statuses if (n := self.count(each)))
         images = f"{super()._summary()}, {self.norm}"
         if not len(self):
             return images
-        return f"{images}: {counts}; median distance {self.median_distance:.3g}"
+        return f"{images}: {self._counts()}; median distance {self.median_distance:.3g}"
 
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcore.geometry import half_space_distance
-from robustcore.results.record import Record, counted, per_image, shared
+from robustcore.results.record import Record, StatusRecord, counted, per_image, shared
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)
-class SigmaResult(Record):
+class SigmaResult(StatusRecord):
     """sigma(x0, rate) of B images: the noise at which the error rate of each is `rate`.
 
     sigma, and its bounds at `confidence`, are in pixel units of [0, 1]. By status:
@@ -39,7 +39,6 @@ class SigmaResult(Record):
     bracket_low: Floats = per_image(np.float64)
     bracket_high: Floats = per_image(np.float64)
     error_rate: Floats = per_image(np.float64)
-    status: npt.NDArray[np.str_] = per_image(np.str_)
     n_samples: Ints = per_image(np.int64)
     n_forward: Ints = per_image(np.int64)
     n_backward: Ints = per_image(np.int64)
@@ -51,10 +50,6 @@ class SigmaResult(Record):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = ~np.isin(self.status, self.statuses)
-        if unknown.any():
-            worst = str(self.status[unknown][0])
-            raise ValueError(f"status must be one of {self.statuses}, but was {worst!r}")
         # decided by sigma alone, so that no status can stand beside a number that belies it
         implied = np.where(self.sigma == 0, "misclassified", "found")
         implied = np.where(np.isposinf(self.sigma), "censored", implied)
@@ -75,14 +70,11 @@ class SigmaResult(Record):
         """Median over all images, misclassified ones counting as 0 and censored ones as inf."""
         return float(np.median(self.sigma)) if len(self) else float("nan")
 
-    def count(self, status: str) -> int:
-        """How many images have this status."""
-        return int(np.sum(self.status == status))
-
     def _summary(self) -> str:
-        counts = ", ".join(f"{n} {each}" for each in self.statuses if (n := self.count(each)))
         images = super()._summary()
-        return f"{images}: {counts}; median sigma {self.median_sigma:.3g}" if len(self) else images
+        if not len(self):
+            return images
+        return f"{images}: {self._counts()}; median sigma {self.median_sigma:.3g}"
 
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)

@@ -202,6 +202,29 @@ class Record:
             ) from error
 
 
+@dataclass(frozen=True, repr=False, eq=False, kw_only=True)
+class StatusRecord(Record):
+    """A record that says of each image what came of it: one of its `statuses`."""
+
+    status: npt.NDArray[np.str_] = per_image(np.str_)
+
+    statuses: ClassVar[tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (unknown := ~np.isin(self.status, self.statuses)).any():
+            worst = str(self.status[unknown][0])
+            raise ValueError(f"status must be one of {self.statuses}, but was {worst!r}")
+
+    def count(self, status: str) -> int:
+        """How many images have this status."""
+        return int(np.sum(self.status == status))
+
+    def _counts(self) -> str:
+        """How many images have each status that occurs, in words."""
+        return ", ".join(f"{n} {each}" for each in self.statuses if (n := self.count(each)))
+
+
 def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.spatial import ConvexHull
 
 from robustcore.geometry import typical_noise_norm
-from robustcore.results.record import Record, per_image
+from robustcore.results.record import StatusRecord, per_image
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -20,7 +20,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)
-class SliceResult(Record):
+class SliceResult(StatusRecord):
     """A plane through each of B images: class and margin on N x N nodes, and the error region.
 
     The image is the origin. The plane holds two points, named by `across` and `up`: up lies on the
@@ -45,7 +45,6 @@ class SliceResult(Record):
     root mean square and largest deviation.
     """
 
-    status: npt.NDArray[np.str_] = per_image(np.str_)
     sigma: Floats = per_image(np.float64)
     error_rate: Floats = per_image(np.float64)
     class_rate: Floats = per_image(np.float64)
@@ -76,13 +75,6 @@ class SliceResult(Record):
         "no_noise_error",
         "no_adversarial_error",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        unknown = ~np.isin(self.status, self.statuses)
-        if unknown.any():
-            worst = str(self.status[unknown][0])
-            raise ValueError(f"status must be one of {self.statuses}, but was {worst!r}")
 
     @property
     def drawn(self) -> Bools:
@@ -116,13 +108,8 @@ class SliceResult(Record):
         axes = np.stack([np.asarray(self.axis_across[image]), np.asarray(self.axis_up[image])])
         return linf_trace(axes.reshape(2, -1).astype(np.float64), eps)
 
-    def count(self, status: str) -> int:
-        """How many images have this status."""
-        return int(np.sum(self.status == status))
-
     def _summary(self) -> str:
-        counts = ", ".join(f"{n} {each}" for each in self.statuses if (n := self.count(each)))
-        parts = f"{super()._summary()}, {self.across} and {self.up}: {counts}"
+        parts = f"{super()._summary()}, {self.across} and {self.up}: {self._counts()}"
         if not self.drawn.any():
             return parts
         joined = int(self.connected.sum())

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustcore.runs.errors import Changed
 from robustcore.sources import digest
 
 MEANING = {"x": "the images", "model": "the weights", "torch": "the version of torch"}
@@ -107,12 +108,12 @@ def settings_hash(identity: dict[str, Any]) -> str:
 
 
 def refuse_change(held: dict[str, Any], given: dict[str, Any], folder: Any) -> None:
-    """Raises ValueError naming the first argument that is not that of the run in `folder`."""
+    """Raises Changed naming the first argument that is not that of the run in `folder`."""
     for name in [*held, *(each for each in given if each not in held)]:
         was, now = held.get(name), given.get(name)
         if was != now:
             what = f" ({MEANING[name]})" if name in MEANING else ""
-            raise ValueError(
+            raise Changed(
                 f"{name}{what} must be that of the run in {folder}, {was}, was {now}: "
                 "give another folder"
             )

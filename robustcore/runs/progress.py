@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import sqlite3
@@ -12,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustcore.runs.store import FILE, LOCK, clear_errors, mine
+from robustcore.runs.errors import FILE, clear_errors
+from robustcore.runs.lock import in_use
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def progress(folder: str | os.PathLike[str]) -> list[Progress]:
             query = "SELECT images, evaluations, seconds, ranks FROM sessions WHERE session = ?"
             images, spent, lately, ranks = db.execute(query, (last,)).fetchone()
             speeds = [v / lately if lately else float("nan") for v in (images, spent)]
-            running = _in_use(folder) and done < total
+            running = in_use(folder) and done < total
             each = (function, done, total, evaluations, *speeds, seconds, sessions, ranks, running)
             found.append(Progress(*each))
     return found
@@ -89,19 +89,3 @@ def _reading(folder: Path) -> Iterator[sqlite3.Connection]:
         yield db
     finally:
         db.close()
-
-
-def _in_use(folder: Path) -> bool:
-    if folder.resolve() in mine:  # to open its lock here would give it up
-        return True
-    try:
-        lock = os.open(folder / LOCK, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(lock)
-    return False

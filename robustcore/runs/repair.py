@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from robustcore.runs.store import FILE, Store, held
+from robustcore.runs.errors import FILE
+from robustcore.runs.lock import held
+from robustcore.runs.store import Store
 
 DAMAGED = f"{FILE}.damaged"
 TABLES = {"about": 2, "measurements": 5, "sessions": 7, "blocks": 5, "images": 6}

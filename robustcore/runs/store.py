@@ -8,11 +8,8 @@ carries a checksum. One process writes at a time; any number may read.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
-import socket
 import sqlite3
 import time
 import zlib
@@ -23,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from robustcore.runs.errors import FILE, Damaged, clear_errors, damaged
 from robustcore.runs.identity import refuse_change, settings_hash
+from robustcore.runs.lock import held
 from robustcore.runs.rows import Rows, layout
 
-FILE, LOCK = "run.sqlite", "run.lock"
 APPLICATION, FORMAT = 0x72636F72, 1  # "rcor"; raised when an older reader would misread
 TABLES = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT);
@@ -49,7 +47,6 @@ CREATE TABLE sessions (
 WRITING = ("journal_mode=WAL", "synchronous=FULL")
 # How the command line began the run that is to be: what `robustcore resume` repeats.
 command: ContextVar[dict[str, Any] | None] = ContextVar("command", default=None)
-mine: set[Path] = set()  # folders that this process writes to: a file lock does not see them
 
 
 class Store:
@@ -75,7 +72,7 @@ class Store:
         try:
             new = not db.execute("PRAGMA user_version").fetchone()[0]
             if new and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise ValueError(f"run must hold no {FILE} of another program, {self.folder} did")
+                raise Damaged(f"run must hold no {FILE} of another program, {self.folder} did")
             for each in WRITING:
                 db.execute(f"PRAGMA {each}")
             if new:
@@ -195,30 +192,6 @@ class Store:
         return clear_errors(self.folder)
 
 
-@contextlib.contextmanager
-def clear_errors(folder: Path | None) -> Iterator[None]:
-    """SQLite's errors as what they mean to the user."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        name = getattr(error, "sqlite_errorname", "") or ""
-        text = str(error)
-        if "full" in text or name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
-            code = errno.ENOSPC if "full" in text else errno.EIO
-            raise OSError(
-                code,
-                f"run must be a folder with room for its results, but {folder} has none or cannot "
-                f"be written ({text}). The images stored before are kept: make room, and resume",
-            ) from error
-        if "readonly" in text or "unable to open" in text:
-            raise PermissionError(
-                f"run must be a folder that can be written, was {folder}: {text}"
-            ) from error
-        if "locked" in text:
-            raise RuntimeError(f"run must not be in use, {folder} is: {text}") from error
-        raise _damaged(folder, text) from error
-
-
 def read_rows(db: sqlite3.Connection, settings: str) -> Rows:
     query = "SELECT form FROM measurements WHERE settings = ?"
     form = db.execute(query, (settings,)).fetchone()[0]
@@ -256,56 +229,15 @@ def merged(parts: list[dict[str, Any]], seconds: float, sessions: int) -> dict[s
 def _check(db: sqlite3.Connection, folder: Path | None) -> None:
     """Raises ValueError where the file is not whole, or not a run that this version reads."""
     if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
-        raise ValueError(
+        raise Damaged(
             f"run must be a folder of robustcore, {folder}/{FILE} is another kind of file"
         )
     held = db.execute("PRAGMA user_version").fetchone()[0]
     if held != FORMAT:
-        raise ValueError(f"run must be of format {FORMAT}, that in {folder} is of format {held}")
+        raise Damaged(f"run must be of format {FORMAT}, that in {folder} is of format {held}")
     found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
-        raise _damaged(folder, found)
+        raise damaged(folder, found)
     for name, checksum, content in db.execute("SELECT id, checksum, record FROM images"):
         if zlib.crc32(content) != checksum:
-            raise _damaged(folder, f"image {name} is not what was written")
-
-
-def _damaged(folder: Path | None, why: str) -> ValueError:
-    return ValueError(
-        f"run must hold a whole file, but {folder}/{FILE} is damaged or another kind of file "
-        f"({why}). It was left as it is: robustcore resume --repair saves what can be read"
-    )
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """The folder, made if need be, with a lock that ends with this process, however it ends."""
-    where = folder.resolve()
-    if where in mine:  # before the file is opened: closing it again would give up the lock
-        raise RuntimeError(f"run must not be in use, {folder} is by this very process")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        message = f"run must be a folder that can be written, was {folder}: {error.strerror}"
-        raise OSError(error.errno, message) from None
-    try:
-        _take(lock, folder)
-        mine.add(where)
-        yield
-    finally:
-        mine.discard(where)
-        os.close(lock)
-
-
-def _take(lock: int, folder: Path) -> None:
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        owner = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
-        raise RuntimeError(
-            f"run must not be in use, {folder} is by {owner}: wait for it, or give another folder"
-        ) from None
-    with contextlib.suppress(OSError):  # on a full disk the name of the owner is not worth a run
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            raise damaged(folder, f"image {name} is not what was written")

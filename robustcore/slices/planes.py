@@ -10,13 +10,11 @@ from torch import Tensor
 
 from robustcore.distance import distance_to_error
 from robustcore.evaluator import Evaluator
-from robustcore.geometry import half_space_distance, typical_noise_norm
+from robustcore.geometry import typical_noise_norm
 from robustcore.gradients import Gradients
 from robustcore.network import Model
 from robustcore.provenance import bar
-from robustcore.results import Provenance, SliceResult
 from robustcore.slices.grid import Grid
-from robustcore.slices.regions import Edge, edge, region_of, regions
 
 DIRECTIONS = ("noise", "adversarial", "orthogonal")
 STREAM = 2  # of the random directions; 0 is noise, 1 the starts of attacks
@@ -226,73 +224,6 @@ class Planes:
         images = torch.as_tensor(rows, device=points.device)
         found = self._margin_and_class(images, points)[1]
         return found.long().cpu().numpy()
-
-    # -- the record --------------------------------------------------------------------------
-
-    def result(self, grid: Grid, names: tuple[str, ...], how: Provenance) -> SliceResult:
-        n, rows, size = len(self.x), self.drawn, grid.size
-        classes = np.full((n, size, size), -1, np.int16)
-        margin = np.full((n, size, size), np.nan, np.float32)
-        evaluated = np.zeros((n, size, size), bool)
-        classes[rows], margin[rows] = grid.filled()
-        evaluated[rows] = grid.evaluated
-        n_evaluated = np.zeros(n, np.int64)
-        n_evaluated[rows] = grid.n_evaluated
-        connected = np.zeros(n, bool)
-        shape = np.full((4, n), np.nan)
-        for i in rows:
-            connected[i], found = self._shape(i, classes[i], margin[i])
-            shape[:, i] = found.distance, found.degrees, found.rms, found.largest
-        rate = np.where((self.class_rate > 0) & (self.class_rate < 1), self.class_rate, np.nan)
-        drawn = self.status == "drawn"
-        usable = np.where(drawn & np.isfinite(rate), self.sigma, 0.0)
-        predicted = half_space_distance(usable, np.where(np.isfinite(rate), rate, 0.5))
-        across, up = (self.gradients.images(axis.float()).contiguous() for axis in self.axes)
-        return SliceResult(
-            ids=self.engine.ids.cpu().numpy(),
-            labels=self.y,
-            status=self.status,
-            sigma=self.sigma,
-            error_rate=self.error_rate,
-            class_rate=self.class_rate,
-            half_space_distance=np.where(drawn & np.isfinite(rate), predicted, np.nan),
-            points=self.points,
-            point_labels=self.point_labels,
-            connected=connected,
-            edge_distance=shape[0],
-            edge_degrees=shape[1],
-            edge_rms=shape[2],
-            edge_largest=shape[3],
-            half_width=self.half_width,
-            classes=classes,
-            margin=margin,
-            evaluated=evaluated,
-            n_evaluated=n_evaluated,
-            n_forward=self.engine.n_forward
-            + self.n_forward
-            + self.gradients.n_forward.cpu().numpy(),
-            n_backward=self.n_backward,
-            axis_across=across,
-            axis_up=up,
-            across=names[0],
-            up=names[1],
-            provenance=how,
-        )
-
-    def _shape(self, i: int, classes: np.ndarray, margin: np.ndarray) -> tuple[bool, Edge]:
-        size = len(classes)
-        nodes = self.half_width[i] * np.linspace(-1.0, 1.0, size)
-        labels = regions(classes != self.y[i])
-        place = (self.points[i][:, ::-1] / self.half_width[i] + 1) * (size - 1) / 2
-        wrong = self.point_labels[i] != self.y[i]
-        across, up = (
-            region_of(labels, point) if bad else 0 for point, bad in zip(place, wrong, strict=True)
-        )
-        region = up or across
-        if not region:
-            return False, Edge()
-        radius = float(typical_noise_norm(self.sigma[i], self.gradients.x.shape[1]))
-        return bool(across == up), edge(labels == region, margin, nodes, radius)
 
 
 def _along(a: Tensor, b: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from robustcore.noise import sigma_at_error_rate
 from robustcore.provenance import provenance
 from robustcore.results import SigmaResult, SliceResult
 from robustcore.slices.planes import DIRECTIONS, Planes
+from robustcore.slices.record import record_of
 
 LARGEST = 1000  # nodes a side
 COARSE = 8
@@ -107,7 +108,7 @@ def church_windows(
         **{"extent": extent, "rate": rate if sigma is None else None},
     }
     how = provenance(engine, "adaptive" if coarse > 1 else "full", samples, start, settings)
-    return planes.result(grid, names, how)
+    return record_of(planes, grid, names, how)
 
 
 def _sigmas(sigma: Any, rate: float, planes: Planes) -> np.ndarray:

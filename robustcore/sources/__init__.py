@@ -1,0 +1,7 @@
+"""Images as they come: a tensor, an array, a data set or its loader, a folder. Read when wanted."""
+
+from robustcore.sources.folder import LabelledFolder
+from robustcore.sources.forms import open_source
+from robustcore.sources.source import Source, digest, labels_of
+
+__all__ = ["LabelledFolder", "Source", "digest", "labels_of", "open_source"]

@@ -1,0 +1,68 @@
+"""A set of images that is read block by block."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustcore import inputs
+
+CHUNK = 2**26  # bytes that are hashed at once
+
+Read = Callable[[int, int], tuple[Tensor, Any]]  # first, last to images and their labels or None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of n images: `read(first, last)` gives float images (C, H, W) and labels, or None.
+
+    Only what is read is held. `shape` is (C, H, W); `about` tells this set from another.
+    """
+
+    n: int
+    shape: tuple[int, ...]
+    read: Read
+    about: str
+
+    def block(self, first: int, last: int) -> tuple[Tensor, Any]:
+        """Checked images and labels. Raises ValueError naming an image that is not finite."""
+        x, y = self.read(first, last)
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(
+                f"x must hold images of one size, image {first} had shape "
+                f"{tuple(x.shape[1:])}, image 0 {self.shape}"
+            )
+        finite = torch.isfinite(x).flatten(1).all(1)
+        if not bool(finite.all()):
+            bad = first + int((~finite).nonzero()[0])
+            raise ValueError(f"x must be finite, image {bad} holds NaN or inf")
+        return x, y
+
+
+def labels_of(source: Source, y: Any) -> Tensor | None:
+    """Labels of all images, checked, where they are known without reading any."""
+    if y is None or isinstance(y, (str, os.PathLike)):
+        return None
+    return inputs.labels(y, source.n, torch.device("cpu"))
+
+
+def digest(*parts: Any) -> str:
+    """A short hash of tensors, arrays and texts."""
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            part = part.detach().cpu().contiguous()
+            found.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            flat = part.reshape(-1)
+            step = max(1, CHUNK // max(1, flat.element_size()))
+            for first in range(0, len(flat), step):
+                found.update(flat[first : first + step].view(torch.uint8).numpy().data)
+        else:
+            found.update(str(part).encode() + b"\0")
+    return found.hexdigest()[:16]
