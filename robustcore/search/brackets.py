@@ -35,12 +35,12 @@ class Brackets:
         Second, which images are done (I,). `rounds` (I,): how many each has had.
         """
         radius = self.radii.infer(images)
-        ordered = np.sort(radius, 1)
+        width = np.repeat([COARSE, FINE, COARSE], len(images))
+        found = bracket_of(_ranked(radius, ranks).ravel(), self.radii.sigma_max, width)
+        self.found[images] = found.reshape(2, 3, -1).transpose(2, 1, 0)
         plan, done = np.full(radius.shape, np.inf), np.ones(len(images), bool)
-        for j, width in ((1, FINE), (2, COARSE), (0, COARSE)):
-            rank = ranks[:, j]
-            low, high = bracket_of(_ranked(ordered, rank), self.radii.sigma_max, width)
-            self.found[images, j] = np.stack([low, high], 1)
+        for j in (1, 2, 0):
+            rank, (low, high) = ranks[:, j], self.found[images, j].T
             # of a bound, only the outer end need be sure
             ends = ((high, True),) * (j > 0) + ((low, False),) * (j < 2)
             for end, upper in ends:
@@ -77,10 +77,10 @@ def _doubtful(sure: Floats, conflict: Bools, rank: Ints, upper: bool, few: Bools
     return np.isfinite(least) & (least <= most[:, None])
 
 
-def bracket_of(radius: Floats, sigma_max: float, width: float) -> Floats:
+def bracket_of(radius: Floats, sigma_max: float, width: Floats | float) -> Floats:
     """(2, I): where the paper's bisection ends, on a rate that passes its target at `radius`.
 
-    It goes on until the bracket is narrower than this share of the radius, too.
+    It goes on until the bracket is narrower than `width`, a share of the radius, too.
     """
     low = np.zeros(len(radius))
     high = np.where(radius > 0, np.inf, 0.0)
@@ -99,7 +99,7 @@ def passed_below(radius: Floats, sigma_max: float, count: int) -> Floats:
     return passed
 
 
-def _walk(radius: Floats, sigma_max: float, width: float) -> Iterator[tuple[Floats, Floats]]:
+def _walk(radius: Floats, sigma_max: float, width: Floats | float) -> Iterator[tuple[Floats, Floats]]:
     """Each step of the paper's bisection: the guess (I,), NaN when at the end, and the bracket."""
     low, high = np.zeros(len(radius)), np.where(radius > 0, np.inf, 0.0)
     guess = np.full(len(radius), FIRST_GUESS * sigma_max)
@@ -114,8 +114,9 @@ def _walk(radius: Floats, sigma_max: float, width: float) -> Iterator[tuple[Floa
         yield now, np.stack([low, high])
 
 
-def _ranked(ordered: Floats, rank: Ints) -> Floats:
-    """Entry of 1-based rank of each row; 0 for rank 0, inf for a rank beyond the last."""
-    n = ordered.shape[1]
-    value = np.take_along_axis(ordered, np.clip(rank - 1, 0, n - 1)[:, None], 1)[:, 0]
-    return np.where(rank < 1, 0.0, np.where(rank > n, np.inf, value))
+def _ranked(radius: Floats, ranks: Ints) -> Floats:
+    """(3, I): the entries of 1-based ranks (I, 3) of each row; 0 for rank 0, inf beyond the last."""
+    n = radius.shape[1]
+    at = np.clip(ranks - 1, 0, n - 1)
+    value = np.take_along_axis(np.partition(radius, np.unique(at), 1), at, 1)
+    return np.where(ranks < 1, 0.0, np.where(ranks > n, np.inf, value)).T

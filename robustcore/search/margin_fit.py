@@ -84,7 +84,9 @@ def bell_shaped(rows: Ints, margins: Floats) -> NDArray[np.bool_]:
     _, index, n = np.unique(rows, return_inverse=True, return_counts=True)
     with np.errstate(all="ignore"):
         centred = margins - (np.bincount(index, margins) / n)[index]
-        m2, m3, m4 = (np.bincount(index, centred**k) / n for k in (2, 3, 4))
+        square = centred * centred
+        powers = square, square * centred, square * square
+        m2, m3, m4 = (np.bincount(index, power) / n for power in powers)
         skew, kurtosis = m3 / m2**1.5, m4 / m2**2
         # half a bell has a skewness of 1
         return (np.abs(skew) < BELL) & (kurtosis < 3 + 2 * BELL**2)

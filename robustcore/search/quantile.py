@@ -256,6 +256,8 @@ class Quantile:
 
     def _probe(self, images: Ints) -> None:
         """Look at guesses well below sigma that bisection passes: the rate need not be monotone."""
+        if not len(images):
+            return
         passed = passed_below(
             np.minimum(self.sigma[images], self.sigma_max), self.sigma_max, PROBES
         )

@@ -104,7 +104,7 @@ class Radii:
         with np.errstate(all="ignore"):
             nearer = np.abs(margin[1]) < np.abs(margin[0])
             base, m = (np.where(nearer, v[1], v[0]) for v in (at, margin))
-            fall = _fall(at, margin, slope, deviation, base, m)
+            fall, _ = _fall(at, margin, slope, deviation, base, m)
             radius = np.clip(base + m / fall, base / FARTHEST, base * FARTHEST)
             clean = self.clean[images, None]
             chord = np.minimum(base * clean / (clean - m), FAR * base)
@@ -129,13 +129,16 @@ class Radii:
         mean, error = _foretell(at, margin, slope, deviation, self.clean[images, None], sigma)
         with np.errstate(all="ignore"):
             sure = mean / (SURE * self.spread[images, None] * error)
-        sure = np.where(error == 0, np.where(mean > 0, np.inf, -np.inf), sure)
-        low, high = self.low[images], self.high[images]
-        known = np.where(high <= sigma, -np.inf, np.where(low >= sigma, np.inf, 0.0))
+        sure[(error == 0) & ~(mean > 0)] = -np.inf
+        # of some draws the bracket is taken at its word
         blind, times = self.blind[images, None], self.times[images]
-        sure = np.where(blind & (times > 0), known, sure)
-        near = (sigma <= CLOSE * high) & (low <= CLOSE * sigma)
-        return np.where((known != 0) & (times >= OFTEN) & near, known, sure)
+        row, draw = np.nonzero((times >= OFTEN) | blind & (times > 0))
+        low, high, end = self.low[images[row], draw], self.high[images[row], draw], sigma[row, 0]
+        known = np.where(high <= end, -np.inf, np.where(low >= end, np.inf, 0.0))
+        near = (known != 0) & (end <= CLOSE * high) & (low <= CLOSE * end)
+        trusted = near & (times[row, draw] >= OFTEN) | blind[row, 0]
+        sure[row[trusted], draw[trusted]] = known[trusted]
+        return sure
 
     def reciprocal(self, images: Ints) -> Floats:
         """1 / r_i by the last evaluation and the slope alone, (len(images), N): NaN where unseen.
@@ -148,14 +151,17 @@ class Radii:
 
 def _fall(
     at: Floats, margin: Floats, slope: Floats, deviation: Floats, base: Floats, m: Floats
-) -> Floats:
+) -> tuple[Floats, Bools]:
     """Fall of a margin per unit of sigma: of the line through two evaluations, or through one.
 
-    Margins are nearly linear in sigma, and are exactly so for a linear model.
+    Second, where it is of two. Margins are nearly linear in sigma, and are exactly so for a linear
+    model.
     """
-    together = np.abs(np.log(at[0] / at[1])) < TOGETHER
+    apart = at[0] / at[1]
+    together = (apart < np.exp(TOGETHER)) & (apart > np.exp(-TOGETHER))
     own = (margin[1] - margin[0]) / (at[0] - at[1])
-    return np.maximum(np.where(together, own, (slope - m) / base), FLAT * deviation / base)
+    fall = np.where(together, own, (slope - m) / base)
+    return np.maximum(fall, FLAT * deviation / base), together
 
 
 def _foretell(
@@ -163,11 +169,12 @@ def _foretell(
 ) -> tuple[Floats, Floats]:
     """Margins foretold at sigma, with their standard errors, from (2, ...) evaluations."""
     with np.errstate(all="ignore"):
-        away = np.abs(np.log(sigma / at))
-        nearer = away[1] < away[0]
-        base, m, least = (np.where(nearer, v[1], v[0]) for v in (at, margin, away))
-        together = np.abs(np.log(at[0] / at[1])) < TOGETHER
-        mean = m - _fall(at, margin, slope, deviation, base, m) * (sigma - base)
+        beyond = sigma**2 - at[0] * at[1]  # the middle of both, in log sigma
+        nearer = beyond * (at[1] - at[0]) > 0
+        base, m = (np.where(nearer, v[1], v[0]) for v in (at, margin))
+        fall, together = _fall(at, margin, slope, deviation, base, m)
+        mean = m - fall * (sigma - base)
         chord = clean + (m - clean) * sigma / base
         mean = np.where((m <= 0) & (sigma < FAR * base), np.maximum(mean, chord), mean)
-        return mean, np.where(together, OWN_SPREAD, SPREAD) * deviation * least
+        error = np.where(together, OWN_SPREAD, SPREAD) * deviation * np.abs(np.log(sigma / base))
+        return mean, error
