@@ -45,20 +45,6 @@ def test_both_views_side_by_side(tmp_path, capsys):
         assert f"{ratio:.2f}" in printed
 
 
-def test_distance_prints_a_table_and_writes_two_files(tmp_path, capsys):
-    command = "distance --model cifar10-natural --images 3 --norm inf --effort 25 --box 0 1 --out"
-    assert main([*command.split(), str(tmp_path)]) == 0
-    record = rc.Record.load(tmp_path / "distance.npz")
-    assert record.norm == "Linf"
-    assert float(record.x_adv.min()) >= 0
-    assert float(record.x_adv.max()) <= 1
-    printed = capsys.readouterr().out
-    for distance in record.distance:
-        assert f"{distance:.4f}" in printed
-    assert main([*command.replace("inf", "3").split(), str(tmp_path)]) == 2
-    assert "norm must be" in capsys.readouterr().err
-
-
 def test_the_table_says_what_the_library_says(tmp_path):
     assert sigma(tmp_path) == 0
     model, x, y = rc.load_example("cifar10-natural", images=3)

@@ -75,6 +75,10 @@ BAD = {
     "restarts must be an integer": {"restarts": 1.5},
     "eps must be left out": {"eps": 0.5},
     "steps must be left out": {"steps": 5},
+    "step_size must be left out with method='minimum', was 0.1": {"step_size": 0.1},
+    "loss must be left out with method='minimum', was 'dlr'": {"loss": "dlr"},
+    "refine must be left out with method='minimum', was True": {"refine": True},
+    "effort must be left out with method='pgd', was 60": {"method": "pgd", "effort": 60},
     "eps must be positive": {"method": "pgd", "eps": 0.0},
     "eps must be positive .* was -0.5": {"method": "pgd", "eps": -0.5},
     "eps must be positive .* was nan": {"method": "pgd", "eps": math.nan},
@@ -108,13 +112,17 @@ def test_bad_input_is_refused_by_name(message):
     [
         ("eps must be positive", {"eps": [0.1, -1.0]}),
         ("eps must be a number", {"eps": "search"}),
-        ("steps must be at least 1", {"steps": 0}),
-        (r"restarts must be in \[1, ", {"restarts": 0}),
+        ("eps must be positive .* nan", {"eps": [0.1, math.nan]}),
+        ("steps must be at least 1, was 0", {"steps": 0}),
+        ("steps must be at least 1, was -3", {"steps": -3}),
+        (r"restarts must be in \[1, .* was 0", {"restarts": 0}),
+        (r"restarts must be in \[1, .* was -1", {"restarts": -1}),
         ("eps must be positive", {"eps": 0}),
         ("eps must be a number or a flat grid", {"eps": []}),
         ("y must be below the model's 3 classes", {"y": [0, 3]}),
         ("targets must differ from the labels", {"targets": [1, 0]}),
-        ("step_size must be positive", {"step_size": 0}),
+        ("step_size must be positive .* was 0", {"step_size": 0}),
+        ("step_size must be positive .* was -0.1", {"step_size": -0.1}),
         ("norm must be", {"norm": 0}),
         ("loss must be one of", {"loss": "mse"}),
         (r"x must lie in the box \[0, 1\]", {"x": grey(2, (3, 8, 8))[0] + 1}),
@@ -126,11 +134,14 @@ def test_bad_input_to_pgd_is_refused_by_name(message, change):
         pgd(Slab(192, 0.4), **{"x": x, "y": y, "eps": 0.1, **change})
 
 
-def test_a_model_without_a_gradient_is_refused():
+@pytest.mark.parametrize("how", [{}, {"method": "pgd"}, {"method": "pgd", "eps": "search"}])
+def test_a_model_without_a_gradient_is_refused(how):
     x, y = grey(2, (3, 8, 8))
-    for call in (distance_to_error, lambda *a: pgd(*a, eps=0.1)):
-        with pytest.raises(ValueError, match=r"model must let gradients through .* error rate"):
-            call(Detached(192, 0.4), x, y)
+    message = r"model must let gradients through .* error rate"
+    with pytest.raises(ValueError, match=message):
+        distance_to_error(Detached(192, 0.4), x, y, **how)
+    with pytest.raises(ValueError, match=message):
+        pgd(Detached(192, 0.4), x, y, eps=0.1)
 
 
 def test_norms_have_two_spellings():

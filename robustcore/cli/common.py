@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ from robustcore.sources import LabelledFolder
 
 LEFT = ("label", "corruption")  # columns of words, aligned on the left
 SHOWN = 200  # rows of a table that is printed
-LAYOUT = argparse.ArgumentDefaultsHelpFormatter
+
+
+class LAYOUT(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not that there is none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        none = action.default is None or action.default is False
+        return action.help if none else super()._get_help_string(action)
 
 
 def options() -> argparse.ArgumentParser:
@@ -103,6 +111,16 @@ def _writable(out: Path) -> None:
 
 def engine(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in ("seed", "batch_size", "backend", "compile")}
+
+
+def fraction(text: str, more: str = "") -> float:
+    """A number, or a fraction such as 8/255, of an option."""
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(
+            f"must be a number, or a fraction such as 8/255, {more}was {text!r}"
+        ) from None
 
 
 def number(value: float, digits: int) -> str:

@@ -8,13 +8,15 @@ from robustcore.cli.common import (
     classes,
     engine,
     example,
+    fraction,
     leads,
     number,
     print_cost,
     print_table,
     write,
 )
-from robustcore.distance import METHODS, distance_to_error
+from robustcore.distance import EFFORT, METHODS, UNUSED, distance_to_error
+from robustcore.gradients import LOSSES
 
 ABOUT = "the nearest error of each image"
 
@@ -23,12 +25,32 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--norm", default="2", help="2 or inf")
     add("--method", default="minimum", choices=METHODS, help="pgd is the paper's")
-    add("--effort", type=int, default=60, help="gradients for each image and start (minimum)")
     add("--restarts", type=int, default=1, help="the nearest error of all is kept")
     add("--box", type=float, nargs=2, metavar=("LOW", "HIGH"), help="keep errors in this range")
+    minimum = parser.add_argument_group("--method minimum")
+    help = f"gradients for each image and start (default: {EFFORT})"
+    minimum.add_argument("--effort", type=int, help=help)
+    pgd = parser.add_argument_group("--method pgd")
+    pgd.add_argument(
+        "--eps",
+        type=_radius,
+        metavar="RADIUS",
+        help="in pixel units of [0, 1], also as 8/255; or search: the least of each image at which "
+        "the attack succeeds (default: 1, with --norm inf 0.1)",
+    )
+    pgd.add_argument("--steps", type=int, help="default: 200, with --eps search 100")
+    help = "default: eps/150; with --eps search it adapts"
+    pgd.add_argument("--step-size", type=fraction, help=help)
+    pgd.add_argument("--loss", choices=LOSSES, help="what the steps raise (default: ce)")
+    help = "bisect towards the image, which takes off what the last step overshot"
+    pgd.add_argument("--refine", action="store_true", help=help)
 
 
 def run(args: argparse.Namespace) -> int:
+    for option in UNUSED[args.method]:
+        if getattr(args, option) not in (None, False):
+            flag = option.replace("_", "-")
+            raise ValueError(f"--{flag} must be left out with --method {args.method}")
     model, x, y = example(args)
     near = distance_to_error(
         model,
@@ -39,6 +61,11 @@ def run(args: argparse.Namespace) -> int:
         effort=args.effort,
         restarts=args.restarts,
         box=args.box,
+        eps=args.eps,
+        steps=args.steps,
+        step_size=args.step_size,
+        loss=args.loss,
+        refine=args.refine,
         progress=True,
         run=args.kept,
         **engine(args),
@@ -61,3 +88,7 @@ def run(args: argparse.Namespace) -> int:
     write(near, args.out, "distance")
     print(f"wrote distance.csv and distance.npz in {args.out}")
     return 0
+
+
+def _radius(text: str) -> float | str:
+    return text if text == "search" else fraction(text, "or search, ")

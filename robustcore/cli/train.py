@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from robustcore import training, zoo
+from robustcore.cli.common import fraction
 from robustcore.training.recipes import ON_OVERFITTING
 from robustcore.training.schedule import SCHEDULES
 from robustcore.training.settings import PRECISIONS
@@ -61,9 +61,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     noise.add_argument("--sigma-max", type=float, help="noise is uniform up to this")
     noise.add_argument("--half", action="store_true", default=None, help="half stay clean")
     attack = parser.add_argument_group("--recipe adversarial")
-    attack.add_argument("--eps", type=_number, help="linf radius (default: 8/255)")
+    attack.add_argument("--eps", type=fraction, help="linf radius (default: 8/255)")
     attack.add_argument("--steps", type=int, help="of PGD (default: 7; 1 is the fast variant)")
-    attack.add_argument("--step-size", type=_number, help="default: 2.5 eps / steps")
+    attack.add_argument("--step-size", type=fraction, help="default: 2.5 eps / steps")
     attack.add_argument("--restarts", type=int, help="default: 1")
     attack.add_argument("--ramp", type=float, help="epochs in which eps grows (default: 0)")
     attack.add_argument(
@@ -118,11 +118,3 @@ def _recipe(args: argparse.Namespace) -> training.Recipe:
 
 def _given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-
-
-def _number(text: str) -> float:
-    """A number, or a fraction such as 8/255."""
-    try:
-        return float(Fraction(text))
-    except ZeroDivisionError as error:
-        raise ValueError(text) from error

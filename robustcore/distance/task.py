@@ -1,0 +1,119 @@
+"""What both measurements work with: images, the engine, what is found so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustcore import inputs
+from robustcore.attack import Found, Steps, minimum_norm, refine
+from robustcore.evaluator import Evaluator
+from robustcore.gradients import LOSSES, Gradients
+from robustcore.network import Model
+from robustcore.provenance import provenance
+from robustcore.results import DistanceResult
+
+BLOCK_ELEMENTS = 2**25  # pixels of all starts searched together: bounds the memory
+HALVINGS = 12  # of `refine`
+
+
+@dataclass
+class Task:
+    """Made by `start`, which checks; `distances` makes the record of what was found."""
+
+    x: Tensor  # as the caller holds it
+    norm: float
+    box: tuple[float, float] | None
+    restarts: int
+    loss: str
+    engine: Evaluator
+    gradients: Gradients
+    found: Found
+    logits: Tensor  # of the images
+    wrong: Tensor  # (B,) bool: the image itself is an error
+    right: Tensor  # the others
+
+    @staticmethod
+    def start(
+        model: Model, x: Tensor, y: Any, norm: float | str, box: Any, targets: Any, restarts: int,
+        loss: str, seed: int, ids: Any, batch_size: int | None, backend: str | None,
+        compile: bool | None,
+    ) -> Task:  # fmt: skip
+        which = inputs.norm(norm)
+        restarts = inputs.integer("restarts", restarts, 1, 2**20)
+        loss = inputs.choice("loss", loss, LOSSES)
+        images = inputs.images(x)
+        bounds = inputs.box_around(box, images)
+        engine = Evaluator(
+            model, x, y, ids=ids, seed=seed, batch_size=batch_size, backend=backend, compile=compile
+        )
+        gradients = Gradients(engine, None, which)
+        rows = torch.arange(len(images), device=images.device)
+        logits = gradients.logits(rows, gradients.x)
+        if targets is not None:
+            gradients.targets = inputs.targets(targets, engine.y, logits.shape[1])
+        margin, label = gradients.judged(rows, logits)
+        wrong = ~(margin > 0)
+        found = Found.nothing(gradients)
+        found.distance[wrong], found.label[wrong] = 0.0, label[wrong]
+        right = (~wrong).nonzero().flatten()
+        return Task(
+            images, which, bounds, restarts, loss, engine, gradients, found, logits, wrong, right
+        )
+
+    @property
+    def name(self) -> str:
+        return "L2" if self.norm == 2 else "Linf"
+
+    def steps(self, steps: int, size: float | None, random_start: bool, nearest: bool) -> Steps:
+        return Steps(
+            steps, self.restarts, self.loss, size, random_start, self.box, self.engine.seed,
+            self.engine.ids, nearest,
+        )  # fmt: skip
+
+    def nearest(self, effort: int, progress: Any) -> None:
+        block = max(1, BLOCK_ELEMENTS // (9 * self.gradients.x.shape[1]))
+        for rows in self.right.split(block) if len(self.right) else ():
+            minimum_norm(
+                self.gradients, self.found, rows, self.logits[rows], effort=effort,
+                restarts=self.restarts, box=self.box, seed=self.engine.seed, ids=self.engine.ids,
+            )  # fmt: skip
+            progress(len(rows))
+
+    def refine(self) -> None:
+        refine(self.gradients, self.found, 0.0, HALVINGS)
+
+    def distances(self, method: str, start: float, settings: dict[str, Any]) -> DistanceResult:
+        found, engine, gradients = self.found, self.engine, self.gradients
+        x_adv = gradients.images(found.point).to(self.x.dtype).contiguous()
+        known = torch.isfinite(found.distance)
+        x_adv = torch.where((known & ~self.wrong).view(-1, 1, 1, 1), x_adv, self.x)
+        away = (x_adv.double() - self.x.double()).flatten(1)
+        distance = away.norm(dim=1) if self.norm == 2 else away.abs().amax(1)
+        distance = torch.where(known, distance, torch.inf)
+        masked = ~known & ~gradients.usable
+        status = np.where(masked.cpu().numpy(), "masked", "not_found")
+        status = np.where(known.cpu().numpy(), "found", status)
+        wanted = torch.full_like(engine.y, -1) if gradients.targets is None else gradients.targets
+        columns = {
+            "labels": engine.y,
+            "targets": wanted,
+            "distance": distance,
+            "label_adv": found.label,
+            "restart": found.restart,
+            "step": found.step,
+            "ids": engine.ids,
+            "n_backward": gradients.n_backward,
+        }
+        return DistanceResult(
+            **{name: value.cpu().numpy() for name, value in columns.items()},
+            n_forward=engine.n_forward + gradients.n_forward.cpu().numpy(),
+            status=np.where(self.wrong.cpu().numpy(), "misclassified", status),
+            x_adv=x_adv,
+            norm=self.name,
+            provenance=provenance(engine, method, None, start, settings),
+        )
