@@ -9,7 +9,7 @@ import numpy as np
 from robustcore.search.bisection import FIRST_GUESS, RESOLUTION, step
 from robustcore.search.radii import Bools, Floats, Ints, Radii
 
-FINE, COARSE = 0.01, 0.015  # width as a share of sigma: of the quantile's bracket, of its bounds'
+FINE, COARSE = 0.01, 0.006  # width as a share of sigma: of the quantile's bracket, of its bounds'
 WELL_BELOW = 0.8  # of sigma: such guesses are looked at by themselves
 AT_ONCE, FEW = 24, 2  # the least sure draws of an end, in each of the first rounds
 BOUND_ROUNDS = 6

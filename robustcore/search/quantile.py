@@ -14,8 +14,9 @@ from robustcore.search.radii import Floats, Ints, Plan, Radii
 PILOT = 16  # draws at each guess until the neighbourhood is found
 FIRST, SECOND = 128, 384  # draws that place the sigma at which the next are evaluated
 SLOPE = 32  # of them, the nearest to an error, evaluated again, with rtol, for their slope
-PROBES, PROBE, CHECK = 2, 16, 128  # guesses passed on the way, draws at each, at a doubtful one
+PROBES, PROBE, CHECK = 2, 32, 128  # guesses passed on the way, draws at each, at a doubtful one
 LOST = 0.9  # in z: the pilot goes on
+PROBE_DOUBTFUL = 0.3
 DOUBTFUL = 0.15  # in z: a rate no more than this below the target at a smaller sigma is followed
 ROUNDS = 40  # of a refinement; after them nothing is inferred, and brackets are halved
 APART = 0.15  # in log sigma, of evaluations that tell the slope
@@ -270,7 +271,7 @@ class Quantile:
         _, z, _ = moments(np.arange(len(rows) // draws).repeat(draws), margins)
         images, at = rows[::draws], sigma[::draws]
         self.phase[images] = DONE
-        doubtful = z < self.z_target + 2 * DOUBTFUL
+        doubtful = z < self.z_target + PROBE_DOUBTFUL
         # of two, the lower: bisection comes there from above
         for image, guess in zip(images[doubtful][::-1], at[doubtful][::-1], strict=True):
             self.passed[image, 0], self.phase[image] = guess, CHECKING
