@@ -1,4 +1,4 @@
-"""Builds robustcore's two extensions from csrc/; everything else is in pyproject.toml.
+"""Builds robustcore's extensions from csrc/; everything else is in pyproject.toml.
 
 The CPU kernels are compiled once for each instruction set, each file with flags of its own, and
 chosen at run time: so no flag here follows the machine that builds.
@@ -27,9 +27,10 @@ ISA_FLAGS = {
 }
 FILE_FLAGS = {
     f"{kernel}_{isa}.cpp": flags
-    for kernel in ("perturb", "ball")
+    for kernel in ("perturb", "ball", "fused")
     for isa, flags in ISA_FLAGS.items()
 }
+FILE_FLAGS["fused_avx2.cpp"] = ["-mavx2", "-mfma"]  # products of matrices name their contraction
 
 
 class BuildExt(build_ext):
@@ -47,12 +48,15 @@ class BuildExt(build_ext):
 
 
 x86 = platform.machine().lower() in ("x86_64", "amd64")
-sources = [
-    str(path)
-    for path in [Path("csrc/bindings.cpp"), *sorted(Path("csrc/cpu").glob("*.cpp"))]
-    if x86 or path.name not in FILE_FLAGS
-]
-corruptions = [str(path) for path in sorted(Path("csrc/corruptions").glob("*.cpp"))]
+
+
+def sources(folder):
+    """What this kind of processor compiles."""
+    paths = sorted(Path("csrc", folder).glob("*.cpp"))
+    return [str(path) for path in paths if x86 or path.name not in FILE_FLAGS]
+
+
+POOL = "csrc/cpu/parallel.cpp"
 
 
 def extension(name, sources):
@@ -68,8 +72,9 @@ def extension(name, sources):
 
 setup(
     ext_modules=[
-        extension("robustcore._native", sources),
-        extension("robustcore._corruptions", [*corruptions, "csrc/cpu/parallel.cpp"]),
+        extension("robustcore._native", ["csrc/bindings.cpp", *sources("cpu")]),
+        extension("robustcore._corruptions", [*sources("corruptions"), POOL]),
+        extension("robustcore._fused", [*sources("fused"), POOL]),
     ],
     cmdclass={"build_ext": BuildExt},
 )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,8 @@ import torch
 from torch import Tensor
 
 from robustcore import inputs
+from robustcore.batches import Graph, Slots, out_of_memory
+from robustcore.fused import Fused, fuse
 from robustcore.kernels import select
 from robustcore.network import Model, Network
 
@@ -28,6 +29,7 @@ LEAST_BATCH = 4  # photos of 224 x 224, 2 cores: 1.3 times as fast as 2 at a tim
 # the caches, and to fill them again costs as much as the noise
 TOGETHER = 8
 GRAPH_BATCHES = 8  # recording a CUDA graph pays from about this many batches on
+FUSED_BATCH = 8192  # slots of a fused network: it stores no image
 PROBE = 4
 # How far two evaluations of one input may differ, relative to the largest logit, before the
 # model counts as randomised: far above rounding, far below any dropout or random resize.
@@ -38,15 +40,6 @@ class RandomizedModelWarning(UserWarning):
     """The model's answer to one input varies from call to call."""
 
 
-@dataclass(frozen=True)
-class Slots:
-    """A part of a round, on the device."""
-
-    rows: Tensor  # (S,) int64, image of each slot
-    sigma: Tensor  # (S,) float32
-    samples: Tensor  # (S,) int64, index of the draw
-
-
 class Evaluator:
     """A model and the images that it is measured on.
 
@@ -55,7 +48,8 @@ class Evaluator:
     of evaluations to come; it decides whether compilation pays (compile=None).
 
     After construction: `y` (B,) int64, `n_classes`, `clean_margins` (B,) float64, `randomized`,
-    `n_forward` (B,) int64 evaluations spent so far on each image, `notes`.
+    `n_forward` (B,) int64 evaluations spent so far on each image, `notes`; `fused`, the network
+    in one kernel with its noise, where it is small enough to be one (robustcore.fused), or None.
     """
 
     def __init__(
@@ -91,7 +85,8 @@ class Evaluator:
         self.network = Network(model, self.device, self.dtype)
         self.n_forward = np.zeros(n, np.int64)
         self.notes: list[str] = []
-        self._graph: _Graph | None = None
+        self.fused: Fused | None = None
+        self._graph: Graph | None = None
         self._images: Tensor | None = None
         with torch.no_grad():
             self._start(labels, compile, planned)
@@ -131,6 +126,13 @@ class Evaluator:
                 "model must judge each image by itself, its answer depended on the other images "
                 "in the batch: call model.eval()"
             )
+        elif compile is not True:
+            self.fused = fuse(
+                self.network.model, self.x, self.dtype, self.kernels.name, self.clip, logits
+            )
+        if self.fused is not None:
+            self.notes.append(self.fused.note)
+            return
         # a full batch first: smaller ones then need no compilation of their own
         full = self.x[:1].expand(max(self.batch_size, 32), -1, -1, -1)
         self.network.compile(compile, planned, self._formatted(full))
@@ -170,6 +172,8 @@ class Evaluator:
 
     def noisy(self, rows: Tensor, sigma: Tensor, samples: Tensor) -> Tensor:
         """The images of slots, (S, C, H, W) float32, as the model sees them: in x's type."""
+        if self.fused is not None and self.fused.packed.draws == "features":
+            raise ValueError("model must draw its noise in pixels where noisy images are wanted")
         out = self._formatted(self.x.new_empty((len(rows), *self.x.shape[1:])))
         self.kernels.perturb(
             self.x, rows, sigma.float(), samples, self.ids, out,
@@ -196,6 +200,10 @@ class Evaluator:
         Returns int64 (B, G). The draws of an image are the same at every sigma.
         """
         grid = torch.as_tensor(sigma, device=self.device).float()
+        self.n_forward += samples * len(grid)
+        if self.fused is not None:
+            names = {"seed": self.seed, "stream": self.stream, "clip": self.clip}
+            return self.fused.counts(self.x, self.y, grid, self.ids, samples, progress, **names)
         labels = self.y.repeat_interleave(len(grid))
         counts = torch.zeros(len(labels), dtype=torch.int64, device=self.device)
 
@@ -213,7 +221,6 @@ class Evaluator:
 
         with torch.no_grad():
             self._run((len(labels) * samples, slots), reduce)
-        self.n_forward += samples * len(grid)
         return counts.view(-1, len(grid)).cpu().numpy()
 
     # -- batches -----------------------------------------------------------------------------
@@ -249,9 +256,14 @@ class Evaluator:
             start = at.stop
 
     def _logits(self, slots: Slots, batches: int) -> Tensor:
+        if self.fused is not None:
+            return self.fused.logits(
+                self.x, slots.rows, slots.sigma, slots.samples, self.ids,
+                seed=self.seed, stream=self.stream, clip=self.clip,
+            )  # fmt: skip
         if self.device.type == "cuda" and len(slots.rows) == self.batch_size:
             if self._graph is None and batches >= GRAPH_BATCHES:
-                self._graph = _Graph(self._perturbed, slots, self.notes)
+                self._graph = Graph(self._perturbed, slots, self.notes)
             if self._graph is not None:
                 return self._graph(slots)
         return self._perturbed(slots)
@@ -285,43 +297,8 @@ class Evaluator:
         self.notes.append(f"out of memory: batch size halved to {self.batch_size}")
 
 
-class _Graph:
-    """One full batch recorded in a CUDA graph: a launch for the batch, not for each kernel."""
-
-    def __init__(self, step: Callable[[Slots], Tensor], slots: Slots, notes: list[str]) -> None:
-        self.slots = Slots(slots.rows.clone(), slots.sigma.clone(), slots.samples.clone())
-        self.step, self.graph = step, None
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        try:
-            with torch.cuda.stream(side):
-                for _ in range(2):
-                    step(self.slots)
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.logits = step(self.slots)
-            self.graph = graph
-        except RuntimeError as error:
-            if out_of_memory(error):
-                raise
-            notes.append(f"no CUDA graph, as recording failed: {error}")
-
-    def __call__(self, slots: Slots) -> Tensor:
-        if self.graph is None:
-            return self.step(slots)
-        for mine, new in zip(vars(self.slots).values(), vars(slots).values(), strict=True):
-            mine.copy_(new)
-        self.graph.replay()
-        return self.logits
-
-
 def _same(a: Tensor, b: Tensor) -> bool:
     """Whether two evaluations of the same inputs agree up to the model's own arithmetic."""
     allowed = SAME.get(a.dtype, 1e-3)
     a, b = a.double().nan_to_num(), b.double().nan_to_num()
     return bool((a - b).abs().max() <= allowed * a.abs().max().clamp(min=1e-6))
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustcore.evaluator import Evaluator, out_of_memory
+from robustcore.batches import out_of_memory
+from robustcore.evaluator import Evaluator
 
 LOSSES = ("ce", "margin", "dlr")
 

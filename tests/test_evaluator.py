@@ -142,7 +142,7 @@ def test_a_compiled_model_gives_the_same_counts_up_to_its_own_rounding():
 def test_compilation_is_chosen_by_the_work_to_come(monkeypatch):
     chosen = []
     monkeypatch.setattr(torch, "compile", lambda model, **_: chosen.append(model) or model)
-    model = Small().eval()
+    model = Small(nn.Softplus()).eval()  # not one that is fused
     Evaluator(model, images(2), planned=10**3)
     assert not chosen
     Evaluator(model, images(2), planned=10**12)
@@ -158,7 +158,7 @@ def test_automatic_compilation_that_fails_is_recorded_and_a_wanted_one_raises(mo
         return call
 
     monkeypatch.setattr(torch, "compile", fail)
-    model = Small().eval()
+    model = Small(nn.Softplus()).eval()
     automatic = Evaluator(model, images(2), planned=10**12)
     assert not automatic.network.compiled
     assert any("no compiler" in note for note in automatic.notes)

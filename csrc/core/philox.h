@@ -17,9 +17,12 @@ struct Words {
     typename V::W c0, c1, c2, c3;
 };
 
-template <class V>
+// kDone rounds are already behind the words given.
+template <class V, int kDone = 0>
 RC_FN Words<V> philox(Words<V> c, Key key) {
-    for (int round = 0; round < 10; ++round) {
+    key.k0 += kDone * 0x9E3779B9u;
+    key.k1 += kDone * 0xBB67AE85u;
+    for (int round = kDone; round < 10; ++round) {
         const typename V::W p0 = V::multiply(c.c0, 0xD2511F53u);
         const typename V::W p1 = V::multiply(c.c2, 0xCD9E8D57u);
         c.c0 = (p1 >> 32) ^ c.c1 ^ static_cast<uint64_t>(key.k0);

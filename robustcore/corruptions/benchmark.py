@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from robustcore import inputs
+from robustcore.batches import out_of_memory
 from robustcore.corruptions.batch import NUDGE, levels
 from robustcore.corruptions.corrupt import corrupted, known_name, parameter_set, pixels
 from robustcore.corruptions.digital import through_jpeg
 from robustcore.corruptions.kernels import Kernels, select
 from robustcore.corruptions.parameters import COMMON
-from robustcore.evaluator import PROBE, Evaluator, out_of_memory
+from robustcore.evaluator import PROBE, Evaluator
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
 from robustcore.results import CorruptionResult

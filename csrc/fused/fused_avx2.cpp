@@ -1,0 +1,3 @@
+#define RC_FUSED fused_avx2
+#define RC_FUSED_NAME "avx2"
+#include "fused.inc"

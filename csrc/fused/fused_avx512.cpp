@@ -1,0 +1,3 @@
+#define RC_FUSED fused_avx512
+#define RC_FUSED_NAME "avx512"
+#include "fused.inc"

@@ -1,0 +1,117 @@
+"""Small networks fused with their noise: from the name of a draw to an error count in one kernel.
+
+logits(x, rows, sigma, samples, ids, *, seed, stream=0, clip=None) -> (S, K) float32
+    The logits of slot s: those of image rows[s] with the noise that `kernels.perturb` would add,
+    named (seed, stream, ids[rows[s]], samples[s]), times sigma[s]. Arguments as there. The noise
+    has perturb's bits; sums over units are ordered otherwise than torch's, so logits differ by
+    rounding. A slot's logits depend neither on the other slots nor on the number of threads.
+
+count_errors(x, labels, sigma, ids, draws, counts, *, seed, stream=0, clip=None) -> None
+    counts[b, g] (B, G) int64 += errors of image b at sigma[g] over samples [first, first + n) for
+    draws = (first, n): those whose margin is not > 0. Nothing but counts leaves the cache, and the
+    draws, with a linear first layer its product too, are made once for all sigmas.
+
+A linear first layer is applied to the noise alone: W (x + sigma z) + b is (W x + b) + sigma (W z),
+the bracket being made once for each image. With clip, and before a convolution, noise is added to
+the image as `perturb` does, with the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustcore.fused.pack import NotPackable, pack
+from robustcore.fused.packed import Packed
+from robustcore.fused.reference import ReferenceNet
+
+__all__ = ["Fused", "NotPackable", "Packed", "fuse", "pack"]
+
+AT_ONCE = 2**16  # slots to a call: then progress is shown, and an interrupt is heard
+AGREE = 1e-4  # relative to the largest logit: rounding alone separates the two
+
+
+class Fused:
+    """A packed network and the body that runs it, as the engine uses them."""
+
+    def __init__(self, packed: Packed, backend: str) -> None:
+        if backend == "native":
+            from robustcore.fused.native import NativeNet  # needs the compiled extension
+
+            self.body: Any = NativeNet(packed)
+        else:
+            self.body = ReferenceNet(packed)
+        self.packed, self.logits = packed, self.body.logits
+
+    @property
+    def note(self) -> str:
+        """What a record says of it."""
+        said = f"fused from noise to counts: {self.packed}"
+        if self.packed.draws == "features":
+            said += "; noise drawn in the image of the first layer, so not the draws of pixels"
+        return said
+
+    def counts(
+        self,
+        x: Tensor,
+        labels: Tensor,
+        sigma: Tensor,
+        ids: Tensor,
+        samples: int,
+        progress: Callable[[int], object],
+        **names: Any,
+    ) -> np.ndarray:
+        """Errors (B, G) of each image at each sigma over samples 0 to `samples` - 1."""
+        counts = torch.zeros(len(x), len(sigma), dtype=torch.int64, device=x.device)
+        draws = min(samples, AT_ONCE)
+        for rows in torch.arange(len(x), device=x.device).split(max(1, AT_ONCE // draws)):
+            at = slice(int(rows[0]), int(rows[-1]) + 1)
+            images, part = x[at], counts[at]
+            for first in range(0, samples, draws):
+                number = min(draws, samples - first)
+                self.body.count_errors(
+                    images, labels[at], sigma, ids[at], (first, number), part, **names
+                )
+                progress(len(rows) * number * len(sigma))
+        return counts.cpu().numpy()
+
+
+def fuse(
+    model: Any, x: Tensor, dtype: torch.dtype, backend: str, clip: Any, logits: Tensor
+) -> Fused | None:
+    """`model` in one kernel with its noise, or None where it must be called as it is.
+
+    That is so for anything but a network that `pack` takes, on the native backend, for float32
+    images; and for one whose own `logits` (B, K) of the images x the packed network does not
+    reproduce. Draws in the features are the user's wish: ValueError where they cannot be made.
+    """
+    if isinstance(model, Packed) and model.draws == "features":
+        if dtype != torch.float32:
+            raise ValueError(f"x must be torch.float32 for draws='features', was {dtype}")
+        if clip is not None:
+            raise ValueError(f"clip must be None for draws='features', was {clip}")
+        return Fused(model, backend)
+    if backend != "native" or not dtype == logits.dtype == torch.float32:
+        return None
+    if not isinstance(model, (nn.Module, Packed)):
+        return None
+    try:
+        packed = model if isinstance(model, Packed) else pack(model, tuple(x.shape[1:]))
+    except NotPackable:
+        return None
+    fused = Fused(packed, backend)
+    return fused if _agrees(fused, x, logits) else None
+
+
+def _agrees(fused: Fused, x: Tensor, logits: Tensor) -> bool:
+    """Whether the packed network says of the images what the model says."""
+    rows = torch.arange(len(x), device=x.device)
+    mine = fused.logits(x, rows, torch.zeros_like(x[:, 0, 0, 0]), rows, rows, seed=0)
+    both = torch.isfinite(mine) & torch.isfinite(logits)
+    if not bool(both.all()):
+        return bool((both == torch.isfinite(logits)).all()) and bool(both.any())
+    return bool((mine - logits).abs().max() <= AGREE * logits.abs().max().clamp(min=1e-6))

@@ -1,0 +1,81 @@
+"""Small networks that can be fused, by name, with the shapes of their images."""
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Chain(nn.Module):
+    """Functional forms, a normalisation, and a view of each image by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.2, 0.3, 0.1]).view(1, 3, 1, 1))
+        self.conv = nn.Conv2d(3, 5, 3, padding=1)
+        self.fc = nn.Linear(5 * 5 * 4, 7)
+        self.out = nn.Linear(7, 3)
+
+    def features(self, x):
+        return F.max_pool2d(F.relu(self.conv((x - self.mean) / self.std)), 2)
+
+    def forward(self, x):
+        x = self.features(x)
+        x = F.dropout(torch.relu(self.fc(x.view(x.size(0), -1))), training=self.training)
+        return self.out(x)
+
+
+def _awkward():
+    """Strides, dilations and paddings of two kinds, a pool of 3, batch norms before and after."""
+    return nn.Sequential(
+        *(nn.BatchNorm2d(3), nn.Conv2d(3, 7, 3, 1, 1), nn.BatchNorm2d(7), nn.ReLU()),
+        *(nn.MaxPool2d(3), nn.Conv2d(7, 5, (3, 2), (1, 2), (2, 0), (1, 2)), nn.ReLU()),
+        *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(15, 9), nn.BatchNorm1d(9), nn.ReLU()),
+        *(nn.Dropout(), nn.Linear(9, 3)),
+    )
+
+
+def _strided():
+    return nn.Sequential(
+        *(nn.Conv2d(1, 6, 4, 2, 1), nn.ReLU(), nn.Conv2d(6, 9, 3, 3), nn.ReLU()),
+        *(nn.Conv2d(9, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 11), nn.ReLU()),
+        nn.Linear(11, 4),
+    )
+
+
+def _dense(*widths):
+    layers = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *layers[:-1])
+
+
+MODELS = {
+    "linear": (lambda: _dense(150, 10), (1, 10, 15)),
+    "mlp": (lambda: _dense(192, 37, 10), (3, 8, 8)),
+    "four": (lambda: _dense(65, 50, 1, 20, 2), (1, 5, 13)),
+    "chain": (Chain, (3, 10, 8)),
+    "awkward": (_awkward, (3, 14, 19)),
+    "strided": (_strided, (1, 18, 18)),
+}
+
+
+def model(name):
+    """(module in evaluation mode, shape), the same each time, with every number made to matter."""
+    make, shape = MODELS[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(len(name))
+        module = make()
+        for each in module.modules():
+            if isinstance(each, nn.modules.batchnorm._BatchNorm):
+                each.running_mean.uniform_(-0.5, 0.5)
+                each.running_var.uniform_(0.5, 2)
+                nn.init.uniform_(each.weight, -1, 1)
+                nn.init.uniform_(each.bias, -1, 1)
+        module.eval()
+        last = [each for each in module.modules() if isinstance(each, nn.Linear)][-1]
+        with torch.no_grad():  # no class is far ahead of the others
+            last.bias -= module(torch.rand(32, *shape) + torch.randn(32, *shape) / 3).mean(0)
+    return module, shape

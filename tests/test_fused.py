@@ -1,0 +1,295 @@
+"""Fused networks: the same noise, the same counts, and a record that says so."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from fused_models import MODELS, _dense, model
+from models import direction, grey
+from scipy.stats import binom, norm
+from torch import nn
+
+import robustcore as rc
+from robustcore.evaluator import Evaluator
+from robustcore.fused import pack
+from robustcore.fused.native import ISAS, NativeNet
+from robustcore.fused.packed import Layer, Packed
+from robustcore.fused.reference import ReferenceNet
+
+FALSE_ALARM = 1e-6
+BODIES = ["avx512", "avx2", "baseline"]
+
+
+@pytest.fixture(params=BODIES)
+def isa(request):
+    if request.param not in ISAS:
+        pytest.skip(f"this machine does not run {request.param}")
+    return request.param
+
+
+def slots(shape, n=83, images=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(images, *shape, generator=generator)
+    rows = torch.randint(images, (n,), generator=generator)
+    samples = torch.randint(2**32, (n,), generator=generator)
+    ids = torch.randint(2**32, (images,), generator=generator)
+    samples[0], ids[rows[0]] = 2**32 - 1, 2**32 - 1
+    return x, rows, torch.rand(n, generator=generator), samples, ids
+
+
+UNIT = 2.0**-24
+
+
+def band(packed, noisy):
+    """How far rounding may carry float32 logits, (S, K): lambda sqrt(n) u |W| |x| in each layer.
+
+    The bound of Higham and Mary (2019) on a sum of n terms, with lambda = 8: it is broken with
+    probability 2 exp(-32) at most. Layers hand it on by their absolute weights. Folding of weights
+    counts as one term.
+    """
+    value = noisy.double()
+    error = 2 * UNIT * value.abs()
+    for layer in packed.layers:
+        absolute = replace(
+            layer, weight=layer.weight.abs(), bias=layer.bias.abs(), relu=False, pool=1,
+            fill=None if layer.fill is None else layer.fill.abs(),
+        )  # fmt: skip
+        carried = replace(absolute, bias=torch.zeros_like(layer.bias), fill=None)
+        terms = layer.weight[0].numel() + 2
+        error = carried(error) + 8 * terms**0.5 * UNIT * absolute(value.abs())
+        value = layer(value)
+        error = nn.functional.max_pool2d(error, layer.pool) if layer.pool > 1 else error
+    return error
+
+
+def noisy_images(arguments, **names):
+    x, rows, sigma, samples, ids = arguments
+    from robustcore.kernels import reference
+
+    out = torch.empty(len(rows), *x.shape[1:])
+    return reference.perturb(x, rows, sigma, samples, ids, out, **names)
+
+
+@pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_those_of_the_noise_that_perturb_makes(name, clip, isa):
+    module, shape = model(name)
+    packed, arguments = pack(module, shape), slots(shape)
+    names = {"seed": 2**63 - 5, "stream": 7, "clip": clip}
+    got = NativeNet(packed, isa).logits(*arguments, **names).double()
+    want = ReferenceNet(packed, torch.float64).logits(*arguments, **names)
+    allowed = band(packed, noisy_images(arguments, **names))
+    assert bool(((got - want).abs() <= allowed).all())
+    other = ReferenceNet(packed, torch.float64).logits(*arguments, **{**names, "seed": 1})
+    assert not bool(((got - other).abs() <= allowed).any(1).all())  # the band can be missed
+
+
+@pytest.mark.parametrize("name", ["mlp", "chain"])
+def test_a_slot_does_not_depend_on_its_company(name, isa):
+    module, shape = model(name)
+    net, (x, rows, sigma, samples, ids) = NativeNet(pack(module, shape), isa), slots(shape, 300)
+    whole = net.logits(x, rows, sigma, samples, ids, seed=3)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    mixed = net.logits(x, rows[order], sigma[order], samples[order], ids, seed=3)
+    assert torch.equal(mixed, whole[order])
+    some = net.logits(x, rows[77:95], sigma[77:95], samples[77:95], ids, seed=3)
+    assert torch.equal(some, whole[77:95])
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            assert torch.equal(net.logits(x, rows, sigma, samples, ids, seed=3), whole)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_instruction_sets_with_contraction_agree_bit_for_bit(name):
+    if not {"avx512", "avx2"} <= set(ISAS):
+        pytest.skip("this machine does not run both")
+    module, shape = model(name)
+    packed, arguments = pack(module, shape), slots(shape)
+    both = [NativeNet(packed, each).logits(*arguments, seed=0) for each in ("avx512", "avx2")]
+    assert torch.equal(*both)
+
+
+@pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
+@pytest.mark.parametrize("name", ["linear", "mlp", "awkward", "chain"])
+def test_counts_are_those_of_the_unfused_path_outside_the_rounding_band(name, clip):
+    module, shape = model(name)
+    x = slots(shape)[0]
+    grid, samples = [0.0, 0.1, 0.4, 1.5], 300
+    how = {"samples": samples, "seed": 5, "clip": clip, "progress": False}
+    fused = rc.error_rate(module, x, grid, **how)
+    plain = rc.error_rate(lambda images: module(images), x, grid, **how)
+    assert any("fused" in note for note in fused.provenance.notes)
+    assert not any("fused" in note for note in plain.provenance.notes)
+    np.testing.assert_array_equal(fused.labels, plain.labels)
+    np.testing.assert_array_equal(fused.n_forward, plain.n_forward)
+    packed = pack(module, shape)
+    inside, labels = np.zeros((len(x), len(grid)), np.int64), torch.tensor(plain.labels)
+    rows, draws = torch.arange(len(x)).repeat_interleave(samples), torch.arange(samples).repeat(5)
+    for g, sigma in enumerate(grid):
+        at = (x, rows, torch.full((len(rows),), sigma), draws, torch.arange(len(x)))
+        noisy = noisy_images(at, seed=5, clip=clip)
+        logits = packed(noisy.double())
+        own = logits.gather(1, labels[rows][:, None])
+        lead = logits.scatter(1, labels[rows][:, None], -torch.inf).amax(1)
+        close = (own[:, 0] - lead).abs() <= 2 * band(packed, noisy).amax(1)
+        inside[:, g] = close.view(len(x), samples).sum(1).numpy()
+    assert np.all(np.abs(fused.n_errors - plain.n_errors) <= inside)
+    assert inside[:, 1:].mean() < 0.02 * samples  # without noise all draws are one
+    other = rc.error_rate(module, x, grid, **{**how, "seed": 6})
+    assert not np.all(np.abs(other.n_errors - plain.n_errors) <= inside)
+
+
+def test_a_grid_counts_what_each_sigma_counts_alone():
+    module, shape = model("mlp")
+    x = slots(shape)[0]
+    how = {"samples": 200, "progress": False}
+    grid = rc.error_rate(module, x, [0.1, 0.3, 0.9], **how)
+    for g, sigma in enumerate(grid.sigma):
+        alone = rc.error_rate(module, x, float(sigma), **how)
+        np.testing.assert_array_equal(alone.n_errors.ravel(), grid.n_errors[:, g])
+
+
+def test_counts_and_margins_of_the_engine_agree():
+    module, shape = model("chain")
+    x = slots(shape)[0]
+    engine = Evaluator(module, x, seed=4)
+    assert engine.fused is not None
+    counts = engine.counts(np.array([0.5]), 150, lambda n: None)
+    rows = np.arange(len(x)).repeat(150)
+    margins = engine.margins(rows, np.full(len(rows), 0.5), np.tile(np.arange(150), len(x)))
+    wrong = ~(margins > 0)
+    np.testing.assert_array_equal(np.bincount(rows, wrong), counts[:, 0])
+
+
+def half_space(distance, n=48):
+    """Class 0 is right on one side of a plane at `distance` from images of 0.5."""
+    w = direction(n).float()
+    module = nn.Sequential(nn.Flatten(), nn.Linear(n, 2))
+    with torch.no_grad():
+        module[1].weight.copy_(torch.stack([w, -w]) / 2)
+        bias = distance - 0.5 * float(w.sum())
+        module[1].bias.copy_(torch.tensor([bias, -bias]) / 2)
+    return module.eval()
+
+
+@pytest.mark.parametrize("draws", ["pixels", "features"])
+def test_a_linear_model_has_the_error_rate_of_theory(draws):
+    """Each of 20 images has its own draws; two-sided exact test of their sum at FALSE_ALARM."""
+    x, y = grey(20, (3, 4, 4))
+    sigma, distance, samples = 0.5, 0.6, 2000
+    packed = pack(half_space(distance), (3, 4, 4), draws=draws)
+    record = rc.error_rate(packed, x, [sigma, 1.05 * sigma], y, samples=samples, progress=False)
+    assert len(set(record.n_errors[:, 0])) > 5
+    rate = norm.cdf(-distance / sigma)
+    low, high = binom.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], 20 * samples, rate)
+    seen = record.n_errors.sum(0)
+    assert low <= seen[0] <= high
+    assert not low <= seen[1] <= high  # 5 % more noise is told apart
+
+
+def test_noise_in_the_features_has_the_covariance_of_the_first_layer():
+    module, shape = model("mlp")
+    packed = pack(module, shape, draws="features")
+    weight = packed.layers[0].weight.double()
+    factor = packed.factor()
+    torch.testing.assert_close(factor @ factor.T, weight @ weight.T, rtol=1e-9, atol=1e-12)
+    arguments = slots(shape)
+    got = NativeNet(packed).logits(*arguments, seed=3).double()
+    want = ReferenceNet(packed, torch.float64).logits(*arguments, seed=3)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+    pixels = NativeNet(pack(module, shape)).logits(*arguments, seed=3).double()
+    assert (got - pixels).abs().amax(1).min() > 1e-5  # other draws
+
+
+def test_rank_deficient_first_layers_need_fewer_numbers():
+    module = _dense(60, 8, 2).eval()
+    with torch.no_grad():
+        module[1].weight[4:] = 0.5 * module[1].weight[:4]
+    assert pack(module, (1, 6, 10), draws="features").factor().shape == (8, 4)
+
+
+def test_features_are_never_silent():
+    module, shape = model("mlp")
+    x = slots(shape)[0]
+    packed = pack(module, shape, draws="features")
+    record = rc.error_rate(packed, x, 0.3, samples=50, progress=False)
+    assert any("not the draws of pixels" in note for note in record.provenance.notes)
+    pixels = rc.error_rate(module, x, 0.3, samples=50, progress=False)
+    assert not any("not the draws of pixels" in note for note in pixels.provenance.notes)
+    slow = rc.error_rate(packed, x, 0.3, samples=50, backend="reference", progress=False)
+    np.testing.assert_array_equal(slow.n_errors, record.n_errors)
+    with pytest.raises(ValueError, match="clip must be None for draws='features'"):
+        rc.error_rate(packed, x, 0.3, samples=50, clip=(0, 1))
+    with pytest.raises(ValueError, match=r"x must be torch.float32 for draws='features'"):
+        rc.error_rate(packed, x.double(), 0.3, samples=50)
+    with pytest.raises(ValueError, match="model must draw its noise in pixels"):
+        Evaluator(packed, x).noisy(torch.zeros(1).long(), torch.ones(1), torch.zeros(1).long())
+
+
+def constant(weight, bias):
+    layer = Layer(torch.full((2, 12), weight), torch.tensor(bias))
+    return Packed((3, 2, 2), (layer,))
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "errors"),
+    [
+        (0.0, [1.0, 0.0], 0),
+        (0.0, [0.0, 0.0], 40),
+        (0.0, [float("nan"), 0.0], 40),
+        (0.0, [0.0, float("nan")], 40),
+        (float("nan"), [1.0, 0.0], 40),
+        (0.0, [float("inf"), float("inf")], 40),
+    ],
+)
+def test_ties_and_nan_are_errors(weight, bias, errors, isa):
+    x, labels = grey(1, (3, 2, 2))
+    grid, ids = torch.tensor([0.5]), torch.zeros(1, dtype=torch.int64)
+    for net in (NativeNet(constant(weight, bias), isa), ReferenceNet(constant(weight, bias))):
+        counts = torch.full((1, 1), 100)
+        net.count_errors(x, labels, grid, ids, (3, 40), counts, seed=0)
+        assert int(counts) == 100 + errors
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"backend": "reference"}, {"compile": True}, {"dtype": torch.float64}, {"training": True}],
+)
+def test_the_plain_path_is_taken_where_it_must_be(how, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    module, shape = model("mlp")
+    x = slots(shape)[0].to(how.pop("dtype", torch.float32))
+    if how.pop("training", False):
+        module = nn.Sequential(nn.Dropout(0.5).train(), *module)
+        module[0].train()
+        with pytest.warns(rc.RandomizedModelWarning):
+            assert Evaluator(module, x, **how).fused is None
+        return
+    assert Evaluator(module.to(x.dtype), x, **how).fused is None
+
+
+def test_a_module_that_lies_about_its_layers_is_not_fused():
+    """What the packed network says of the images is compared with what the model says."""
+    module, shape = model("mlp")
+    x = slots(shape)[0]
+    assert Evaluator(module, x).fused is not None
+    # a call that bypasses forward is nothing that tracing sees
+    module.__class__ = type("Twice", (nn.Sequential,), {"__call__": lambda s, z: 2 * s.forward(z)})
+    assert Evaluator(module, x).fused is None
+
+
+def test_rows_outside_the_batch_are_refused():
+    module, shape = model("mlp")
+    x, rows, sigma, samples, ids = slots(shape)
+    net = NativeNet(pack(module, shape))
+    with pytest.raises(ValueError, match=r"rows must lie in \[0, 5\); got 5"):
+        net.logits(x, rows.clamp(min=5), sigma, samples, ids, seed=0)
+    with pytest.raises(ValueError, match=r"sigma must be torch.float32 of shape"):
+        net.logits(x, rows, sigma.double(), samples, ids, seed=0)
+    with pytest.raises(ValueError, match="isa must be one that this machine runs"):
+        NativeNet(pack(module, shape), "sse9").logits(x, rows, sigma, samples, ids, seed=0)

@@ -1,0 +1,168 @@
+"""pack: what it takes, that it computes the same, and what it says of what it cannot take."""
+
+import pytest
+import torch
+from fused_models import MODELS, Chain, _dense, model
+from torch import nn
+
+import robustcore as rc
+from robustcore.fused import NotPackable, pack
+
+
+def images(shape, n=6):
+    return torch.rand(n, *shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_packed_network_computes_what_the_module_does(name):
+    module, shape = model(name)
+    x = images(shape).double()
+    packed = pack(module, shape)
+    with torch.no_grad():
+        # weights are folded in float64 and kept in float32
+        torch.testing.assert_close(packed(x), module.double()(x), rtol=1e-5, atol=1e-6)
+
+
+def test_padding_is_that_of_the_normalised_image():
+    module, shape = model("chain")
+    packed = pack(module, shape)
+    assert packed.layers[0].fill is not None
+    black = torch.zeros(1, *shape)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(black), module(black), rtol=1e-5, atol=1e-6)
+
+
+def test_a_packed_network_says_what_it_is():
+    module, shape = model("strided")
+    assert str(pack(module, shape)) == "1x18x18, conv 6 4x4, conv 9 3x3, conv 4 2x2, 11, 4"
+
+
+def test_later_changes_of_the_module_do_not_reach_the_packed_network():
+    module, shape = model("mlp")
+    packed = pack(module, shape)
+    before = packed(images(shape))
+    nn.init.zeros_(module[1].weight)
+    assert torch.equal(packed(images(shape)), before)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(192, 2)
+
+    def forward(self, x):
+        return self.out((x + self.conv(x)).flatten(1))
+
+
+class Counting(nn.Module):
+    """Keeps what it sees: tracing it would leave a trace."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.calls = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.inner(x)
+
+
+class Listing(Counting):
+    def forward(self, x):
+        SEEN.append(x)
+        return self.inner(x)
+
+
+SEEN: list[torch.Tensor] = []
+
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(192, 2)
+
+    def forward(self, x):
+        return self.out(x.flatten(1) + torch.rand(1))
+
+
+def hooked():
+    module = _dense(192, 2)
+    module[1].register_forward_hook(lambda *_: None)
+    return module
+
+
+def flat(*layers):
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(2))
+
+
+REFUSED = {
+    "its 'conv' had groups": (lambda: flat(nn.Conv2d(3, 6, 3, groups=3)), "'0' has groups"),
+    "gelu": (lambda: flat(nn.Conv2d(3, 4, 3), nn.GELU()), "its '1' was a GELU"),
+    "average": (lambda: flat(nn.Conv2d(3, 4, 3), nn.AvgPool2d(2)), "its '1' was a AvgPool2d"),
+    "overlap": (lambda: flat(nn.Conv2d(3, 4, 3), nn.MaxPool2d(3, 2)), "squares side by side"),
+    "circular": (lambda: flat(nn.Conv2d(3, 4, 3, padding_mode="circular")), "padding mode"),
+    "relu first": (lambda: flat(nn.ReLU()), "'0' does not come after a linear layer"),
+    "branch": (Residual, "is part of a branch"),
+    "state": (Counting, "it stored calls"),
+    "list": (Listing, "it used 'SEEN'"),
+    "random": (Noisy, "it used 'rand'"),
+    "hooks": (hooked, "its '1' had hooks"),
+    "softmax": (lambda: nn.Sequential(*_dense(192, 3), nn.Softmax(1)), "was a Softmax"),
+    "relu last": (lambda: nn.Sequential(*_dense(192, 3), nn.ReLU()), "something after its last"),
+    "wide": (lambda: _dense(192, 1025, 2), "a width of 1025"),
+    "deep": (lambda: _dense(192, 4, 4, 4, 4, 2), "had 0 convolutions and 5 linear layers"),
+    "long": (
+        lambda: flat(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()) for _ in range(4))),
+        "had 4 convolutions and 1 linear layers",
+    ),
+    "one logit": (lambda: _dense(192, 1), "a single logit"),
+    "other size": (lambda: _dense(191, 2), "takes 191 numbers, was given"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_packed_is_named(name):
+    make, message = REFUSED[name]
+    module = make().eval()
+    if any(isinstance(each, nn.LazyLinear) for each in module.modules()):
+        module(images((3, 8, 8)))
+    with pytest.raises(NotPackable, match=message):
+        pack(module, (3, 8, 8))
+
+
+def test_dropout_and_batch_norm_in_training_mode_are_refused():
+    drops = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(192, 2)).train()
+    with pytest.raises(NotPackable, match=r"'1' drops at random: call model.eval\(\)"):
+        pack(drops, (3, 8, 8))
+    norm = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192), nn.Linear(192, 2)).train()
+    with pytest.raises(NotPackable, match="statistics from the batch"):
+        pack(norm, (3, 8, 8))
+
+
+def test_tracing_leaves_no_trace():
+    counting = Counting()
+    with pytest.raises(NotPackable):
+        pack(counting, (3, 8, 8))
+    assert counting.calls == 0
+    assert not SEEN
+
+
+def test_arguments_are_checked():
+    module, shape = model("chain")
+    with pytest.raises(ValueError, match="draws must be one of pixels, features, was 'all'"):
+        pack(module, shape, draws="all")
+    with pytest.raises(TypeError, match=r"model must be an nn.Module to be packed, was function"):
+        pack(lambda x: x, shape)
+    with pytest.raises(NotPackable, match="first layer is a convolution"):
+        pack(module, shape, draws="features")
+    with pytest.raises(ValueError, match=r"x must hold images of the packed network's shape"):
+        rc.error_rate(pack(module, shape), images((3, 9, 9)), 0.1, samples=5)
+
+
+def test_forward_code_may_call_methods_of_its_own_but_none_that_store():
+    class Sly(Chain):
+        def features(self, x):
+            self.last = x
+            return super().features(x)
+
+    with pytest.raises(NotPackable, match=r"stored last|used 'super'"):
+        pack(Sly(), (3, 10, 8))
