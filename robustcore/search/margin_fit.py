@@ -16,7 +16,7 @@ from scipy.special import ndtri
 from robustcore.search.radii import Floats, Ints
 
 SKEWNESS = 0.1  # standard deviation over images of ResNet-20s, near sigma(x0, 0.01)
-SLOPE_ERROR = 0.2  # relative standard error of the slope along which radii are inferred
+SLOPE_ERROR = 0.3  # relative standard error of the slope along which radii are inferred
 BELL = 1.5  # largest skewness of margins that radii are inferred from
 REFUSED = 2.5  # standard errors of skewness, of kurtosis, of the number of errors at sigma
 
