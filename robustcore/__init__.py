@@ -8,16 +8,20 @@ from robustcore.corruptions import corrupt, corruption_benchmark
 from robustcore.distance import distance_to_error, pgd
 from robustcore.evaluator import RandomizedModelWarning
 from robustcore.noise import error_rate, sigma_at_error_rate
+from robustcore.rare import error_curve
 from robustcore.report import Report, report
 from robustcore.results import (
     AuditResult,
     CertifyResult,
     DistanceResult,
+    ErrorCurve,
     ErrorRate,
     NoiseAndDistance,
     NoisyDistance,
     PGDResult,
     PredictResult,
+    RareErrorRate,
+    RareSigma,
     Record,
     SigmaResult,
     SliceResult,
@@ -31,6 +35,7 @@ __all__ = [
     "AuditResult",
     "CertifyResult",
     "DistanceResult",
+    "ErrorCurve",
     "ErrorRate",
     "LabelledFolder",
     "NoiseAndDistance",
@@ -38,6 +43,8 @@ __all__ = [
     "PGDResult",
     "PredictResult",
     "RandomizedModelWarning",
+    "RareErrorRate",
+    "RareSigma",
     "Record",
     "Report",
     "SigmaResult",
@@ -50,6 +57,7 @@ __all__ = [
     "corrupt",
     "corruption_benchmark",
     "distance_to_error",
+    "error_curve",
     "error_rate",
     "geometry",
     "load_example",

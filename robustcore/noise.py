@@ -13,12 +13,14 @@ from robustcore import inputs
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
+from robustcore.rare import splitting_rate, splitting_sigma
 from robustcore.results import ErrorRate, Provenance, SigmaResult
 from robustcore.runs import by_blocks
 from robustcore.search import Bisection, Quantile
 from robustcore.stats import clopper_pearson
 
-METHODS = ("quantile", "bisection")
+METHODS = ("quantile", "bisection", "splitting")
+RATE_METHODS = ("counting", "splitting")
 BLOCK = 256  # images searched together: bounds the memory of a search and keeps batches full
 
 
@@ -31,6 +33,7 @@ def error_rate(
     *,
     samples: int = 1000,
     confidence: float = 0.95,
+    method: str = "counting",
     seed: int = 0,
     ids: Any = None,
     clip: tuple[float, float] | None = None,
@@ -52,6 +55,8 @@ def error_rate(
     samples: draws of each image, the same at every sigma. Draw i of an image is a function of
         (seed, id, i) alone, bit for bit the same on every device and at every batch size.
     confidence: of the Clopper-Pearson interval around each rate, each by itself.
+    method: "counting" counts errors; "splitting" goes on where errors are rarer than 1/samples,
+        down to 1e-15, and returns a RareErrorRate (robustcore.rare, docs/rare_errors.md).
     ids: distinct integers in [0, 2^32) that name the images; their positions by default.
     clip: (low, high) clips noisy pixels; None, the default and the paper's way, does not.
     batch_size, backend ("reference", "native", "triton"), compile: chosen automatically by
@@ -69,6 +74,11 @@ def error_rate(
     grid = inputs.sigmas(sigma)
     samples = inputs.integer("samples", samples, 1, 2**32)
     confidence = inputs.fraction("confidence", confidence)
+    if inputs.choice("method", method, RATE_METHODS) == "splitting":
+        return splitting_rate(
+            model, x, grid, y, samples=samples, confidence=confidence, progress=progress,
+            seed=seed, ids=ids, clip=clip, batch_size=batch_size, backend=backend, compile=compile,
+        )  # fmt: skip
     n_images = 1 if getattr(x, "ndim", 4) == 3 else len(x)
     total = n_images * len(grid) * samples
     evaluator = Evaluator(
@@ -113,7 +123,7 @@ def sigma_at_error_rate(
     rtol: float | None = None,
     confidence: float = 0.95,
     sigma_max: float = 1.0,
-    method: str = "quantile",
+    method: str | None = None,
     seed: int = 0,
     ids: Any = None,
     clip: tuple[float, float] | None = None,
@@ -126,7 +136,8 @@ def sigma_at_error_rate(
 ) -> SigmaResult:
     """sigma(x, mu): the Gaussian noise in which a model errs at rate mu, for each image.
 
-    error_rate: mu, at least 1/samples. samples: draws of each image, at most so many with rtol.
+    error_rate: mu; at least 1/samples but for "splitting". samples: draws of each image, at most so
+        many with rtol.
     rtol: stop adding draws once the half-width of the interval is at most rtol * sigma.
     confidence: of the interval [sigma_low, sigma_high], for each image by itself. It is that of an
         order statistic, exact where errors that begin along a ray of noise stay; where rtol stopped
@@ -134,7 +145,10 @@ def sigma_at_error_rate(
     sigma_max: the search ends there; an image that stands it is "censored".
     method: "quantile" finds the quantile of the radii at which the draws first err, with about one
         evaluation of each draw; "bisection" is the paper's procedure, with all draws at 8 to 10
-        values of sigma. Both answer the same question with the same draws.
+        values of sigma. Both answer the same question with the same draws. "splitting" finds rates
+        down to 1e-15, with about 20 * samples evaluations for 1e-6, and returns a RareSigma
+        (robustcore.rare, docs/rare_errors.md). None: "quantile", or "splitting" below 1/samples,
+        and the record's notes say so.
     Other arguments as in `error_rate`; x is finite and floating-point, y None takes the model's own
     answers.
 
@@ -150,11 +164,21 @@ def sigma_at_error_rate(
     """
     start = time.perf_counter()
     samples = inputs.integer("samples", samples, 1, 2**20)
-    rate = inputs.rate_for(samples, error_rate)
     confidence = inputs.fraction("confidence", confidence)
     sigma_max = inputs.positive("sigma_max", sigma_max)
     rtol = None if rtol is None else inputs.positive("rtol", rtol)
-    method = inputs.choice("method", method, METHODS)
+    rare = inputs.fraction("error_rate", error_rate) * samples < 1 - 1e-9
+    chosen = ("splitting" if rare else "quantile") if method is None else method
+    note = f"splitting, as the error rate is below 1/samples = {1 / samples:g}"
+    if inputs.choice("method", chosen, METHODS) == "splitting":
+        if rtol is not None:
+            raise ValueError(f"rtol must be left out with method='splitting', was {rtol:g}")
+        return splitting_sigma(
+            model, x, error_rate, y, samples=samples, confidence=confidence, sigma_max=sigma_max,
+            progress=progress, note=note if method is None else None, seed=seed, ids=ids,
+            clip=clip, batch_size=batch_size, backend=backend, compile=compile,
+        )  # fmt: skip
+    rate, method = inputs.rate_for(samples, error_rate), chosen
     n_images = 1 if getattr(x, "ndim", 4) == 3 else len(x)
     evaluator = Evaluator(
         model,

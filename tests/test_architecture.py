@@ -81,7 +81,7 @@ def test_imports_of_sees_each_form() -> None:
 
 def test_nothing_below_the_methods_imports_a_method() -> None:
     above = {"noise", "cli", "plot", "report", "distance", "concentration", "certify"}
-    above |= {"slices", "corruptions", "runs"}
+    above |= {"slices", "corruptions", "runs", "rare"}
     below = [PACKAGE / "evaluator.py", *sorted((PACKAGE / "kernels").glob("*.py"))]
     for path in below:
         source = path.read_text(encoding="utf-8")
@@ -93,6 +93,7 @@ def test_nothing_below_the_methods_imports_a_method() -> None:
 
 def test_runs_know_no_method() -> None:
     methods = {"noise", "distance", "corruptions", "certify", "concentration", "slices", "search"}
+    methods |= {"rare"}
     for path in sorted((PACKAGE / "runs").glob("*.py")):
         names = imports_of(path.read_text(encoding="utf-8"))
         assert not {name.split(".")[1] for name in names if name.count(".")} & methods, path

@@ -72,11 +72,15 @@ def test_refusals_of_both(function, change, error, message):
         ({"error_rate": 1}, ValueError, "error_rate must lie strictly between 0 and 1, was 1"),
         ({"error_rate": np.nan}, ValueError, "error_rate must lie strictly.* was nan"),
         ({"error_rate": "1 %"}, TypeError, "error_rate must be a number, was '1 %'"),
-        ({"error_rate": 0.005}, ValueError, r"at least 1/samples = 0.01.*give samples=200"),
+        (
+            {"error_rate": 0.005, "method": "quantile"},
+            ValueError,
+            r"at least 1/samples = 0.01.*give samples=200",
+        ),
         ({"sigma_max": 0}, ValueError, "sigma_max must be positive and finite, was 0"),
         ({"sigma_max": np.inf}, ValueError, "sigma_max must be positive and finite, was inf"),
         ({"rtol": 0}, ValueError, "rtol must be positive"),
-        ({"method": "newton"}, ValueError, "method must be one of quantile, bisection, was"),
+        ({"method": "newton"}, ValueError, "method must be one of quantile, bisection, splitting"),
     ],
 )
 def test_refusals_of_sigma_at_error_rate(change, error, message):

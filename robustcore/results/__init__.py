@@ -11,6 +11,7 @@ from robustcore.results.corruptions import CorruptionResult
 from robustcore.results.distance import DistanceResult, PGDResult
 from robustcore.results.noise import ErrorRate, SigmaResult
 from robustcore.results.provenance import Provenance
+from robustcore.results.rare import ErrorCurve, RareErrorRate, RareSigma
 from robustcore.results.record import Record
 from robustcore.results.slices import SliceResult
 
@@ -19,12 +20,15 @@ __all__ = [
     "CertifyResult",
     "CorruptionResult",
     "DistanceResult",
+    "ErrorCurve",
     "ErrorRate",
     "NoiseAndDistance",
     "NoisyDistance",
     "PGDResult",
     "PredictResult",
     "Provenance",
+    "RareErrorRate",
+    "RareSigma",
     "Record",
     "SigmaResult",
     "SliceResult",

@@ -1,0 +1,206 @@
+"""Down from common errors to rare ones, for every image of an engine: what the methods share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustcore.evaluator import Evaluator
+from robustcore.network import Model
+from robustcore.rare import second_look as look
+from robustcore.rare.curve import Curve
+from robustcore.rare.particles import Particles
+from robustcore.rare.splitting import FIELDS, LEVELS, LOWEST, Path, Splitting
+from robustcore.search import Quantile
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+STREAM = 5  # its draws share nothing with those of other methods
+SURVIVORS = 20  # least that a level is expected to leave
+PILOT = 256  # draws that find where errors are common
+COMMON = 0.1  # error rate there
+MEMORY = 2**26  # pixels of all particles held at a time
+FEW_FAMILIES = 4.0
+ENDING = 0.9  # share of nested particles below which errors are said to end again
+EACH = 20  # evaluations for each of the first draws, about: what is planned
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of a descent. Raises ValueError for too few samples."""
+
+    samples: int
+    probability: float
+    moves: int
+    sigma_max: float
+    second_look: bool
+
+    def __post_init__(self) -> None:
+        expected = self.particles * self.probability
+        if expected < SURVIVORS:
+            least = int(np.ceil(2 * SURVIVORS / self.probability))
+            raise ValueError(
+                f"samples must be at least {least} for a level probability of "
+                f"{self.probability:g}, so that {SURVIVORS} particles go on, was {self.samples}"
+            )
+
+    @property
+    def particles(self) -> int:
+        return self.samples // 2
+
+    @property
+    def planned(self) -> int:
+        return EACH * self.samples
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Where a descent ends: at a log rate, or at a sigma, whichever comes first.
+
+    common: the error rate to begin at.
+    """
+
+    common: float
+    log_rate: float = LOWEST
+    sigma: float = 0.0
+
+    @staticmethod
+    def at_rates(rates: Floats) -> Goal:
+        return Goal(min(0.5, max(COMMON, 2 * float(rates.max()))), float(np.log(rates.min())))
+
+    @staticmethod
+    def at_sigmas(sigmas: Floats) -> Goal:
+        """Without a positive sigma nothing is below any start."""
+        return Goal(COMMON, sigma=float(sigmas[sigmas > 0].min(initial=np.inf)))
+
+
+@dataclass
+class Found:
+    """Of all B images. start (B,): sigma of the first level, nan where there was none.
+
+    wrong (B,): misclassified. reached (B, LEVELS): levels of the curve. descent: the fields of
+    results.rare.Descent. backward (B,): gradients spent.
+    """
+
+    start: Floats
+    wrong: Bools
+    curve: Curve
+    reached: Bools
+    descent: dict[str, Any]
+    backward: Ints
+
+    def warn(self, word: str, where: Bools) -> None:
+        told = self.descent["warning"]
+        longer = np.char.strip(np.char.add(np.char.add(told, " "), word))
+        self.descent["warning"] = np.where(where, longer, told).astype("<U32")
+
+
+def engine_of(model: Model, x: Any, y: Any, settings: Settings, **how: Any) -> Evaluator:
+    """The engine. Raises ValueError for a randomised model and for margins that are not finite."""
+    images = 1 if getattr(x, "ndim", 4) == 3 else len(x)
+    evaluator = Evaluator(model, x, y, stream=STREAM, planned=images * settings.planned, **how)
+    if evaluator.randomized:
+        raise ValueError(
+            "model must give one answer to one input for splitting, was randomised: what a "
+            "particle was judged to be would not hold when it is judged again"
+        )
+    infinite = np.flatnonzero(~np.isfinite(evaluator.clean_margins))
+    if len(infinite):
+        raise ValueError(
+            "model must have a finite margin at every image for splitting, that of image "
+            f"{infinite[0]} was {evaluator.clean_margins[infinite[0]]}"
+        )
+    return evaluator
+
+
+def descend(
+    evaluator: Evaluator, settings: Settings, goal: Goal, shown: Any, confidence: float
+) -> Found:
+    """Every image that is right, down to the goal; with warnings."""
+    wrong = ~(evaluator.clean_margins > 0)
+    start = _common(evaluator, settings, goal.common, shown)
+    start[wrong | (start < goal.sigma)] = np.nan
+    rows = np.flatnonzero(np.isfinite(start))
+    together = max(1, MEMORY // (settings.particles * evaluator.x[0].numel()))
+    paths = []
+    for first in range(0, len(rows), together):
+        part = rows[first : first + together]
+        particles = Particles(evaluator, part, settings.particles, shown.update)
+        down = Splitting(
+            particles, start[part], settings.samples, settings.probability, settings.moves,
+            goal.log_rate, goal.sigma,
+        )  # fmt: skip
+        paths.append(down.run())
+        shown.total = max(shown.total or 0, shown.n)
+    found = _joined(paths, rows, start, wrong)
+    rows = rows[found.reached[rows].any(1)]
+    if settings.second_look and len(rows):
+        _look_again(evaluator, found, rows, goal, confidence)
+    return found
+
+
+def _common(evaluator: Evaluator, settings: Settings, rate: float, shown: Any) -> Floats:
+    """The sigma at which errors have about this rate, sigma_max at most."""
+    search = Quantile(evaluator.clean_margins, rate, PILOT, settings.sigma_max, 0.95)
+    while len((plan := search.plan())[0]):
+        search.update(evaluator.margins(*plan, shown.update))
+    sigma = np.where(np.isfinite(search.bracket[1]), search.sigma, settings.sigma_max)
+    return np.where(sigma > 0, np.minimum(sigma, settings.sigma_max), settings.sigma_max)
+
+
+def _joined(paths: list[Path], rows: Ints, start: Floats, wrong: Bools) -> Found:
+    """All paths as arrays of all images."""
+
+    def whole(parts: list[Any], shape: tuple[int, ...] = (LEVELS,), fill: float = np.nan) -> Floats:
+        out = np.full((len(start), *shape), fill)
+        if parts:
+            out[rows] = np.concatenate(parts)
+        return out
+
+    levels = {name: whole([each.levels[name] for each in paths]) for name in FIELDS}
+    sigma, log_rate, variance, families = (
+        whole([getattr(each.curve, name) for each in paths])
+        for name in ("sigma", "log_rate", "variance", "families")
+    )
+    curve = Curve(
+        sigma, log_rate, variance, families, whole([each.curve.slope for each in paths], (), 1.0)
+    )
+    reached = np.isfinite(curve.sigma)
+    number = np.isfinite(levels["level_lineages"]).sum(1)
+    last = np.maximum(number - 1, 0)[:, None]
+    left = np.where(number > 0, np.take_along_axis(levels["level_lineages"], last, 1)[:, 0], 0.0)
+    descent = levels | {"families": left, "warning": np.full(len(start), "", "<U32")}
+    found = Found(start, wrong, curve, reached, descent, np.zeros(len(start), np.int64))
+    stood = whole([each.slow | each.dead for each in paths], (), 0.0) > 0
+    found.warn("lineages", (number > 0) & (left < FEW_FAMILIES))
+    # an image that stands the largest sigma is not one whose moves stood still
+    found.warn("moves", stood & reached.any(1))
+    found.warn("rays", np.nan_to_num(levels["nested"], nan=1.0).min(1) < ENDING)
+    return found
+
+
+def _look_again(
+    evaluator: Evaluator, found: Found, rows: Ints, goal: Goal, confidence: float
+) -> None:
+    """The warning "missed", where the nearest error says so, at the goal."""
+    count = len(found.start)
+    if goal.sigma > 0:
+        sigma = np.full(count, goal.sigma)
+    else:
+        sigma = found.curve.at_rate(np.full((count, 1), goal.log_rate))[0][:, 0]
+    try:
+        points, distance, forward, backward = look.nearest(evaluator, rows)
+    except ValueError as error:
+        evaluator.notes.append(f"no second look from the nearest error: {error}")
+        return
+    evaluator.n_forward[rows] += forward
+    found.backward[rows] += backward
+    low = np.full(count, -np.inf)
+    low[rows] = look.log_lower_rate(evaluator, rows, points, distance, sigma[rows])
+    _, _, high = found.curve.rate_interval(sigma[:, None], confidence)
+    found.warn("missed", low > high[:, 0])

@@ -1,0 +1,131 @@
+"""Rare errors: the records of `error_curve` and of `method="splitting"`."""
+
+# ruff: noqa: RUF009 (per_image and shared make dataclass fields)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from robustcore.geometry import half_space_distance, half_space_sigma
+from robustcore.results.noise import ErrorRate, SigmaResult
+from robustcore.results.record import Record, counted, per_image, shared
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Strings = npt.NDArray[np.str_]
+
+WARNINGS = {
+    "lineages": "fewer than 4 lineages of the first draws are left: the interval is a guess",
+    "moves": "the moves stood still: what was found may be one corner of the errors",
+    "rays": "errors end again along rays: sigma is one of several with this rate",
+    "missed": "errors near the nearest one found are more probable than the whole estimate",
+}
+
+
+@dataclass(frozen=True, repr=False, eq=False, kw_only=True)
+class Descent:
+    """How splitting went down in sigma, level by level: (B, L), nan beyond an image's last.
+
+    level_sigma: of each level, from above; level_log_rate: natural logarithm of the error rate
+    there; level_margin: the margin that counted as reached, 0 for an error. level_variance: of
+    level_log_rate; level_lineages: effective number of families of the first draws left.
+    acceptance: share of the moves accepted there; correlation: how much of a particle was left
+    after them, 1 where none moved; nested: share of the level's particles that are errors at the
+    level above too. families (B,): level_lineages at the last level. warning (B,): words of
+    WARNINGS, separated by a space; empty where nothing speaks against the answer.
+    """
+
+    level_sigma: Floats = per_image(np.float64, "L")
+    level_log_rate: Floats = per_image(np.float64, "L")
+    level_margin: Floats = per_image(np.float64, "L")
+    level_variance: Floats = per_image(np.float64, "L")
+    level_lineages: Floats = per_image(np.float64, "L")
+    acceptance: Floats = per_image(np.float64, "L")
+    correlation: Floats = per_image(np.float64, "L")
+    nested: Floats = per_image(np.float64, "L")
+    families: Floats = per_image(np.float64)
+    warning: Strings = per_image(np.str_)
+
+    def warnings(self) -> list[str]:
+        """A sentence for each kind of warning, with the number of images that it concerns."""
+        told = []
+        for word, sentence in WARNINGS.items():
+            count = int(np.sum([word in each.split() for each in self.warning.tolist()]))
+            if count:
+                told.append(f"{counted(count, 'image')}: {sentence}")
+        return told
+
+
+@dataclass(frozen=True, repr=False, eq=False, kw_only=True)
+class RareSigma(Descent, SigmaResult):
+    """A SigmaResult found by splitting, and how. n_samples counts the first draws.
+
+    error_rate is the one estimated at sigma, rate itself; bracket_low and bracket_high are the
+    levels on both sides of it.
+    """
+
+    def _summary(self) -> str:
+        return "; ".join([super()._summary(), *self.warnings()])
+
+
+@dataclass(frozen=True, repr=False, eq=False, kw_only=True)
+class RareErrorRate(Descent, ErrorRate):
+    """An ErrorRate found by splitting, and how.
+
+    n_errors and n_samples are those of plain draws, where sigma is so large that these were enough,
+    and 0 where splitting went on from there. A rate below 1e-15 is 0, with rate_high below 1e-14.
+    """
+
+    def _summary(self) -> str:
+        return "; ".join([super()._summary(), *self.warnings()])
+
+
+@dataclass(frozen=True, repr=False, eq=False, kw_only=True)
+class ErrorCurve(Descent, Record):
+    """sigma against the error rate for B images at G rates: each the noise of that rate.
+
+    sigma, with bounds sigma_low and sigma_high at `confidence`, each by itself. status (B, G) as in
+    SigmaResult: "found", "misclassified" (sigma 0), "censored" (the rate is not reached by
+    sigma_max: sigma and sigma_high inf).
+    """
+
+    rates: Floats = shared(np.float64, "G")
+    sigma: Floats = per_image(np.float64, "G")
+    sigma_low: Floats = per_image(np.float64, "G")
+    sigma_high: Floats = per_image(np.float64, "G")
+    status: Strings = per_image(np.str_, "G")
+    n_forward: Ints = per_image(np.int64)
+    n_backward: Ints = per_image(np.int64)
+    confidence: float
+
+    statuses: ClassVar[tuple[str, ...]] = SigmaResult.statuses
+
+    def half_space_sigma(self, through: float = 0.01) -> Floats:
+        """(B, G): sigma of the linear model with the same sigma at the rate nearest to `through`.
+
+        nan where that sigma is 0 or infinite.
+        """
+        at = int(np.argmin(np.abs(np.log(self.rates / through))))
+        known = np.isfinite(self.sigma[:, at]) & (self.sigma[:, at] > 0)
+        base = np.where(known, self.sigma[:, at], 1.0)
+        distance = np.asarray(half_space_distance(base, self.rates[at]))
+        line = np.asarray(half_space_sigma(distance[:, None], self.rates))
+        return np.where(known[:, None], line, np.nan)
+
+    def ratio(self, through: float = 0.01) -> Floats:
+        """(B, G): sigma over that of the linear model. Below 1: errors are nearer than it says."""
+        line = self.half_space_sigma(through)
+        return np.where(np.isfinite(self.sigma), self.sigma, np.nan) / line
+
+    def _summary(self) -> str:
+        at = ", ".join(
+            f"{np.median(self.sigma[:, i]):.3g} at {rate:g}"
+            for i, rate in enumerate(self.rates)
+            if i in (0, len(self.rates) - 1)
+        )
+        parts = f"{super()._summary()}, {counted(len(self.rates), 'rate')}; median sigma {at}"
+        return "; ".join([parts, *self.warnings()])

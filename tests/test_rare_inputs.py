@@ -1,0 +1,243 @@
+"""Splitting: what it refuses, what changes nothing, what its records keep."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from distance_models import Waves
+from models import HalfSpace, grey
+
+import robustcore as rc
+from robustcore.rare.curve import Curve, family_variance, height, log_rate_of
+
+MODEL = HalfSpace(16, 0.5)
+X, Y = grey(2)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"rates": [1e-16]}, ValueError, "rates must be at least 1e-15, was 1e-16: after so many"),
+        ({"rates": [0.3]}, ValueError, "rates must be at most 0.25 for splitting, was 0.3: plain"),
+        ({"rates": [0.1, np.nan]}, ValueError, "rates must be at most"),
+        ({"rates": []}, ValueError, "rates must be a flat list of rates"),
+        ({"rates": "rare"}, TypeError, "rates must be numbers, was 'rare'"),
+        ({"samples": 100}, ValueError, "samples must be at least 115 for a level probability of"),
+        (
+            {"level_probability": 0.02},
+            ValueError,
+            "samples must be at least 2000 for a level probability of 0.02, so that 20 particles",
+        ),
+        ({"level_probability": 1}, ValueError, "level_probability must lie strictly"),
+        ({"moves": 0}, ValueError, "moves must be in"),
+        ({"samples": 1.5}, TypeError, "samples must be an integer"),
+        ({"sigma_max": -1}, ValueError, "sigma_max must be positive"),
+        ({"confidence": 1}, ValueError, "confidence must lie strictly"),
+    ],
+)
+def test_refusals_of_error_curve(change, error, message):
+    with pytest.raises(error, match=message):
+        rc.error_curve(MODEL, X, Y, **{"samples": 400, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"error_rate": 1e-16}, ValueError, "error_rate must be at least 1e-15, was 1e-16: after"),
+        ({"error_rate": 0.4}, ValueError, "error_rate must be at most 0.25 for splitting"),
+        ({"rtol": 0.1}, ValueError, "rtol must be left out with method='splitting', was 0.1"),
+        ({"samples": 50}, ValueError, "samples must be at least 115"),
+        ({"method": "subset"}, ValueError, "method must be one of quantile, bisection, splitting"),
+    ],
+)
+def test_refusals_of_sigma(change, error, message):
+    arguments = {"error_rate": 1e-6, "method": "splitting", "samples": 400, **change}
+    with pytest.raises(error, match=message):
+        rc.sigma_at_error_rate(MODEL, X, y=Y, **arguments)
+
+
+def test_a_method_unknown_to_error_rate():
+    with pytest.raises(ValueError, match="method must be one of counting, splitting, was 'subset'"):
+        rc.error_rate(MODEL, X, 0.1, Y, method="subset")
+
+
+class Dropping(HalfSpace):
+    def forward(self, x):
+        return super().forward(x + 0.01 * torch.randn_like(x))
+
+
+class Boundless(HalfSpace):
+    def forward(self, x):
+        logits = super().forward(x)
+        return torch.stack([logits[:, 0], torch.full_like(logits[:, 1], -torch.inf)], 1)
+
+
+class Mute(HalfSpace):
+    """Answers, but lets no gradient through."""
+
+    def forward(self, x):
+        return super().forward(x.detach())
+
+
+def test_randomised_models_are_refused_with_the_reason():
+    with (
+        pytest.warns(rc.RandomizedModelWarning),
+        pytest.raises(ValueError, match=r"must give one answer.*was randomised: what a"),
+    ):
+        rc.error_curve(Dropping(16, 0.5), X, Y)
+
+
+def test_models_without_a_finite_margin_are_refused():
+    with pytest.raises(ValueError, match=r"must have a finite margin.*image 0 was inf"):
+        rc.error_curve(Boundless(16, 0.5), X, Y)
+
+
+def test_without_gradients_the_second_look_is_left_out_and_told():
+    curve = rc.error_curve(Mute(16, 0.5), X, Y, [1e-4], samples=240)
+    assert any(note.startswith("no second look") for note in curve.provenance.notes)
+    assert (curve.n_backward == 0).all()
+    assert (rc.error_curve(MODEL, X, Y, [1e-4], samples=240).n_backward > 0).all()
+
+
+def test_misclassified_images_have_sigma_0():
+    curve = rc.error_curve(MODEL, X, torch.tensor([0, 1]), [1e-4], samples=240)
+    assert curve.status[:, 0].tolist() == ["found", "misclassified"]
+    assert curve.sigma[1, 0] == curve.sigma_high[1, 0] == 0
+    assert curve.warning[1] == ""
+
+
+# -- laws ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def waves():
+    x = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    model = Waves()
+    how = {"rates": (0.01, 1e-4), "samples": 240, "sigma_max": 4.0, "second_look": False}
+    return model, x, how, rc.error_curve(model, x, ids=torch.arange(5) + 7, **how)
+
+
+def same(one, other):
+    for name in ("sigma", "sigma_low", "sigma_high", "level_log_rate", "acceptance", "warning"):
+        assert np.array_equal(getattr(one, name), getattr(other, name), equal_nan=name != "warning")
+    assert np.array_equal(one.n_forward, other.n_forward)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_the_batch_size_changes_nothing(waves, batch_size):
+    model, x, how, curve = waves
+    if batch_size == 1:  # slow: one image
+        same(rc.error_curve(model, x[:1], ids=[7], batch_size=1, **how), curve[0])
+    else:
+        same(rc.error_curve(model, x, ids=torch.arange(5) + 7, batch_size=batch_size, **how), curve)
+
+
+def test_order_and_company_change_nothing(waves):
+    # but for the evaluations of the engine's own checks, which the first images bear
+    model, x, how, curve = waves
+    order = [3, 0, 4]
+    other = rc.error_curve(model, x[order], ids=np.array(order) + 7, **how)
+    same(dataclasses.replace(other, n_forward=curve.n_forward[order]), curve[order])
+
+
+def test_memory_in_blocks_changes_nothing(waves, monkeypatch):
+    from robustcore.rare import descent
+
+    model, x, how, curve = waves
+    monkeypatch.setattr(descent, "MEMORY", 2 * 120 * 48)
+    same(rc.error_curve(model, x, ids=torch.arange(5) + 7, **how), curve)
+
+
+def test_another_seed_changes_all(waves):
+    model, x, how, curve = waves
+    other = rc.error_curve(model, x, ids=torch.arange(5) + 7, seed=1, **how)
+    found = (curve.status == "found") & (other.status == "found")
+    assert found.any()
+    assert (other.sigma != curve.sigma)[found].all()
+
+
+def test_clipped_noise_is_what_is_judged(waves):
+    model, x, how, _ = waves
+    clipped = rc.error_curve(model, x, ids=torch.arange(5) + 7, clip=(0, 1), **how)
+    plain = rc.sigma_at_error_rate(
+        model, x, 0.01, ids=torch.arange(5) + 7, clip=(0, 1), samples=4000, sigma_max=4.0
+    )
+    found = (clipped.status[:, 0] == "found") & (plain.status == "found")
+    assert (clipped.status[:, 0] == plain.status).all()
+    assert (clipped.sigma_low[found, 0] <= plain.sigma_high[found]).all()
+    assert (clipped.sigma_high[found, 0] >= plain.sigma_low[found]).all()
+
+
+# -- records -------------------------------------------------------------------------------------
+
+
+def test_records_come_back_from_disk_and_through_runs(tmp_path):
+    how = {"samples": 240, "seed": 5}
+    curve = rc.error_curve(MODEL, X, Y, (0.01, 1e-4), **how)
+    sigma = rc.sigma_at_error_rate(MODEL, X, 1e-4, Y, method="splitting", **how)
+    rate = rc.error_rate(MODEL, X, [0.1, 0.2], Y, method="splitting", **how)
+    for record in (curve, sigma, rate):
+        record.save(tmp_path / "record.npz")
+        again = rc.Record.load(tmp_path / "record.npz")
+        assert type(again) is type(record)
+        assert np.array_equal(again.level_log_rate, record.level_log_rate, equal_nan=True)
+        assert again.provenance == record.provenance
+        assert record.provenance.method == "splitting"
+    assert sigma.provenance.settings["particles"] == 120
+    kept = rc.error_curve(MODEL, X, Y, (0.01, 1e-4), run=tmp_path / "run", block=1, **how)
+    same(kept, curve)
+    table = curve.columns()
+    assert table["rates"].tolist() == [0.01, 1e-4] * 2
+    assert set(table["warning"].tolist()) == {""}
+
+
+def test_summaries_tell_warnings():
+    curve = rc.error_curve(MODEL, X, Y, (0.01, 1e-4), samples=240)
+    assert "2 images, 2 rates; median sigma" in repr(curve)
+    told = dataclasses.replace(curve, warning=np.array(["", "rays missed"]))
+    assert "1 image: errors end again along rays" in repr(told)
+    assert len(told.warnings()) == 2
+
+
+def test_the_linear_line_and_its_ratio():
+    curve = rc.error_curve(MODEL, X, Y, (0.01, 1e-4, 1e-8), samples=1000)
+    assert np.allclose(curve.half_space_sigma()[:, 0], curve.sigma[:, 0])
+    assert np.allclose(curve.ratio()[:, 0], 1)
+    assert np.allclose(curve.ratio(), 1, atol=0.15)
+    assert np.isnan(rc.error_curve(MODEL, X, 1 - Y, [0.01], samples=240).ratio()).all()
+
+
+# -- numbers alone -------------------------------------------------------------------------------
+
+
+def test_a_curve_through_a_half_space_is_exact_between_and_beyond_its_levels():
+    distance, sigma = 0.5, np.array([[0.4, 0.3, 0.2, np.nan], [0.4, 0.25, np.nan, np.nan]])
+    curve = Curve(
+        sigma, log_rate_of(distance / sigma), 0 * sigma + 0.1, 0 * sigma + 20, np.full(2, distance)
+    )
+    at = np.array([[0.5, 0.27, 0.2, 0.01]] * 2)
+    log_rate, variance, _ = curve.at_sigma(at)
+    assert np.allclose(log_rate, log_rate_of(distance / at), rtol=1e-12)
+    assert np.allclose(curve.at_rate(log_rate)[0], at, rtol=1e-12)
+    assert log_rate[0, -1] < np.log(1e-300)  # and no underflow
+    assert np.allclose(variance, 0.1)
+    wide = curve.sigma_interval(np.full((2, 1), -10.0), 0.99)
+    narrow = curve.sigma_interval(np.full((2, 1), -10.0), 0.9)
+    assert (wide[1] < narrow[1]).all()
+    assert (wide[2] > narrow[2]).all()
+
+
+def test_heights_and_rates_are_inverse_far_down():
+    log_rate = np.array([-0.7, -10.0, -115.0, -5000.0])
+    assert np.allclose(log_rate_of(height(log_rate)), log_rate, rtol=1e-9)
+
+
+def test_families_that_all_live_on_alike_have_no_variance():
+    equal = np.full((1, 50), 1 / 50)
+    one = np.eye(50)[:1]
+    assert family_variance(equal)[0][0] == pytest.approx(0, abs=1e-12)
+    assert family_variance(equal)[1][0] == pytest.approx(50)
+    assert family_variance(one)[0][0] == pytest.approx(np.log(2))  # its error is all of it
+    half = np.repeat([[1 / 25, 0.0]], 25, 0).reshape(1, 50)  # a share p of 1/2 of n: (1 - p) / p n
+    assert np.expm1(family_variance(half)[0][0]) == pytest.approx(1 / 49)
