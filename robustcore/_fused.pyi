@@ -50,3 +50,27 @@ class Net:
         clip: _Clip,
         threads: int,
     ) -> None: ...
+    def differentiate(
+        self,
+        slots: tuple[int, int, int, int],  # rows, goal, wanted, points
+        results: tuple[int, int, int, int],  # margin, gain, found, gradient
+        sizes: tuple[int, int],  # slots, images
+        targeted: bool,
+        loss: int,
+        threads: int,
+    ) -> None: ...
+    def descend(
+        self,
+        slots: tuple[int, int, int, int],
+        results: tuple[int, int, int, int],  # margin, gain, found, age
+        sizes: tuple[int, int],
+        targeted: bool,
+        loss: int,
+        ball: tuple[int, int, int],  # x, radius, size
+        usable: int,
+        steps: int,
+        adapts: bool,
+        l2: bool,
+        box: _Clip,
+        threads: int,
+    ) -> None: ...

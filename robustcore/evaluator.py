@@ -243,7 +243,8 @@ class Evaluator:
         total, make = round_
         start, together = 0, TOGETHER if self.device.type == "cpu" else 1
         while start < total:
-            at = slice(start, min(start + together * self.batch_size, total))
+            size = together * self.batch_size if self.fused is None else FUSED_BATCH
+            at = slice(start, min(start + size, total))
             slots = make(at)
             try:
                 logits = self._logits(slots, batches=(total - start) // self.batch_size)

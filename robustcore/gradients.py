@@ -36,21 +36,26 @@ class Gradients:
         self.n_forward = torch.zeros(count, dtype=torch.int64, device=self.x.device)
         self.n_backward = torch.zeros_like(self.n_forward)
         self.usable = torch.zeros(count, dtype=torch.bool, device=self.x.device)
+        self.fused = evaluator.fused.ascent if evaluator.fused is not None else None
         self.model = evaluator.network.model
         if evaluator.network.compiled:
             self.model = torch.compile(self.model, dynamic=True)
 
+    @property
+    def channels_last(self) -> bool:
+        return self.engine.network.layout is torch.channels_last
+
     def flat(self, images: Tensor) -> Tensor:
         """(S, C, H, W) to (S, D) in memory order."""
         images = images.contiguous(memory_format=self.engine.network.layout)
-        if self.engine.network.layout is torch.channels_last:
+        if self.channels_last:
             images = images.permute(0, 2, 3, 1)
         return images.reshape(len(images), self.shape.numel())
 
     def images(self, points: Tensor) -> Tensor:
         """(S, D) to (S, C, H, W), without a copy."""
         channels, height, width = self.shape
-        if self.engine.network.layout is torch.channels_last:
+        if self.channels_last:
             return points.view(-1, height, width, channels).permute(0, 3, 1, 2)
         return points.view(-1, channels, height, width)
 
@@ -104,6 +109,12 @@ class Gradients:
     def _differentiate(
         self, rows: Tensor, points: Tensor, gradient: Tensor, loss: str, classes: Tensor | None
     ) -> tuple[Tensor, ...]:
+        if self.fused is not None:
+            goal = self.y if self.targets is None else self.targets
+            return self.fused.differentiate(
+                points, rows, goal, gradient, loss=loss, targeted=self.targets is not None,
+                wanted=classes, channels_last=self.channels_last,
+            )  # fmt: skip
         with torch.enable_grad():
             images = self.images(points).to(self.engine.dtype).detach().requires_grad_(True)
             answer: Any = self.model(images)

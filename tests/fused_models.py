@@ -79,3 +79,14 @@ def model(name):
         with torch.no_grad():  # no class is far ahead of the others
             last.bias -= module(torch.rand(32, *shape) + torch.randn(32, *shape) / 3).mean(0)
     return module, shape
+
+
+def slots(shape, n=83, images=5, seed=0):
+    """The arguments of a round: x, rows, sigma, samples and ids, the largest names among them."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(images, *shape, generator=generator)
+    rows = torch.randint(images, (n,), generator=generator)
+    samples = torch.randint(2**32, (n,), generator=generator)
+    ids = torch.randint(2**32, (images,), generator=generator)
+    samples[0], ids[rows[0]] = 2**32 - 1, 2**32 - 1
+    return x, rows, torch.rand(n, generator=generator), samples, ids

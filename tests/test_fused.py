@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fused_models import MODELS, _dense, model
+from fused_models import MODELS, _dense, model, slots
 from models import direction, grey
 from scipy.stats import binom, norm
 from torch import nn
@@ -26,16 +26,6 @@ def isa(request):
     if request.param not in ISAS:
         pytest.skip(f"this machine does not run {request.param}")
     return request.param
-
-
-def slots(shape, n=83, images=5, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(images, *shape, generator=generator)
-    rows = torch.randint(images, (n,), generator=generator)
-    samples = torch.randint(2**32, (n,), generator=generator)
-    ids = torch.randint(2**32, (images,), generator=generator)
-    samples[0], ids[rows[0]] = 2**32 - 1, 2**32 - 1
-    return x, rows, torch.rand(n, generator=generator), samples, ids
 
 
 UNIT = 2.0**-24

@@ -49,6 +49,14 @@ const FusedBodies& bodies(const std::string& isa) {
     throw py::value_error("isa must be one that this machine runs; got '" + isa + "'");
 }
 
+// A row outside the batch would read memory that is not ours.
+void check_rows(const int64_t* rows, int64_t slots, int64_t batch) {
+    for (int64_t s = 0; s < slots; ++s)
+        if (rows[s] < 0 || rows[s] >= batch)
+            throw py::value_error("rows must lie in [0, " + std::to_string(batch) + "); got " +
+                                  std::to_string(rows[s]));
+}
+
 // kind, relu, (in, out, mask, value), window, (tap, from, to, row, plane), weight (C, T), bias (C,)
 using StageTuple =
     std::tuple<int, bool, std::array<int, 4>, int64_t, std::array<Offsets, 5>, Floats, Floats>;
@@ -93,10 +101,7 @@ class FusedNet {
         round.ids = pointer<const int64_t>(table[3]);
         round.logits = pointer<float>(out);
         round.slots = sizes[0];
-        for (int64_t s = 0; s < round.slots; ++s)
-            if (round.rows[s] < 0 || round.rows[s] >= sizes[1])
-                throw py::value_error("rows must lie in [0, " + std::to_string(sizes[1]) +
-                                      "); got " + std::to_string(round.rows[s]));
+        check_rows(round.rows, round.slots, sizes[1]);
         run(round, threads);
     }
 
@@ -118,7 +123,63 @@ class FusedNet {
         run(round, threads);
     }
 
+    // Points (slots, elements): margin, gain, class found and gradient of each.
+    void differentiate(std::array<uintptr_t, 4> slots, std::array<uintptr_t, 4> results,
+                       std::array<int64_t, 2> sizes, bool targeted, int loss, int threads) const {
+        Ascent ascent = make(slots, results, sizes, targeted, loss);
+        ascent.gradient = pointer<float>(results[3]);
+        run(ascent, bodies_.differentiate, threads);
+    }
+
+    // Descends from points (slots, elements), which become the last of each.
+    void descend(std::array<uintptr_t, 4> slots, std::array<uintptr_t, 4> results,
+                 std::array<int64_t, 2> sizes, bool targeted, int loss,
+                 std::array<uintptr_t, 3> ball, uintptr_t usable, int64_t steps, bool adapts,
+                 bool l2, std::optional<std::pair<float, float>> box, int threads) const {
+        Ascent ascent = make(slots, results, sizes, targeted, loss);
+        ascent.age = pointer<int64_t>(results[3]);
+        ascent.x = pointer<const float>(ball[0]);
+        ascent.radius = pointer<const float>(ball[1]);
+        ascent.size = pointer<const float>(ball[2]);
+        ascent.usable = pointer<bool>(usable);
+        ascent.steps = steps;
+        ascent.adapts = adapts;
+        ascent.l2 = l2;
+        ascent.has_box = box.has_value();
+        if (box) std::tie(ascent.low, ascent.high) = *box;
+        run(ascent, bodies_.descend, threads);
+    }
+
   private:
+    Ascent make(std::array<uintptr_t, 4> slots, std::array<uintptr_t, 4> results,
+                std::array<int64_t, 2> sizes, bool targeted, int loss) const {
+        Ascent ascent{};
+        ascent.rows = pointer<const int64_t>(slots[0]);
+        ascent.goal = pointer<const int64_t>(slots[1]);
+        ascent.wanted = pointer<const int64_t>(slots[2]);
+        ascent.points = pointer<float>(slots[3]);
+        ascent.margin = pointer<float>(results[0]);
+        ascent.gain = pointer<float>(results[1]);
+        ascent.found = pointer<int64_t>(results[2]);
+        ascent.slots = sizes[0];
+        ascent.targeted = targeted;
+        ascent.loss = static_cast<Loss>(loss);
+        check_rows(ascent.rows, ascent.slots, sizes[1]);
+        for (int64_t b = 0; b < sizes[1]; ++b)
+            if (ascent.goal[b] < 0 || ascent.goal[b] >= net_.classes)
+                throw py::value_error("labels must lie in [0, " + std::to_string(net_.classes) +
+                                      "); got " + std::to_string(ascent.goal[b]));
+        if (net_.gradient < 0) throw py::value_error("this network was made without gradients");
+        return ascent;
+    }
+
+    void run(Ascent& ascent, void (*body)(const Net&, const Ascent&, float*), int threads) const {
+        int64_t next = 0;
+        ascent.next = &next;
+        over_workers(ascent.slots, bodies_.ascent_scratch(net_), threads,
+                     [&](float* scratch) { body(net_, ascent, scratch); });
+    }
+
     template <class T>
     const T* keep(const py::array_t<T, py::array::c_style | py::array::forcecast>& array) {
         auto copy = std::make_unique<char[]>(array.nbytes() + 1);
@@ -229,5 +290,7 @@ PYBIND11_MODULE(_fused, m) {
         .def_property_readonly("isa", &FusedNet::isa)
         .def_property_readonly("slots_at_once", &FusedNet::slots_at_once)
         .def("logits", &FusedNet::logits)
-        .def("count_errors", &FusedNet::count_errors);
+        .def("count_errors", &FusedNet::count_errors)
+        .def("differentiate", &FusedNet::differentiate)
+        .def("descend", &FusedNet::descend);
 }

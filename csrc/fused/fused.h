@@ -6,6 +6,7 @@
 
 #include <stdint.h>
 
+#include "../core/loss.h"
 #include "../core/philox.h"
 
 namespace robustcore {
@@ -73,12 +74,37 @@ struct Round {
     int64_t* next;    // the tile to be taken next, shared by all workers
 };
 
+// Gradients at points, and descents from them. Points are rows in the order of Net::memory.
+struct Ascent {
+    int64_t slots;
+    const int64_t *rows, *goal;  // of each slot; of each image
+    const int64_t* wanted;       // null, or of each slot a class or -1
+    bool targeted;
+    Loss loss;
+    float* points;    // (slots, elements); a descent leaves its last point
+    float* gradient;  // (slots, elements); null in a descent
+    float *margin, *gain;
+    int64_t* found;
+    // A descent alone: see robustcore/attack/projected.py.
+    const float* x;              // (batch, elements)
+    const float *radius, *size;  // of each slot
+    int64_t steps;
+    bool l2, adapts, has_box;
+    float low, high;
+    int64_t* age;   // steps taken
+    bool* usable;   // was any gradient of use?
+    int64_t* next;  // the slot to be taken next, shared by all workers
+};
+
 struct FusedBodies {
     const char* name;
     int64_t channels_at_once;
     int64_t (*lanes)(const Net& net);    // slots of a tile
     int64_t (*scratch)(const Net& net);  // floats that a worker needs
     void (*run)(const Net& net, const Round& round, float* scratch);
+    int64_t (*ascent_scratch)(const Net& net);
+    void (*differentiate)(const Net& net, const Ascent& ascent, float* scratch);
+    void (*descend)(const Net& net, const Ascent& ascent, float* scratch);
 };
 extern const FusedBodies fused_baseline, fused_avx2, fused_avx512;
 

@@ -17,6 +17,7 @@ from robustcore.attack.found import Found
 from robustcore.gradients import Gradients
 
 PATIENCE, LAST = 2, 0.05
+DESCENTS = 4096  # starts in one call of a fused network: bounds the memory
 ROUNDS, WIDEST = 24, 64.0  # of a search for the smallest radius
 
 
@@ -71,6 +72,9 @@ def projected(
 
     Cost: at most restarts * (steps + 1) gradient evaluations of an image that stays right.
     """
+    if gradients.fused is not None:
+        descended(gradients, found, rows, radius, how, progress)
+        return
     device, images = rows.device, len(rows)
     total, next_, left = images * how.restarts, 0, images
     won = torch.full((images,), how.restarts, dtype=torch.int64, device=device)
@@ -97,6 +101,28 @@ def projected(
         free = done.nonzero().flatten()
 
 
+def _starts(
+    gradients: Gradients, row: Tensor, reach: Tensor, restart: Tensor, how: Steps
+) -> tuple[Tensor, Tensor]:
+    """Clean images and the points from which starts of images row (S,) set out."""
+    clean = gradients.x[row]
+    offset = torch.empty_like(clean)
+    random = reach if how.random_start else torch.where(restart > 0, reach, 0.0)
+    gradients.kernels.random_start(
+        random, restart, how.ids[row], offset, norm=gradients.norm, seed=how.seed
+    )
+    points = offset.add_(clean)
+    points = gradients.rounded(points if how.box is None else points.clamp_(*how.box))
+    return clean, points
+
+
+def _sizes(gradients: Gradients, row: Tensor, reach: Tensor, how: Steps) -> Tensor:
+    """The first step of each start."""
+    if how.step_size is None:
+        return reach
+    return torch.as_tensor(how.step_size).to(reach).expand(len(gradients.x))[row]
+
+
 def _enter(
     gradients: Gradients,
     live: _Window,
@@ -110,18 +136,8 @@ def _enter(
     if not len(at):
         return
     row, reach = rows[place], radius[place].float()
-    clean = gradients.x[row]
-    offset = torch.empty_like(clean)
-    random = reach if how.random_start else torch.where(restart > 0, reach, 0.0)
-    gradients.kernels.random_start(
-        random, restart, how.ids[row], offset, norm=gradients.norm, seed=how.seed
-    )
-    points = offset.add_(clean)
-    points = gradients.rounded(points if how.box is None else points.clamp_(*how.box))
+    clean, points = _starts(gradients, row, reach, restart, how)
     zero = torch.zeros_like(row)
-    size = reach
-    if how.step_size is not None:
-        size = torch.as_tensor(how.step_size).to(reach).expand(len(gradients.x))[row]
     live.put(
         at,
         rows=row,
@@ -132,10 +148,58 @@ def _enter(
         stuck=zero.bool(),
         offset=points - clean,
         points=points,
-        size=size,
+        size=_sizes(gradients, row, reach, how),
         radius=reach,
         gain=torch.full_like(reach, -torch.inf, dtype=torch.float64),
     )
+
+
+def descended(
+    gradients: Gradients,
+    found: Found,
+    rows: Tensor,
+    radius: Tensor,
+    how: Steps,
+    progress: Callable[[int], object],
+) -> None:
+    """`projected` with a fused network: all steps of a start in one call, a restart at a time."""
+    right = torch.ones_like(rows, dtype=torch.bool)
+    for each in range(how.restarts):
+        left = right.nonzero().flatten()
+        for at in left.split(DESCENTS) if len(left) else ():
+            row, reach = rows[at], radius[at].float()
+            restart = torch.full_like(row, each)
+            _, points = _starts(gradients, row, reach, restart, how)
+            wrong = _descend(gradients, found, row, reach, restart, points, how)
+            if not how.nearest:
+                right[at] = ~wrong
+                progress(int(wrong.sum()))
+    progress(int(right.sum()))
+
+
+def _descend(
+    gradients: Gradients, found: Found, row: Tensor, reach: Tensor, restart: Tensor,
+    points: Tensor, how: Steps,
+) -> Tensor:  # fmt: skip
+    """Which of the starts, one for each image row (S,), ended in an error, now in `found`."""
+    assert gradients.fused is not None
+    goal = gradients.y if gradients.targets is None else gradients.targets
+    margin, label, age, usable = gradients.fused.descend(
+        gradients.x, points, row, goal, reach, _sizes(gradients, row, reach, how).contiguous(),
+        norm=gradients.norm, steps=how.steps, adapts=how.step_size is None, loss=how.loss,
+        targeted=gradients.targets is not None, box=how.box,
+        channels_last=gradients.channels_last,
+    )  # fmt: skip
+    gradients.n_forward[row] += age + 1
+    gradients.n_backward[row] += age + 1
+    gradients.usable[row[usable]] = True
+    distance = torch.full_like(row, torch.inf, dtype=torch.float64)
+    best = torch.empty_like(points)
+    gradients.kernels.update_best(
+        gradients.x, row, points, margin, distance, best, norm=gradients.norm
+    )
+    found.keep(row, distance, points, label, restart, age)
+    return ~(margin > 0)
 
 
 def _judge(gradients: Gradients, found: Found, live: _Window, won: Tensor, how: Steps) -> Tensor:

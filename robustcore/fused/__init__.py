@@ -11,6 +11,20 @@ count_errors(x, labels, sigma, ids, draws, counts, *, seed, stream=0, clip=None)
     draws = (first, n): those whose margin is not > 0. Nothing but counts leaves the cache, and the
     draws, with a linear first layer its product too, are made once for all sigmas.
 
+differentiate(points, rows, goal, gradient, *, loss, targeted=False, wanted=None,
+              channels_last=False) -> (margin, gain, found)
+    At points (S, D), rows of elements in C order or in that of channels_last, for images rows (S,)
+    of classes goal (B,): the margin (S,), the gain that `loss` raises (S,), the class found (S,),
+    and the gradient of the gain, to gradient (S, D). All as robustcore.gradients has them.
+
+descend(x, points, rows, goal, radius, size, *, norm, steps, adapts, loss, targeted=False,
+        box=None, channels_last=False) -> (margin, found, age, usable)
+    Projected descent within radius (S,) of the images x (B, D), from points (S, D): at most `steps`
+    steps of size (S,), halved when `adapts`, until an error. All steps are made in one call, each
+    as `kernels.ball_step` makes it up to the order of its sums. points become the last; margin,
+    class found, steps taken and whether a gradient was of use, (S,) each, belong to it.
+    Cost: age + 1 gradient evaluations of each slot.
+
 A linear first layer is applied to the noise alone: W (x + sigma z) + b is (W x + b) + sigma (W z),
 the bracket being made once for each image. With clip, and before a convolution, noise is added to
 the image as `perturb` does, with the same bits.
@@ -46,6 +60,11 @@ class Fused:
         else:
             self.body = ReferenceNet(packed)
         self.packed, self.logits = packed, self.body.logits
+
+    @property
+    def ascent(self) -> Any:
+        """The body, where it differentiates; the reference leaves that to torch."""
+        return None if isinstance(self.body, ReferenceNet) else self.body
 
     @property
     def note(self) -> str:

@@ -7,14 +7,16 @@ changes no result, and `isa` names an instruction set for tests.
 from __future__ import annotations
 
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from robustcore import _fused
 from robustcore.fused.packed import Packed
-from robustcore.fused.plan import Plan, forward_plan
+from robustcore.fused.plan import Plan, forward_plan, gradient_plan
 
+LOSSES = ("ce", "margin", "dlr")  # as csrc/core/loss.h counts them
 ISAS: tuple[str, ...] = tuple(_fused.isas())
 Clip = tuple[float, float]
 
@@ -36,6 +38,7 @@ class NativeNet:
     def __init__(self, packed: Packed, isa: str = "") -> None:
         self.packed, self.isa = packed, isa
         self._based: tuple[Tensor, Tensor] | None = None
+        self._ascents: dict[bool, _fused.Net] = {}
 
     @cached_property
     def _forward(self) -> _fused.Net:
@@ -53,6 +56,11 @@ class NativeNet:
         places = [plan.place, plan.memory]
         sizes = (plan.sizes(), stages, plan.forward, self.packed.n_classes, list(plan.ends))
         return _fused.Net(self.isa, places, plan.fills(), *sizes, self.packed.dense)
+
+    def _ascent(self, channels_last: bool) -> _fused.Net:
+        if channels_last not in self._ascents:
+            self._ascents[channels_last] = self._made(gradient_plan(self.packed, channels_last))
+        return self._ascents[channels_last]
 
     def base(self, x: Tensor, clip: Clip | None) -> Tensor | None:
         """What a linear first layer answers to the images, (B, N): noise is then added to it.
@@ -133,3 +141,94 @@ class NativeNet:
             clip,
             torch.get_num_threads(),
         )
+
+    def differentiate(
+        self,
+        points: Tensor,
+        rows: Tensor,
+        goal: Tensor,
+        gradient: Tensor,
+        *,
+        loss: str,
+        targeted: bool = False,
+        wanted: Tensor | None = None,
+        channels_last: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        slots = _points(points, rows, goal, wanted)
+        _check("gradient", gradient, torch.float32, tuple(points.shape))
+        results = _Results.of(len(rows))
+        self._ascent(channels_last).differentiate(
+            slots,
+            (*results.addresses, gradient.data_ptr()),
+            (len(rows), len(goal)),
+            targeted,
+            LOSSES.index(loss),
+            torch.get_num_threads(),
+        )
+        return results.margin, results.gain, results.found
+
+    def descend(
+        self,
+        x: Tensor,
+        points: Tensor,
+        rows: Tensor,
+        goal: Tensor,
+        radius: Tensor,
+        size: Tensor,
+        *,
+        norm: float,
+        steps: int,
+        adapts: bool,
+        loss: str,
+        targeted: bool = False,
+        box: Clip | None = None,
+        channels_last: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        slots = _points(points, rows, goal, None)
+        _check("x", x, torch.float32, (len(goal), points.shape[1]))
+        _check("radius", radius, torch.float32, (len(rows),))
+        _check("size", size, torch.float32, (len(rows),))
+        results = _Results.of(len(rows))
+        age, usable = torch.empty_like(results.found), torch.empty(len(rows), dtype=torch.bool)
+        self._ascent(channels_last).descend(
+            slots,
+            (*results.addresses, age.data_ptr()),
+            (len(rows), len(goal)),
+            targeted,
+            LOSSES.index(loss),
+            (x.data_ptr(), radius.data_ptr(), size.data_ptr()),
+            usable.data_ptr(),
+            steps,
+            adapts,
+            norm == 2,
+            box,
+            torch.get_num_threads(),
+        )
+        return results.margin, results.found, age, usable
+
+
+class _Results(NamedTuple):
+    margin: Tensor
+    gain: Tensor
+    found: Tensor
+
+    @staticmethod
+    def of(slots: int) -> _Results:
+        empty = torch.empty(slots)
+        return _Results(empty, torch.empty(slots), torch.empty(slots, dtype=torch.int64))
+
+    @property
+    def addresses(self) -> tuple[int, int, int]:
+        return self.margin.data_ptr(), self.gain.data_ptr(), self.found.data_ptr()
+
+
+def _points(
+    points: Tensor, rows: Tensor, goal: Tensor, wanted: Tensor | None
+) -> tuple[int, int, int, int]:
+    _check("points", points, torch.float32, tuple(points.shape))
+    _check("rows", rows, torch.int64, (len(points),))
+    _check("labels", goal, torch.int64, (len(goal),))
+    if wanted is not None:
+        _check("wanted", wanted, torch.int64, (len(points),))
+    address = 0 if wanted is None else wanted.data_ptr()
+    return rows.data_ptr(), goal.data_ptr(), address, points.data_ptr()

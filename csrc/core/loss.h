@@ -1,0 +1,76 @@
+// What an attack raises, and its gradient by the logits; robustcore/gradients.py has the same in
+// torch. One row of logits at a time.
+#pragma once
+
+#include "margin.h"
+
+namespace robustcore {
+
+enum class Loss { kCrossEntropy, kMargin, kDlr };
+
+struct Gain {
+    float margin, gain;
+    int64_t found;  // the class that an error is taken for
+};
+
+// A margin as the goal has it: an error where not > 0. With a target an error is that class alone,
+// a tie is not yet one, and no NaN ever is.
+RC_FN Gain judged(const float* logits, int64_t classes, int64_t goal, bool targeted) {
+    const Margin<float> m = margin(logits, classes, goal);
+    if (!targeted) return {m.margin, 0.0f, m.runner_up};
+    if (m.margin > 0.0f) return {-m.margin, 0.0f, goal};
+    const float behind = -m.margin;
+    if (behind != behind) return {__builtin_inff(), 0.0f, goal};
+    return {behind > 1.17549435e-38f ? behind : 1.17549435e-38f, 0.0f, goal};
+}
+
+// wanted: a class whose lead over the goal is raised, or -1 for the best of all. slope (classes,)
+// receives the gradient of the gain.
+RC_FN Gain gain(const float* logits, int64_t classes, int64_t goal, bool targeted, Loss loss,
+                int64_t wanted, float* slope) {
+    Gain result = judged(logits, classes, goal, targeted);
+    int64_t best = goal == 0 ? 1 : 0;
+    for (int64_t j = 0; j < classes; ++j)
+        if (j != goal && replaces(logits[j], logits[best])) best = j;
+    for (int64_t j = 0; j < classes; ++j) slope[j] = 0.0f;
+    float value = logits[best];
+    if (wanted >= 0) {
+        value = logits[wanted];
+        slope[wanted] = 1.0f;
+    } else if (loss == Loss::kCrossEntropy) {
+        // log(1 + exp(gain)) is the cross-entropy: the same direction, and it never vanishes
+        float sum = 0.0f;
+        for (int64_t j = 0; j < classes; ++j)
+            if (j != goal) sum += slope[j] = __builtin_expf(logits[j] - logits[best]);
+        for (int64_t j = 0; j < classes; ++j) slope[j] = slope[j] / sum;
+        value = logits[best] + __builtin_logf(sum);
+    } else {
+        slope[best] = 1.0f;
+    }
+    slope[goal] -= 1.0f;
+    value = value - logits[goal];
+    if (loss == Loss::kDlr) {
+        int64_t top[3] = {-1, -1, -1};
+        for (int64_t j = 0; j < classes; ++j) {
+            int64_t candidate = j;
+            for (int64_t& place : top) {
+                if (place >= 0 && !(logits[candidate] > logits[place])) continue;
+                const int64_t lower = place;
+                place = candidate;
+                if ((candidate = lower) < 0) break;
+            }
+        }
+        const int64_t last = classes < 3 ? 1 : 2;
+        const float spread = logits[top[0]] - logits[top[last]] + 1e-12f;
+        for (int64_t j = 0; j < classes; ++j) slope[j] = slope[j] / spread;
+        value = value / spread;
+        slope[top[0]] -= value / spread;
+        slope[top[last]] += value / spread;
+    }
+    if (targeted)
+        for (int64_t j = 0; j < classes; ++j) slope[j] = -slope[j];
+    result.gain = targeted ? -value : value;
+    return result;
+}
+
+}  // namespace robustcore
