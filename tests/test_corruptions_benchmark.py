@@ -177,7 +177,7 @@ def test_mce_refuses_what_does_not_fit():
         ({"storage": "png"}, ValueError, "storage must be one of memory, uint8, jpeg"),
         ({"storage": "jpeg", "quality": 96}, ValueError, r"quality must be in \[1, 95\]"),
         ({"confidence": 1.0}, ValueError, "confidence must lie strictly"),
-        ({"x": 3}, TypeError, "x must be a torch.Tensor or images to slice"),
+        ({"x": 3}, TypeError, "x must be a torch.Tensor, a numpy array"),
         ({"x": torch.rand(2, 3, 32, 32) * 2}, ValueError, r"x must lie in \[0, 1\]"),
         ({"x": torch.rand(2, 3, 16, 32)}, ValueError, "at least 32 pixels"),
         ({"x": torch.rand(2, 1, 32, 32), "corruptions": "saturate"}, ValueError, "3 channels"),

@@ -109,7 +109,7 @@ def test_blocks_cover_the_set_and_shrink():
         assert max(b - a for a, b in found) <= 16
     assert whole.spans(50_000, 16)[0] == (0, 16)
     assert whole.spans(200, 16)[0] == (0, 4)
-    assert whole.spans(10, 4, shrink=False) == [(0, 4), (4, 8), (8, 10)]
+    assert whole.spans(10, 4, None) == [(0, 4), (4, 8), (8, 10)]
 
 
 def test_a_finished_run_is_read_not_measured_again(tmp_path):
@@ -187,8 +187,8 @@ class Broken(torch.utils.data.Dataset):
 def test_a_model_is_compiled_as_for_the_whole_set(tmp_path, monkeypatch):
     monkeypatch.setattr("robustcore.network.COMPILE_FLOPS", 1e7)  # of the set, not of a block
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
-    assert rate(tmp_path / "blocks").provenance.compiled
-    assert not rate(x=X[:4], block=None).provenance.compiled
+    assert rate(tmp_path / "blocks", Counted()).provenance.compiled
+    assert not rate(model=Counted(), x=X[:4], block=None).provenance.compiled
 
 
 # -- what is refused -------------------------------------------------------------------------

@@ -29,14 +29,15 @@ MEASURES = {
     "certify": certify,
     "corruptions": corruptions,
 }  # these share the options of `common`
-OTHERS = {"report": report, "train": train, "resume": resume, "runs": runs, "devices": devices}
+KEPT = MEASURES | {"report": report}  # what `resume` goes on with
+OTHERS = {"train": train, "resume": resume, "runs": runs, "devices": devices}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
     args = _parser().parse_args(argv)
     status = _status(args)
-    if args.run is not train.run and "TORCHELASTIC_RUN_ID" in os.environ:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
         # gloo's threads may outlive the interpreter and abort it, with all results on disk
         sys.stdout.flush()
         sys.stderr.flush()
@@ -62,12 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     shared = options()
-    for name, command in (MEASURES | OTHERS).items():
+    for name, command in (KEPT | OTHERS).items():
         parents = [shared] if name in MEASURES else []
         each = commands.add_parser(
             name, parents=parents, help=command.ABOUT, formatter_class=LAYOUT
         )
         command.add_options(each)
         shares = functools.partial(resume.carry_out, name, command.run)
-        each.set_defaults(run=shares if name in MEASURES else command.run)
+        each.set_defaults(run=shares if name in KEPT else command.run)
     return parser

@@ -9,12 +9,12 @@ from robustcore.cli.common import (
     classes,
     engine,
     example,
-    leads,
     number,
     print_cost,
     print_table,
     write,
 )
+from robustcore.runs import leads
 
 ABOUT = "randomised smoothing: the answer in noise, and the radius within which it cannot change"
 

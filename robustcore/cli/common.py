@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from robustcore import inputs, kernels, zoo
 from robustcore.cli import models
 from robustcore.results import Record
+from robustcore.runs import leads
 from robustcore.sources import LabelledFolder
 
 LEFT = ("label", "corruption")  # columns of words, aligned on the left
@@ -40,6 +40,13 @@ def options() -> argparse.ArgumentParser:
     add("--data", type=Path, metavar="FOLDER", help="of images (default: the zoo's test images)")
     add("--labels", type=Path, metavar="CSV", help="file,label of each (default: in the folder)")
     add("--size", type=int, help="scale images and cut this square out of the middle")
+    engine_options(shared)
+    return shared
+
+
+def engine_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that keeps runs and writes results."""
+    add = parser.add_argument
     add("--out", type=Path, help="folder for the results (default: that of --run)")
     # torchrun takes --run for a beginning of its own --run-path, whatever it stands behind
     how = "keep finished images, and go on (--run-dir under torchrun)"
@@ -49,20 +56,24 @@ def options() -> argparse.ArgumentParser:
     add("--device", default=_best_device(), help="where the model runs")
     add("--backend", choices=kernels.BACKENDS, help="of the kernels (default: the fastest)")
     add("--compile", action=argparse.BooleanOptionalAction, help="default: where it pays")
-    return shared
 
 
 def _best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def example(args: argparse.Namespace) -> tuple[Any, Any, Tensor]:
-    """The model, images and labels asked for, once it is known that results can be written."""
+def results(args: argparse.Namespace) -> None:
+    """Sees to the folder of the results, before any work."""
     args.out = args.out or args.kept
     if args.out is None:
         raise ValueError("--out must be a folder for the results, unless --run is given")
     if leads():
         _writable(args.out)
+
+
+def example(args: argparse.Namespace) -> tuple[Any, Any, Tensor]:
+    """The model, images and labels asked for, once it is known that results can be written."""
+    results(args)
     device = torch.device(args.device)
     if args.data is not None:
         x = LabelledFolder(args.data, args.labels, args.size, args.images)
@@ -74,11 +85,6 @@ def example(args: argparse.Namespace) -> tuple[Any, Any, Tensor]:
     data = args.model.partition("-")[0] if args.model in zoo.names() else "cifar10"
     model = models.load(args.model, device)
     return model, *zoo.load_images(images, device, data)
-
-
-def leads() -> bool:
-    """Whether this process prints and writes: of those under torchrun, the first."""
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
 
 def classes(args: argparse.Namespace) -> Sequence[str]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
+from robustcore import runs
 from robustcore.cli.common import engine, example, print_cost, print_table, write
 from robustcore.corruptions import COMMON, NAMES, corruption_benchmark
 from robustcore.corruptions.benchmark import STORAGE
 from robustcore.distance import pgd
 from robustcore.plot.figure5 import corruption_accuracy
-from robustcore.results import CorruptionResult, Record
+from robustcore.results import CorruptionResult, PGDResult, Record
 from robustcore.results.corruptions import OMITTED
 
 ABOUT = "accuracy under image corruptions, and under attack beside"
@@ -25,13 +28,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--storage", default="memory", choices=STORAGE, help="how corrupted images are stored")
     add("--quality", type=int, default=85, help="of --storage jpeg")
     add("--confidence", type=float, default=0.95, help="of the interval of each accuracy")
-    add("--reference", help="corruptions.npz of another model, for the mean corruption error")
+    add(
+        "--reference",
+        type=Path,
+        help="corruptions.npz of another model, for the mean corruption error",
+    )
     add("--with-robustness", action="store_true", help="robust accuracy under PGD (linf, l2) too")
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.kept is not None:
-        raise ValueError("--run must be left out: this command does not keep a run")
     model, x, y = example(args)
     reference = _reference(args)
     found = corruption_benchmark(
@@ -44,8 +49,12 @@ def run(args: argparse.Namespace) -> int:
         quality=args.quality,
         confidence=args.confidence,
         progress=True,
+        run=args.kept,
         **engine(args),
     )
+    robust = _robust(args, model, x, y)
+    if not runs.leads():
+        return 0
     accuracy = found.accuracy.reshape(len(found.names), -1)
     means = found.by_corruption()
     columns = {"corruption": [name.replace("_", " ") for name in found.names]}
@@ -59,16 +68,27 @@ def run(args: argparse.Namespace) -> int:
         print(f"mean corruption error over that of the reference: {found.mce(reference):.3f}")
     print_cost(found)
     write(found, args.out, "corruptions")
-    for norm, eps in EPS.items() if args.with_robustness else ():
-        robust = pgd(model, x, y, eps=eps, norm=norm, progress=True, **engine(args))
-        print(f"\n{robust}")
-        print_cost(robust)
-        write(robust, args.out, f"robust_{robust.norm.lower()}")
+    for each in robust:
+        print(f"\n{each}")
+        print_cost(each)
+        write(each, args.out, f"robust_{each.norm.lower()}")
     figure = Figure(figsize=(6.4, 5.6), dpi=150, layout="constrained")
     corruption_accuracy({args.model: found}, figure.add_subplot())
     figure.savefig(args.out / "corruptions.png")
     print(f"wrote {', '.join(sorted(path.name for path in args.out.iterdir()))} in {args.out}")
     return 0
+
+
+def _robust(args: argparse.Namespace, model: Any, x: Any, y: Any) -> list[PGDResult]:
+    """Robust accuracy, where it was asked for, under each norm."""
+    found = []
+    for norm, eps in EPS.items() if args.with_robustness else ():
+        with runs.named(f"l{norm}"):
+            each = pgd(
+                model, x, y, eps=eps, norm=norm, progress=True, run=args.kept, **engine(args)
+            )
+        found.append(each)
+    return found
 
 
 def _reference(args: argparse.Namespace) -> CorruptionResult | None:

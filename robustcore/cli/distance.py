@@ -9,7 +9,6 @@ from robustcore.cli.common import (
     engine,
     example,
     fraction,
-    leads,
     number,
     print_cost,
     print_table,
@@ -17,6 +16,7 @@ from robustcore.cli.common import (
 )
 from robustcore.distance import EFFORT, METHODS, UNUSED, distance_to_error
 from robustcore.gradients import LOSSES
+from robustcore.runs import leads
 
 ABOUT = "the nearest error of each image"
 

@@ -23,6 +23,14 @@ def named(name: str) -> str:
     return name if _in_zoo(name) else Path(name).stem
 
 
+def whole(name: str) -> str:
+    """The same name from any folder: paths made whole."""
+    path, _, function = name.rpartition(":")
+    if path.endswith(".py"):
+        return f"{Path(path).resolve()}:{function}"
+    return name if _in_zoo(name) else str(Path(name).resolve())
+
+
 def load(name: str, device: torch.device | str) -> Any:
     """A model in evaluation mode: pixels (S, C, H, W) in [0, 1] to logits, or an object with them.
 

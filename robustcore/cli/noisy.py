@@ -8,7 +8,6 @@ from robustcore.cli.common import (
     classes,
     engine,
     example,
-    leads,
     number,
     print_cost,
     print_table,
@@ -16,6 +15,7 @@ from robustcore.cli.common import (
 )
 from robustcore.concentration import noisy_distance
 from robustcore.concentration.noisy_points import METHODS
+from robustcore.runs import leads
 
 ABOUT = "how far noisy copies of each image are from errors, beside the isoperimetric bound"
 

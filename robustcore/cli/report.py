@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustcore import inputs, kernels, zoo
+from robustcore import inputs, zoo
 from robustcore.cli import models
+from robustcore.cli.common import engine, engine_options, results
 from robustcore.report import SECTIONS, report
 from robustcore.results import Record
+from robustcore.runs import leads
 from robustcore.sources import LabelledFolder
 
 ABOUT = "one page about one model or several: noise, nearest errors, slices, in plain words"
@@ -32,7 +34,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--images", type=int, default=50, help="how many, from the first")
     add("--labels", type=Path, metavar="CSV", help="of a folder: file,label of each image")
     add("--size", type=int, help="of a folder: scale images and cut this square out of the middle")
-    add("--out", type=Path, required=True, help="folder for report.html and the records")
     add("--sections", nargs="+", default=list(SECTIONS), choices=SECTIONS, metavar="NAME",
         help=f"of {', '.join(SECTIONS)}")  # fmt: skip
     add("--rate", type=float, default=0.01, help="error rate of sigma")
@@ -44,16 +45,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--quick", action="store_true", help=f"take {_words(QUICK)}")
     add("--records", type=Path, metavar="DIR",
         help="of one model: take sigma.npz and distance.npz from here")  # fmt: skip
-    add("--seed", type=int, default=0, help="names the draws, with each image's number")
-    add("--batch-size", type=int, help="images in a batch (default: by size and device)")
-    add("--device", help="where models run (default: cuda where there is one)")
-    add("--backend", choices=kernels.BACKENDS, help="of the kernels (default: the fastest)")
-    add("--compile", action=argparse.BooleanOptionalAction, help="default: where it pays")
+    engine_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     settings = {name: getattr(args, name) for name in QUICK} | (QUICK if args.quick else {})
-    device = _device(args.device)
+    device = torch.device(args.device)
     loaded: dict[str, Any] = {}
     for each in args.model:
         name = models.named(each)
@@ -69,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         paths = {each: args.records / f"{each}.npz" for each in GIVEN}
         found = {each: Record.load(path) for each, path in paths.items() if path.is_file()}
         given = {next(iter(loaded)): found}
+    results(args)
     made = report(
         loaded,
         x,
@@ -79,14 +77,14 @@ def run(args: argparse.Namespace) -> int:
         sections=args.sections,
         rate=args.rate,
         records=given,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        backend=args.backend,
-        compile=args.compile,
         progress=True,
+        run=args.kept,
+        **engine(args),
         size=settings.pop("nodes"),
         **settings,
     )
+    if not leads():
+        return 0
     for title, lines in made.verdicts.items():
         print(f"\n{title}", *lines, sep="\n  ")
     for title, lines in made.skipped.items():
@@ -96,9 +94,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def images(
-    data: str, args: argparse.Namespace, device: torch.device
-) -> tuple[Tensor, Tensor | None, Any]:
-    """The first images (N, C, H, W), labels and names of classes, where these are known."""
+    data: str | Path, args: argparse.Namespace, device: torch.device
+) -> tuple[Any, Tensor | None, Any]:
+    """The first images, labels and names of classes, where these are known; a folder unread."""
     path = Path(data)
     n = inputs.integer("--images", args.images, 1)
     for option in ("labels", "size"):
@@ -107,11 +105,11 @@ def images(
     if path.suffix == ".npz":
         return *_of_file(path, n, device), None
     if path.is_dir():
-        folder = LabelledFolder(path, args.labels, args.size)
-        return folder[:n].to(device), torch.from_numpy(folder.y[:n]).to(device), None
+        known = LabelledFolder(path, args.labels, args.size)
+        return LabelledFolder(path, args.labels, args.size, min(n, len(known))), None, None
     inputs.integer("--images", n, 1, 1000)
-    x, y = zoo.load_images(n, device, data)
-    return x, y, zoo.classes(data)
+    x, y = zoo.load_images(n, device, str(data))
+    return x, y, zoo.classes(str(data))
 
 
 def _of_file(path: Path, n: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -133,13 +131,6 @@ def _of_file(path: Path, n: int, device: torch.device) -> tuple[Tensor, Tensor |
     x = torch.from_numpy(pixels.astype(np.float32) / scale).to(device)
     labels = arrays.get("labels")
     return x, None if labels is None else torch.from_numpy(labels.astype(np.int64)).to(device)
-
-
-def _device(name: str | None) -> torch.device:
-    try:
-        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ValueError(f"--device must name a torch device, was {name!r}") from error
 
 
 def _data_of(names: list[str]) -> str:

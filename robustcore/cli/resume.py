@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from robustcore import runs
+from robustcore.cli import models
 
 ABOUT = "go on with an interrupted run, with the model, data and settings that it was begun with"
 Command = Callable[[argparse.Namespace], int]
@@ -23,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from robustcore.cli import MEASURES  # which imports this file
+    from robustcore.cli import KEPT  # which imports this file
 
     if args.repair:
         saved, total = runs.repair(args.kept)
@@ -35,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     }
     given = {name: value for name in ("out", "device") if (value := getattr(args, name))}
     again = argparse.Namespace(**(values | given), kept=args.kept)
-    return carry_out(how["command"], MEASURES[how["command"]].run, again)
+    return carry_out(how["command"], KEPT[how["command"]].run, again)
 
 
 def carry_out(name: str, command: Command, args: argparse.Namespace) -> int:
@@ -44,7 +46,7 @@ def carry_out(name: str, command: Command, args: argparse.Namespace) -> int:
     Paths are kept whole, so that the run can go on from another folder.
     """
     options = {
-        each: {"path": str(value.resolve())} if isinstance(value, Path) else value
+        each: _whole(each, value)
         for each, value in vars(args).items()
         if each not in ("kept", "run") and not callable(value)
     }
@@ -55,6 +57,18 @@ def carry_out(name: str, command: Command, args: argparse.Namespace) -> int:
             return command(args)
     finally:
         runs.command.reset(token)
+
+
+def _whole(name: str, value: Any) -> Any:
+    """An option as a JSON value, with whole paths; a path by itself is marked as one."""
+    if isinstance(value, Path):
+        return {"path": str(value.resolve())}
+    if name == "model":
+        several = isinstance(value, list)
+        return [models.whole(each) for each in value] if several else models.whole(value)
+    if name == "data" and value is not None and Path(value).exists():
+        return str(Path(value).resolve())
+    return value
 
 
 def _device(name: str) -> torch.device:

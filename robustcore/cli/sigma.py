@@ -13,7 +13,6 @@ from robustcore.cli.common import (
     classes,
     engine,
     example,
-    leads,
     number,
     print_cost,
     print_table,
@@ -22,6 +21,7 @@ from robustcore.cli.common import (
 from robustcore.distance import distance_to_error
 from robustcore.noise import METHODS, sigma_at_error_rate
 from robustcore.results import SigmaResult, compare
+from robustcore.runs import leads
 
 ABOUT = "the Gaussian noise at which the error rate of each image reaches a rate"
 

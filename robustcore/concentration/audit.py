@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,25 +14,24 @@ from torch import Tensor
 
 from robustcore import inputs
 from robustcore.concentration.noisy_points import draw_points, per_image_sigma, sigma_at
+from robustcore.concentration.trial import Attack, Trial
 from robustcore.evaluator import Evaluator
 from robustcore.gradients import Gradients
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
 from robustcore.results import AuditResult
 from robustcore.results.audit import RATE_SHARE
+from robustcore.runs import by_blocks
 from robustcore.stats import order_ranks
 
-Attack = Callable[[Any, Tensor, Tensor], Any]  # (model, x (n, C, H, W), y (n,)) to images
-
 STREAM = 3  # its draws are neither those that chose sigma nor those of `noisy_distance`
-NUDGES = (1e-6, 1e-5, 1e-4, 1e-3)  # outward, for errors that stand on the boundary
-ALIKE, OFTEN = 1e-3, 0.9  # distances this much alike, this often, are those of a radius
 BLOCK_ELEMENTS = 2**25
 
 
+@by_blocks({"sigma": 2}, smallest=1)
 def audit_attack(
     model: Model,
-    x: Tensor,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, C, H, W) or (C, H, W)
     y: Any,  # (B,), or None
     attack: Attack,
     *,
@@ -48,6 +48,8 @@ def audit_attack(
     backend: str | None = None,
     compile: bool | None = None,
     progress: bool | None = None,
+    run: str | os.PathLike[str] | None = None,
+    block: int | None = None,
 ) -> AuditResult:
     """Prove, where it can be proven, that an attack misses errors.
 
@@ -67,7 +69,9 @@ def audit_attack(
     confidence: of each verdict, over all sigmas; see AuditResult.
     eps: the l2 radius within which the attack looks. Its share of draws with an error there is held
         against Phi(Phi^-1(mu) + eps / sigma), which the theorem wants. None: medians.
-    model, x, y, seed, ids, batch_size, backend, compile, progress: as in `distance_to_error`.
+    model, x, y, seed, ids, batch_size, backend, compile, progress, run, block: as in
+        `distance_to_error`. An attack that is no function is known, in a run, by the modules and
+        numbers it holds.
 
     A draw that is an error has distance 0 and is not attacked. A returned image that the model gets
     right counts as not found, after it has been moved outward by up to a thousandth of its distance
@@ -103,7 +107,7 @@ def audit_attack(
     planned = n * noise.shape[1] * samples
     evaluator = Evaluator(model, batch, y, stream=STREAM, planned=planned, **engine)
     wrong = ~(evaluator.clean_margins > 0)
-    trial = _Trial(evaluator, attack)
+    trial = Trial(evaluator, attack)
     clean = np.full(n, np.inf)
     noisy = np.full(n, np.inf)
     grid = noise.shape
@@ -204,95 +208,3 @@ def _count(
             away = (points.double() - evaluator.x[at[0]].double()).flatten(1).norm(dim=1)
         np.minimum.at(nearest, rows[part], away.cpu().numpy())
     return nearest[some]
-
-
-class _Trial:
-    """Runs the attack in batches, and looks at what it returns."""
-
-    def __init__(self, evaluator: Evaluator, attack: Attack) -> None:
-        self.evaluator, self.attack = evaluator, attack
-
-    def distances(
-        self, gradients: Gradients, slots: np.ndarray, shown: Any
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(distance, is no error, is not finite) of what the attack returns for points `slots`."""
-        size = self.evaluator.batch_size
-        parts = [
-            self._batch(gradients, torch.as_tensor(part, device=gradients.x.device), shown)
-            for part in np.split(slots, range(size, len(slots), size))
-            if len(part)
-        ]
-        none = np.zeros(0), np.zeros(0, bool), np.zeros(0, bool)
-        return tuple(np.concatenate(each) for each in zip(none, *parts, strict=True))  # type: ignore[return-value]
-
-    def _batch(
-        self, gradients: Gradients, slots: Tensor, shown: Any
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        evaluator = self.evaluator
-        x = gradients.images(gradients.x[slots]).contiguous().to(evaluator.dtype)
-        with torch.enable_grad():
-            found = self.attack(evaluator.network.model, x.clone(), gradients.y[slots].clone())
-        found = _images(found, x)
-        finite = torch.isfinite(found).flatten(1).all(1)
-        away = gradients.flat((found.double() - x.double()).nan_to_num(0, 0, 0))
-        distance = torch.where(finite, 0.0, torch.inf).double()
-        open_ = finite.nonzero().flatten()
-        for nudge in (0.0, *NUDGES):  # an attack that stops on the boundary is not held to rounding
-            if not len(open_):
-                break
-            step = away[open_] * (1 + nudge)
-            at = gradients.rounded((gradients.x[slots[open_]].double() + step).float())
-            with torch.no_grad():
-                logits = gradients.logits(slots[open_], at)
-                wrong = ~(gradients.judged(slots[open_], logits)[0] > 0)
-            length = (at.double() - gradients.x[slots[open_]].double()).norm(dim=1)
-            distance[open_] = torch.where(wrong, length, torch.inf)
-            open_ = open_[~wrong]
-        shown.update(len(slots))
-        missed = torch.isinf(distance) & finite
-        return tuple(each.cpu().numpy() for each in (distance, missed, ~finite))  # type: ignore[return-value]
-
-    def charge(self, gradients: Gradients, rows: np.ndarray) -> None:
-        """Our own evaluations of points go to their images; the attack's are not counted."""
-        spent = gradients.n_forward.cpu().numpy()
-        self.evaluator.n_forward += np.bincount(
-            rows, spent, minlength=len(self.evaluator.n_forward)
-        ).astype(np.int64)
-
-    @staticmethod
-    def notes(
-        columns: dict[str, np.ndarray], distances: np.ndarray, eps: float | None, points: int
-    ) -> list[str]:
-        found = []
-        if total := int(columns["not_errors"].sum()):
-            found.append(f"{total} images that the attack returned are no errors: not found")
-        if total := int(columns["not_finite"].sum()):
-            found.append(f"{total} images that the attack returned hold NaN or inf: not found")
-        known = distances[np.isfinite(distances) & (distances > 0)]
-        middle = np.median(known) if known.size else 0.0
-        if eps is None and known.size >= points:
-            alike = np.mean(np.abs(known / middle - 1) < ALIKE)
-            if alike > OFTEN:
-                found.append(
-                    f"nearly all distances are {middle:.3g}: of an attack within a radius? Give eps"
-                )
-        return found
-
-
-def _images(found: Any, x: Tensor) -> Tensor:
-    """What the attack returned, as images like x."""
-    if not isinstance(found, Tensor):
-        try:
-            found = torch.as_tensor(np.asarray(found))
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError(
-                f"attack must return a tensor of images, returned {type(found).__name__}"
-            ) from None
-    if found.shape != x.shape:
-        raise ValueError(
-            f"attack must return images of the shape {tuple(x.shape)} that it was given, "
-            f"returned {tuple(found.shape)}"
-        )
-    if not found.is_floating_point():
-        raise TypeError(f"attack must return floating-point images, returned {found.dtype}")
-    return found.detach().to(x.device)

@@ -33,7 +33,7 @@ PAPER_TAIL = -2 * float(ndtri(1e-5))  # twice the 99.999th percentile of N(0, 1)
 DEAR = 15  # evaluations that a point costs, about: decides whether compiling pays
 
 
-@by_blocks("sigma")
+@by_blocks({"sigma": 1})
 def noisy_distance(
     model: Model,
     x: Any,  # (B, C, H, W) or (C, H, W)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,8 +24,10 @@ from robustcore.evaluator import PROBE, Evaluator
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
 from robustcore.results import CorruptionResult
+from robustcore.runs import by_blocks
 
 STORAGE = ("memory", "uint8", "jpeg")
+SMALLEST = 32  # images in a block: a batch holds no more
 
 
 class Images(Protocol):
@@ -44,9 +47,10 @@ class Condition:
     make: Callable[[slice], Tensor]
 
 
+@by_blocks(smallest=SMALLEST, per_batch=1)
 def corruption_benchmark(
     model: Model,
-    x: Tensor | Images,  # (B, C, H, W)
+    x: Any,  # (B, C, H, W)
     y: Any = None,  # (B,)
     *,
     corruptions: Sequence[str] = COMMON,
@@ -61,21 +65,23 @@ def corruption_benchmark(
     backend: str | None = None,
     compile: bool | None = None,
     progress: bool | None = None,
+    run: str | os.PathLike[str] | None = None,
+    block: int | None = None,
 ) -> CorruptionResult:
     """Accuracy under each corruption at each severity, the 15 by 5 of the benchmark by default.
 
     model: any callable from (S, C, H, W) pixels in [0, 1] to (S, K) logits.
-    x: floating-point images in [0, 1], as `corrupt` takes them; or an object with len(x) and
-        x[first:last] giving such a batch, such as `ImageFiles`, of which one batch is held at a
-        time.
-    y: true class of each image; None takes the model's own answers on the clean images.
+    x: images in [0, 1], as `corrupt` takes them, in any form that `error_rate` takes; what is not a
+        tensor, such as `ImageFiles`, is read a block of images at a time.
+    y: true class of each image; None takes those that x brings, or else the model's own answers on
+        the clean images.
     corruptions, severities: names as in `corrupt`, severities of 1 to 5, none twice.
     storage: what a file would have done to the corrupted images. "memory" leaves them as floats,
         as the paper measures; "uint8" cuts to 8 bits, as CIFAR-10-C is stored; "jpeg" compresses
         that at `quality` (1 to 95), as ImageNet-C is stored at 85. Clean images are left alone.
     seed, ids, parameters: as in `corrupt`; no result depends on batch_size.
-    backend: of the corruptions, as in `corrupt`. batch_size, compile, progress, confidence:
-        as in `error_rate`.
+    backend: of the corruptions, as in `corrupt`. batch_size, compile, progress, confidence, run,
+        block: as in `error_rate`.
 
     A tie or a NaN among the logits is an error. Cost: B * (1 + conditions) evaluations of the model
     and a few more on the first images. Raises ValueError, TypeError or RuntimeError naming the
@@ -87,28 +93,15 @@ def corruption_benchmark(
     wanted = asked(corruptions, severities)
     storage = inputs.choice("storage", storage, STORAGE)
     quality = inputs.integer("quality", quality, 1, 95)
-    device = device_of(model, x)
-    images: Images = inputs.images(x) if isinstance(x, Tensor) else x
+    images = pixels(x, tuple(name for name, _ in wanted))
     n = len(images)
-    if n == 0:
-        raise ValueError("x must hold at least one image, held none")
-    names = inputs.identifiers(ids, n, device)
-    bodies = select(backend, device)
-
-    def read(part: slice) -> Tensor:
-        return images[part].to(device)
-
-    def clean(part: slice) -> Tensor:
-        return pixels(read(part), tuple(name for name, _ in wanted))
-
-    if isinstance(x, Tensor):
-        clean(slice(n))
-    first = clean(slice(0, PROBE))
-    chosen = parameter_set(parameters, first.shape[2:])
+    names = inputs.identifiers(ids, n, images.device)
+    bodies = select(backend, images.device)
+    chosen = parameter_set(parameters, images.shape[2:])
 
     def condition(name: str, severity: int) -> Condition:
         def make(part: slice) -> Tensor:
-            made = corrupted(read(part), name, severity, seed, names[part], chosen, bodies)
+            made = corrupted(images[part], name, severity, seed, names[part], chosen, bodies)
             return stored(bodies, made, storage, quality)
 
         return Condition(name, severity, make)
@@ -116,8 +109,8 @@ def corruption_benchmark(
     settings = {"storage": storage, "quality": quality, "parameters": chosen}
     return measure(
         model,
-        first,
-        [Condition("clean", 0, clean), *(condition(*each) for each in wanted)],
+        images[:PROBE],
+        [Condition("clean", 0, images.__getitem__), *(condition(*each) for each in wanted)],
         y,
         n,
         names,

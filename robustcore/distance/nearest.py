@@ -25,7 +25,7 @@ PAPER_STEPS, PAPER_SHARE = 200, 150  # steps, and steps to a radius
 RTOL = 0.01  # of the radius that eps="search" finds
 
 
-@by_blocks("targets")
+@by_blocks({"targets": 1})
 def distance_to_error(
     model: Model,
     x: Any,  # (B, C, H, W) or (C, H, W)

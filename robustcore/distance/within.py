@@ -19,7 +19,7 @@ from robustcore.results import PGDResult
 from robustcore.runs import by_blocks
 
 
-@by_blocks("targets")
+@by_blocks({"targets": 1})
 def pgd(
     model: Model,
     x: Any,  # (B, C, H, W) or (C, H, W)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,20 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from robustcore import inputs
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
+from robustcore.provenance import bar
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Skip, render
 from robustcore.report.sections import SECTIONS
 from robustcore.results import Record
+from robustcore.runs import RunError, leads
+from robustcore.runs import named as kept_as
+from robustcore.sources import is_path, open_source
 
 __all__ = ["SECTIONS", "Report", "report"]
 
 PAGE = "report.html"
+CHECKED = 256  # images that are looked at before anything is measured
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Report:
 
 def report(
     models: Model | Mapping[str, Model],
-    x: Tensor,  # (B, C, H, W)
+    x: Any,  # (B, C, H, W)
     y: Any = None,  # (B,)
     *,
     out: str | Path,
@@ -66,6 +72,7 @@ def report(
     backend: str | None = None,
     compile: bool | None = None,
     progress: bool | None = None,
+    run: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Measure one model or several on the same images, and write report.html to the folder `out`.
 
@@ -73,7 +80,8 @@ def report(
     JSON and CSV, named MODEL.RECORD.
 
     models: a callable, or {name: callable}; x, y, ids, seed, batch_size, backend, compile,
-        progress: as in `error_rate`. y None measures each model against its own answers.
+        progress, run: as in `error_rate`. y None measures each model against its own answers, if x
+        brings no labels. In a process group all share the work, and the first writes the page.
     data, classes: what the page calls the images and the labels. sections: those wanted, of
         SECTIONS. A section that cannot be made, such as distances of a model without gradients, is
         left out and the page says why.
@@ -88,8 +96,11 @@ def report(
     named: dict[str, Any] = dict(models) if isinstance(models, Mapping) else {"model": models}
     if not named:
         raise ValueError("models must hold at least one model, held none")
-    batch = inputs.images(x)
-    labels = None if y is None else inputs.labels(y, len(batch), batch.device)
+    floating = isinstance(x, Tensor) and x.is_floating_point()
+    batch = inputs.images(x) if floating else open_source(x, y, next(iter(named.values())))
+    n = len(batch) if isinstance(batch, Tensor) else batch.n
+    where = batch.device if isinstance(batch, Tensor) else torch.device("cpu")
+    labels = None if y is None or is_path(y) else inputs.labels(y, n, where)
     for each in sections:
         inputs.choice("sections", each, tuple(SECTIONS))
     shared = {"seed": seed, "batch_size": batch_size, "backend": backend, "compile": compile}
@@ -104,30 +115,31 @@ def report(
         points=inputs.integer("points", points, 1),
         windows=inputs.integer("windows", windows, 0),
         size=inputs.integer("size", size, 2, 1000),
-        shared=shared | {"ids": ids, "progress": progress},
+        shared=shared | {"ids": ids, "progress": progress, "run": run},
     )
-    folder = _folder(out)
+    folder = Path(out)
+    if leads():
+        _make(folder)
     for name, model in named.items():
-        checked = Evaluator(
-            model, batch, labels, ids=ids, seed=seed, backend=backend, compile=False
-        )
         given = dict((records or {}).get(name, {}))
-        _of_these_images(given, checked, job.rate)
+        _check(model, job, given)
         job.records[name] = given
     chosen = {name: each for name, each in SECTIONS.items() if name in sections}
-    with tqdm(
-        total=len(chosen) * len(named),
-        unit=" parts",
-        disable=None if progress is None else not progress,
-    ) as shown:
+    with bar(len(chosen) * len(named), "parts", progress if leads() else False) as shown:
         for section, module in chosen.items():
             for name, model in named.items():
                 shown.set_postfix_str(f"{section}, {name}")
                 try:
-                    job.records[name] |= module.measure(model, job, name)
+                    with kept_as(name):
+                        job.records[name] |= module.measure(model, job, name)
+                except RunError:  # of the run, not of the model
+                    raise
                 except (Skip, ValueError, TypeError, RuntimeError) as why:
                     job.skipped.setdefault(section, []).append(f"{name}: {why}.")
                 shown.update()
+    path = folder / PAGE
+    if not leads():
+        return Report(path, {}, {}, job.records)
     pages = [_shown(section, module, job) for section, module in chosen.items()]
     for name, found in job.records.items():
         for each, record in found.items():
@@ -135,10 +147,9 @@ def report(
     several = ", ".join(named)
     when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     lead = (
-        f"Random noise and nearest errors of {several} on {len(batch)} images ({data}). "
+        f"Random noise and nearest errors of {several} on {n} images ({data}). "
         f"robustcore {version('robustcore')}, {when}."
     )
-    path = folder / PAGE
     path.write_text(render(f"Robustness of {several}", lead, pages), encoding="utf-8")
     return Report(
         path=path,
@@ -157,28 +168,40 @@ def _shown(name: str, module: Any, job: Job) -> Section:
     return Section(**vars(made) | {"skipped": [*made.skipped, *why]})
 
 
-def _of_these_images(given: Mapping[str, Record], checked: Evaluator, rate: float) -> None:
+def _check(model: Model, job: Job, given: Mapping[str, Record]) -> None:
+    """Model and images, all that are at hand or are held by records, before anything is measured.
+
+    Raises as `error_rate`, and ValueError for records of other images or another rate.
+    """
+    n = job.source.n
+    ids = inputs.identifiers(job.shared["ids"], n, torch.device("cpu"))
+    labels = []
+    for first in range(0, n if given or isinstance(job.x, Tensor) else min(n, CHECKED), CHECKED):
+        at = slice(first, first + CHECKED)
+        x, y = job.source.block(first, min(n, first + CHECKED))
+        y = y if job.y is None else job.y[at]
+        seed, backend = job.shared["seed"], job.shared["backend"]
+        checked = Evaluator(model, x, y, ids=ids[at], seed=seed, backend=backend, compile=False)
+        labels.append(checked.y.cpu().numpy())
     for name, record in given.items():
-        same = np.array_equal(record.ids, checked.ids.cpu().numpy())
-        if not same or not np.array_equal(record.labels, checked.y.cpu().numpy()):
+        same = np.array_equal(record.ids, ids.numpy())
+        if not same or not np.array_equal(record.labels, np.concatenate(labels)):
             raise ValueError(
                 f"records must be of the images in x, {name!r} has other ids or labels"
             )
-        its = getattr(record, "rate", rate)
-        if its != rate:
-            raise ValueError(f"records must be of error rate {rate:g}, {name!r} was of {its:g}")
+        its = getattr(record, "rate", job.rate)
+        if its != job.rate:
+            raise ValueError(f"records must be of error rate {job.rate:g}, {name!r} was of {its:g}")
 
 
-def _folder(out: str | Path) -> Path:
-    folder = Path(out)
+def _make(folder: Path) -> None:
     probe = folder / ".robustcore-probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise OSError(f"out must be a folder that can be written, was {out}: {error}") from None
-    return folder
+        raise OSError(f"out must be a folder that can be written, was {folder}: {error}") from None
 
 
 def _file_name(name: str) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from robustcore.sources import Source, open_source
 from robustcore.stats import order_ranks
 
 
@@ -16,11 +18,12 @@ from robustcore.stats import order_ranks
 class Job:
     """Images and settings of a report, the same for each model.
 
-    y None: each model is measured against its own answers. shared: engine arguments of every
+    x: a batch, or a source that is read when it is wanted, which may bring labels. y None: those,
+    or else each model is measured against its own answers. shared: engine arguments of every
     method. records[model][name] and skipped[section] fill as sections are measured.
     """
 
-    x: Tensor  # (B, C, H, W)
+    x: Tensor | Source  # (B, C, H, W)
     y: Tensor | None  # (B,)
     data: str
     classes: Sequence[str] | None
@@ -34,6 +37,25 @@ class Job:
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: dict[str, list[str]] = field(default_factory=dict)
 
+    @cached_property
+    def source(self) -> Source:
+        return open_source(self.x, None, None)
+
+    @cached_property
+    def labelled(self) -> bool:
+        """Whether anyone said what the images show."""
+        return self.y is not None or self.source.block(0, 1)[1] is not None
+
+    def part(self, rows: np.ndarray) -> tuple[Tensor | Source, Tensor | None]:
+        """Some of the images, to be measured, and their labels."""
+        chosen = rows.tolist()
+        x = self.x[chosen] if isinstance(self.x, Tensor) else self.x.among(chosen)
+        return x, None if self.y is None else self.y[chosen]
+
+    def pictures(self, rows: np.ndarray) -> Tensor:
+        """Some of the images, to be shown: float32 on the CPU."""
+        return self.source.among(rows.tolist()).block(0, len(rows))[0].float().cpu()
+
     def having(self, name: str) -> dict[str, Any]:
         """The records of this name, by model, of the models that have one."""
         return {model: found[name] for model, found in self.records.items() if name in found}
@@ -46,7 +68,7 @@ class Job:
         """Columns beside the images' numbers and classes: {heading: {model: values}}."""
         first = next(iter(next(iter(self.records.values())).values()))
         table: dict[str, Any] = {"image": first.ids.tolist()}
-        if self.y is not None:
+        if self.labelled:
             table["class"] = [self.word(int(label)) for label in first.labels]
         several = len(self.records) > 1
         for heading, by_model in columns.items():

@@ -7,19 +7,23 @@ alone, so it does not matter which process measures it, in which order, or after
 interruptions. See docs/scale.md.
 """
 
+from robustcore.runs.errors import RunError
 from robustcore.runs.progress import Progress, command_of, progress
-from robustcore.runs.ranks import alone, together
+from robustcore.runs.ranks import alone, leads, together
 from robustcore.runs.repair import repair
 from robustcore.runs.store import Store, command
-from robustcore.runs.whole import by_blocks
+from robustcore.runs.whole import by_blocks, named
 
 __all__ = [
     "Progress",
+    "RunError",
     "Store",
     "alone",
     "by_blocks",
     "command",
     "command_of",
+    "leads",
+    "named",
     "progress",
     "repair",
     "together",

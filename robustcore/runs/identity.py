@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustcore.results import Record
 from robustcore.runs.errors import Changed
+from robustcore.runs.rows import rows_of
 from robustcore.sources import digest
 
 MEANING = {"x": "the images", "model": "the weights", "torch": "the version of torch"}
@@ -83,7 +85,7 @@ def _filled(cell: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """A setting as a JSON value; arrays by their hash, an infinity by its name."""
+    """A setting as a JSON value: arrays, records, callables by a hash, an infinity by its name."""
     if isinstance(value, Tensor):
         return f"array {digest(value)}" if value.ndim else plain(value.item())
     if isinstance(value, np.ndarray):
@@ -94,8 +96,13 @@ def plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
+    if isinstance(value, Record):
+        rows = rows_of(value)
+        return f"record {digest(rows.form, torch.from_numpy(rows.as_bytes()))}"
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if callable(value):
+        return f"callable {of_model(value)}"
     return repr(value)
 
 

@@ -23,9 +23,15 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
+from robustcore.runs.errors import RunError
 from robustcore.runs.rows import Rows
 
-KINDS = {"value": ValueError, "type": TypeError, "file": OSError}  # of errors told to the others
+KINDS = {
+    "run": RunError,
+    "value": ValueError,
+    "type": TypeError,
+    "file": OSError,
+}  # of errors told to the others
 PAUSE = 0.02  # seconds between two looks at the store
 Write = Callable[[int, int, Rows], None]  # block, rank, its rows
 
@@ -51,19 +57,22 @@ def alone() -> Iterator[None]:
 def together(device: torch.device | str = "cpu") -> Iterator[torch.device]:
     """Join the processes that torchrun started, if it did, and leave them at the end.
 
-    Gives this rank's device: for "cuda", the GPU of its LOCAL_RANK. Through gloo, on GPUs nccl.
+    Gives this rank's device: for "cuda", the GPU of its LOCAL_RANK. Through gloo, on GPUs nccl. A
+    process group that exists already is used and left alone. Another launcher will do that sets
+    torchrun's WORLD_SIZE, RANK, MASTER_ADDR and MASTER_PORT.
     """
     device = torch.device(device)
-    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+    many = "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if not many or not dist.is_available() or dist.is_initialized():
         yield device
         return
     if device.type == "cuda":
         if device.index is None:
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     # torchrun's store outlives a restart, and a rank must not look for the dead of the last attempt
     store, rank, size = next(rendezvous("env://"))
-    store = PrefixStore(f"robustcore/{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    store = PrefixStore(f"robustcore/{_attempt()}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
@@ -76,6 +85,16 @@ def together(device: torch.device | str = "cpu") -> Iterator[torch.device]:
 def grouped() -> bool:
     """Whether the next measurement is that of a process group, be it of one process."""
     return not _apart.get() and dist.is_available() and dist.is_initialized()
+
+
+def leads() -> bool:
+    """Whether this process prints and writes: of those of a group, the first."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+def _attempt() -> str:
+    """How often torchrun has started its processes again."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 def join() -> One | Many:
@@ -120,8 +139,7 @@ class Many:
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        prefix = f"robustcore/{attempt}/{next(_calls)}"
+        prefix = f"robustcore/{_attempt()}/{next(_calls)}"
         group: Any = _get_default_store()
         self._store: Any = PrefixStore(prefix, group)
         # a wait of one thread must not hold up the other

@@ -34,6 +34,10 @@ class Rows:
         names = self.data.dtype.names or ()
         return int(self.data["n_forward"].sum()) if "n_forward" in names else 0
 
+    def as_bytes(self) -> np.ndarray:
+        """The images' rows, (bytes) uint8."""
+        return np.frombuffer(bytearray(self.data.tobytes()), np.uint8)
+
     def to_bytes(self) -> bytes:
         head = json.dumps([self.form, len(self.data), self.provenance])
         return head.encode() + b"\n" + self.data.tobytes()

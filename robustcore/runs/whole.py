@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
@@ -30,17 +31,41 @@ from robustcore.sources import Source, digest, labels_of, open_source
 P = ParamSpec("P")
 R = TypeVar("R", bound=Record)
 
-SMALLEST, LARGEST = 4, 256  # images in a block
+SMALLEST, LARGEST = 4, 256  # images in a block, unless a measurement says otherwise
 SHARE = 128  # a block is this part of what is left, so that ranks finish together
 PER_BATCH = 8  # batch slots to an image of the largest block
 
+_names: ContextVar[tuple[str, ...]] = ContextVar("names", default=())
 
-def by_blocks(*per_image: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+
+@contextlib.contextmanager
+def named(name: str) -> Iterator[None]:
+    """Within this, what is measured is kept under this name too, as one function may be many times.
+
+    A run holds one measurement of each function and name, such as those of one model of several.
+    """
+    token = _names.set((*_names.get(), name))
+    try:
+        yield
+    finally:
+        _names.reset(token)
+
+
+def by_blocks(
+    per_image: Mapping[str, int] | None = None,
+    *,
+    smallest: int = SMALLEST,
+    per_batch: int = PER_BATCH,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """For a function of (model, x, y, ids=, run=, block=, ...) whose record is image by image.
 
     A tensor alone, without `run` and outside a process group, goes straight to the function.
     Anything else is cut into blocks of images that are measured one by one, by as many processes
-    as there are, and kept in a `Store`. per_image: other arguments with an entry for each image.
+    as there are, and kept in a `Store`.
+
+    per_image: other arguments that may have an entry for each image, with their dimensions if so; a
+    record has one always. smallest: images in a block, where there are as many. per_batch: slots of
+    a batch for each image of the largest block; 1 where a batch holds an image once.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -54,7 +79,8 @@ def by_blocks(*per_image: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             asked = given["run"] is not None or given["block"] is not None
             read = not isinstance(given["x"], Tensor) or given["x"].dtype == torch.uint8
             if asked or read or ranks.grouped():
-                return cast(R, _Whole(function, given, per_image).record())
+                cut = _Whole(function, given, per_image or {}, smallest, per_batch)
+                return cast(R, cut.record())
             return function(*args, **kwargs)
 
         return measured
@@ -66,7 +92,12 @@ class _Whole:
     """One call of a measurement on a whole set."""
 
     def __init__(
-        self, function: Callable[..., Record], given: dict[str, Any], per_image: tuple[str, ...]
+        self,
+        function: Callable[..., Record],
+        given: dict[str, Any],
+        per_image: Mapping[str, int],
+        smallest: int,
+        per_batch: int,
     ) -> None:
         self.function = function
         self.arguments = dict(given)
@@ -82,17 +113,18 @@ class _Whole:
         self.y = labels_of(self.source, y)
         self.ids = inputs.identifiers(ids, n, torch.device("cpu"))
         self.per_image = {
-            name: torch.as_tensor(self.arguments.pop(name))
-            for name in per_image
-            if np.ndim(self.arguments[name]) == 1 and len(self.arguments[name]) == n
+            name: _entries(self.arguments.pop(name))
+            for name, dims in per_image.items()
+            if _has_entries(self.arguments[name], dims, n)
         }
         device = x.device if isinstance(x, Tensor) else _device(self.model)
         if block is not None:
             block = inputs.integer("block", block, 1)
-        largest = block or _largest(self.arguments.get("batch_size"), self.source, device)
-        self.spans = spans(n, largest, shrink=block is None)
+        batch = self.arguments.get("batch_size")
+        largest = block or max(smallest, _largest(batch, self.source, device, per_batch))
+        self.spans = spans(n, largest, smallest if block is None else None)
         self.identity = {
-            "function": function.__name__,
+            "function": ", ".join((function.__name__, *_names.get())),
             "model": of_model(self.model),
             "x": self.source.about,
             "y": None if self.y is None else digest(self.y),
@@ -168,25 +200,35 @@ class _Whole:
         return rows_of(record)
 
 
-def spans(n: int, largest: int, shrink: bool = True) -> list[tuple[int, int]]:
+def spans(n: int, largest: int, smallest: int | None = SMALLEST) -> list[tuple[int, int]]:
     """First and last of each block of n images; the same for any number of processes.
 
-    With `shrink` a block is a 128th of what is left, 4 images at least, so that up to 64 processes
-    finish at about one time.
+    A block is a 128th of what is left, `smallest` images at least, so that up to 64 processes
+    finish at about one time; with None all are of one size.
     """
     found, first = [], 0
     while first < n:
-        size = min(largest, max(SMALLEST, (n - first) // SHARE)) if shrink else largest
+        size = largest if smallest is None else min(largest, max(smallest, (n - first) // SHARE))
         found.append((first, min(n, first + size)))
         first += size
     return found
 
 
-def _largest(batch_size: int | None, source: Source, device: torch.device) -> int:
+def _has_entries(value: Any, dims: int, n: int) -> bool:
+    if isinstance(value, Record):
+        return len(value) == n
+    return np.ndim(value) == dims and len(value) == n
+
+
+def _entries(value: Any) -> Any:
+    return value if isinstance(value, Record) else torch.as_tensor(value)
+
+
+def _largest(batch_size: int | None, source: Source, device: torch.device, per_batch: int) -> int:
     """Images whose first round fills many batches: no more than a minute's work is in flight."""
     pixels = int(np.prod(source.shape))
     batch = batch_size or BATCH_PIXELS.get(device.type, 2**24) // pixels
-    return int(min(LARGEST, max(SMALLEST, batch // PER_BATCH)))
+    return int(min(LARGEST, max(SMALLEST, batch // per_batch)))
 
 
 def _device(model: Any) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ from robustcore.network import Model
 from robustcore.noise import sigma_at_error_rate
 from robustcore.provenance import provenance
 from robustcore.results import SigmaResult, SliceResult
+from robustcore.runs import by_blocks
 from robustcore.slices.planes import DIRECTIONS, Planes
 from robustcore.slices.record import record_of
 
@@ -23,9 +25,10 @@ COARSE = 8
 USUAL_SHARE = 0.1  # of nodes that are evaluated: decides whether compiling pays
 
 
+@by_blocks({"sigma": 1, "across": 4, "up": 4}, smallest=1)
 def church_windows(
     model: Model,
-    x: Tensor,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, C, H, W) or (C, H, W)
     y: Any = None,  # (B,)
     *,
     across: str | Tensor = "noise",
@@ -43,11 +46,13 @@ def church_windows(
     backend: str | None = None,
     compile: bool | None = None,
     progress: bool | None = None,
+    run: str | os.PathLike[str] | None = None,
+    block: int | None = None,
 ) -> SliceResult:
     """The plane through each image and two points: class, margin, and the shape of the errors.
 
-    model, x, y, ids, batch_size, backend, compile, progress: as in `error_rate`; the model must let
-        gradients through where a direction is "adversarial".
+    model, x, y, ids, batch_size, backend, compile, progress, run, block: as in `error_rate`; the
+        model must let gradients through where a direction is "adversarial".
     across, up: what spans the plane. "noise": the first of the draws at sigma that the model gets
         wrong, not clipped. "adversarial": an error found by an attack that aims at the class of the
         noise error, or at any wrong class where there is no noise error in the plane.

@@ -2,6 +2,6 @@
 
 from robustcore.sources.folder import LabelledFolder
 from robustcore.sources.forms import open_source
-from robustcore.sources.source import Source, digest, labels_of
+from robustcore.sources.source import Source, digest, is_path, labels_of
 
-__all__ = ["LabelledFolder", "Source", "digest", "labels_of", "open_source"]
+__all__ = ["LabelledFolder", "Source", "digest", "is_path", "labels_of", "open_source"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -14,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSam
 
 from robustcore import inputs
 from robustcore.sources.folder import LabelledFolder
-from robustcore.sources.source import CHUNK, Read, Source, digest
+from robustcore.sources.source import CHUNK, Read, Source, digest, is_path
 
 SAMPLED = 32  # images that stand for a set too large to be read twice
 
@@ -33,11 +32,13 @@ def open_source(x: Any, y: Any, model: Any) -> Source:
     What is not a tensor goes to the model's device and floating type, as it is read; bytes are
     divided by 255. Raises TypeError or ValueError naming x.
     """
+    if isinstance(x, Source):
+        return x
     put = _placement(model)
     if isinstance(x, Tensor):
         return _of_tensor(x, put)
-    if isinstance(x, (str, os.PathLike)):
-        x = LabelledFolder(x, y if isinstance(y, (str, os.PathLike)) else None)
+    if is_path(x):
+        x = LabelledFolder(x, y if is_path(y) else None)
     if isinstance(x, LabelledFolder):
         return _of_folder(x, put)
     if isinstance(x, np.ndarray):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,17 @@ class Source:
     read: Read
     about: str
 
+    def among(self, rows: Sequence[int]) -> Source:
+        """The set of some of the images, in this order, which are read one by one."""
+
+        def read(first: int, last: int) -> tuple[Tensor, Any]:
+            images, labels = zip(*(self.read(i, i + 1) for i in rows[first:last]), strict=True)
+            known = all(each is not None for each in labels)
+            return torch.cat(images), torch.cat(labels) if known else None
+
+        rows = [int(i) for i in rows]
+        return Source(len(rows), self.shape, read, digest(self.about, rows))
+
     def block(self, first: int, last: int) -> tuple[Tensor, Any]:
         """Checked images and labels. Raises ValueError naming an image that is not finite."""
         x, y = self.read(first, last)
@@ -45,9 +56,13 @@ class Source:
         return x, y
 
 
+def is_path(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike))
+
+
 def labels_of(source: Source, y: Any) -> Tensor | None:
     """Labels of all images, checked, where they are known without reading any."""
-    if y is None or isinstance(y, (str, os.PathLike)):
+    if y is None or is_path(y):
         return None
     return inputs.labels(y, source.n, torch.device("cpu"))
 

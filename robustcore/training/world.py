@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from robustcore.runs.ranks import together
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,9 @@ class World:
 
 @contextmanager
 def world(device: torch.device | str | None) -> Iterator[World]:
-    """Join the processes that torchrun started, if any, and leave them at the end.
+    """Join the processes that torchrun started, if any: as `robustcore.runs.together`.
 
-    A process group that exists already is used and left alone. device None is a GPU where there is
-    one, under torchrun that of LOCAL_RANK.
+    device None is a GPU where there is one, under torchrun that of LOCAL_RANK.
     """
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -53,17 +53,6 @@ def world(device: torch.device | str | None) -> Iterator[World]:
         raise ValueError(f"device must name a torch device, was {device!r}") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device must be one that torch can use, was {device!r} without a GPU")
-    started = dist.is_available() and dist.is_initialized()
-    if not started and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield World(0, 1, chosen)
-        return
-    if chosen.type == "cuda" and chosen.index is None:
-        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(chosen)
-    if not started:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield World(dist.get_rank(), dist.get_world_size(), chosen)
-    finally:
-        if not started:
-            dist.destroy_process_group()
+    with together(chosen) as device:
+        grouped = dist.is_available() and dist.is_initialized()
+        yield World(*((dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)), device)

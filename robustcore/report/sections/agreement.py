@@ -45,7 +45,7 @@ def show(job: Job) -> Section:
             + (f"; not so {_listed(record.ids[away])}." if len(away) else ".")
         )
         summary.append([len(ratio), median, low, high, len(away)])
-        if len(away) and job.x.shape[1] in (1, 3):
+        if len(away) and job.source.shape[0] in (1, 3):
             figures.append(_disagreeing(job, name, record, away[:SHOWN]))
     rows = [
         *("images compared", "median ratio", "25th percentile", "75th percentile"),
@@ -91,6 +91,6 @@ def _listed(ids: np.ndarray) -> str:
 
 
 def _disagreeing(job: Job, name: str, record: Any, rows: np.ndarray) -> Any:
-    pictures = job.x[rows.tolist()].float().cpu().numpy()
+    pictures = job.pictures(rows).numpy()
     words = [f"{record.ids[i]}: ratio {number(float(record.ratio[i]), 2)}" for i in rows]
     return figure(plot.image_row(pictures, words), f"{name}: the images that disagree most.")

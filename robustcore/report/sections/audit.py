@@ -30,7 +30,7 @@ def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
     rows = np.flatnonzero(sigma.status == "found")[:AUDITED]
     if not len(rows):
         raise Skip("no image has a sigma between 0 and the largest tried")
-    chosen = rows.tolist()
+    x, y = job.part(rows)
     engine = {each: job.shared[each] for each in ("batch_size", "backend", "compile")}
 
     def attack(model: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -40,8 +40,8 @@ def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
 
     found = audit_attack(
         model,
-        job.x[chosen],
-        None if job.y is None else job.y[chosen],
+        x,
+        y,
         attack,
         error_rates=RATE,
         points=job.points,

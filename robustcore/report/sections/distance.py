@@ -40,7 +40,7 @@ def show(job: Job) -> Section:
         )
         noise = job.records[name].get("sigma")
         if noise is not None and np.isfinite(noise.median_sigma) and median > 0:
-            norm = float(typical_noise_norm(noise.median_sigma, job.x[0].numel()))
+            norm = float(typical_noise_norm(noise.median_sigma, np.prod(job.source.shape)))
             times = f"{norm / median:.0f} times" if norm / median >= 2 else "hardly"
             text += f"; noise in which it errs at rate {job.rate:g} is {times} longer"
         verdicts.append(text + ".")

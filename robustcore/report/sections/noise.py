@@ -95,9 +95,11 @@ def _intervals(sigma: dict[str, Any]) -> list[Any]:
 
 
 def _panels(job: Job) -> list[Any]:
-    if job.x.shape[1] not in (1, 3):
+    if job.source.shape[0] not in (1, 3):
         return []
-    copies = noisy_copies(job.x[:PANELS], PANEL_GRID, seed=job.shared["seed"])
-    rows = None if job.y is None else [job.word(int(label)) for label in job.y[:PANELS]]
-    drawn = plot.noisy_images(copies.float().cpu().numpy(), PANEL_GRID, rows=rows)
+    first = np.arange(min(PANELS, job.source.n))
+    copies = noisy_copies(job.pictures(first), PANEL_GRID, seed=job.shared["seed"])
+    shown = next(iter(job.having("sigma").values())).labels[first]
+    rows = [job.word(int(label)) for label in shown] if job.labelled else None
+    drawn = plot.noisy_images(copies.numpy(), PANEL_GRID, rows=rows)
     return [figure(drawn, "The first images, in noise (clipped to [0, 1] to be shown).")]

@@ -23,11 +23,11 @@ def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
     rows = np.flatnonzero(sigma.status == "found")
     if not len(rows):
         raise Skip("no image has a sigma between 0 and the largest tried")
-    chosen = rows.tolist()
+    x, y = job.part(rows)
     found = noisy_distance(
         model,
-        job.x[chosen],
-        None if job.y is None else job.y[chosen],
+        x,
+        y,
         sigma=sigma.sigma[rows],
         points=job.points,
         samples=max(job.samples, job.points),

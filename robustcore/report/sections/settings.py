@@ -52,12 +52,12 @@ def show(job: Job) -> Section:
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
     forward, backward = sum(columns["evaluations"]), sum(columns["gradients"])
-    shape = " x ".join(str(each) for each in job.x.shape[1:])
+    shape = " x ".join(str(each) for each in job.source.shape)
     return Section(
         title=TITLE,
         about=(
-            f"Data: {job.data}, {len(job.x)} images of {shape}, "
-            + ("with their labels. " if job.y is not None else "without labels: the model's own. ")
+            f"Data: {job.data}, {job.source.n} images of {shape}, "
+            + ("with their labels. " if job.labelled else "without labels: the model's own. ")
             + f"Spent in all: {forward:,} evaluations and {backward:,} gradients of the models. "
             f"Machine: {_processor()}, {torch.get_num_threads()} threads. "
             "Versions: " + ", ".join(f"{name} {each}" for name, each in versions.items()) + "."

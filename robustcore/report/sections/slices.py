@@ -22,12 +22,12 @@ def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
     rows = np.flatnonzero(sigma.status == "found")[: job.windows]
     if not len(rows):
         raise Skip("no image has a sigma between 0 and the largest tried")
-    chosen = rows.tolist()
+    x, y = job.part(rows)
     found = church_windows(
         model,
-        job.x[chosen],
-        None if job.y is None else job.y[chosen],
-        sigma=sigma[rows],
+        x,
+        y,
+        sigma=sigma.sigma[rows],
         samples=job.samples,
         size=job.size,
         **job.shared | {"ids": sigma.ids[rows]},
