@@ -4,7 +4,10 @@ The CPU kernels are compiled once for each instruction set, each file with flags
 chosen at run time: so no flag here follows the machine that builds.
 """
 
+import os
 import platform
+import shutil
+import subprocess
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension
@@ -32,6 +35,24 @@ FILE_FLAGS = {
 }
 FILE_FLAGS["fused_avx2.cpp"] = ["-mavx2", "-mfma"]  # products of matrices name their contraction
 
+# CUDA is built where nvcc is found; ROBUSTCORE_CUDA=0 leaves it out, =1 fails without nvcc.
+WANTED = os.environ.get("ROBUSTCORE_CUDA", "")
+NVCC = None if WANTED == "0" else shutil.which("nvcc")
+NVCC_FLAGS = ["-O3", "-std=c++17", "-fmad=false", "-Xcompiler", "-fPIC", "--threads", "2"]
+for arch in ("80", "90", "100"):
+    NVCC_FLAGS += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
+NVCC_FLAGS += ["-gencode", "arch=compute_80,code=compute_80"]  # PTX for whatever else there is
+if WANTED == "1" and NVCC is None:
+    raise SystemExit("ROBUSTCORE_CUDA=1 needs nvcc on the path; there was none")
+
+
+def cuda_libraries():
+    """Where the toolkit of NVCC keeps its libraries, as it says itself."""
+    said = subprocess.run([NVCC, "--dryrun", "x.cu"], capture_output=True, text=True).stderr
+    top = next(line.split("=", 1)[1] for line in said.splitlines() if "TOP=" in line)
+    folders = [Path(top.strip(), name) for name in ("lib64", "lib", "targets/x86_64-linux/lib")]
+    return [str(each) for each in folders if (each / "libcudart_static.a").exists()]
+
 
 class BuildExt(build_ext):
     """Adds each source's own flags to the command that compiles it."""
@@ -40,10 +61,14 @@ class BuildExt(build_ext):
         compile_one = self.compiler._compile
 
         def compile_with_flags(obj, src, ext, cc_args, postargs, pp_opts):
+            if ext == ".cu":
+                self.spawn([NVCC, *NVCC_FLAGS, "-c", src, "-o", obj])
+                return
             own = FILE_FLAGS.get(Path(src).name, [])
             compile_one(obj, src, ext, cc_args, [*postargs, *own], pp_opts)
 
         self.compiler._compile = compile_with_flags
+        self.compiler.src_extensions.append(".cu")
         super().build_extensions()
 
 
@@ -70,8 +95,20 @@ def extension(name, sources):
     )
 
 
+def cuda_extension():
+    """Linked statically, so that it is imported where there is neither toolkit nor driver."""
+    made = extension("robustcore._cuda", ["csrc/cuda/bindings.cpp", "csrc/cuda/kernels.cu"])
+    made.library_dirs += cuda_libraries()
+    made.libraries += ["cudart_static", "dl", "rt"]
+    return made
+
+
+if NVCC is None:
+    print("CUDA kernels are left out: nvcc was not found")
+
 setup(
     ext_modules=[
+        *([] if NVCC is None else [cuda_extension()]),
         extension("robustcore._native", ["csrc/bindings.cpp", *sources("cpu")]),
         extension("robustcore._corruptions", [*sources("corruptions"), POOL]),
         extension("robustcore._fused", [*sources("fused"), POOL]),

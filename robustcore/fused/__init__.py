@@ -52,19 +52,22 @@ AGREE = 1e-4  # relative to the largest logit: rounding alone separates the two
 class Fused:
     """A packed network and the body that runs it, as the engine uses them."""
 
-    def __init__(self, packed: Packed, backend: str) -> None:
+    def __init__(self, packed: Packed, backend: str, device: torch.device, clip: Any) -> None:
+        self.body: Any = ReferenceNet(packed)
         if backend == "native":
             from robustcore.fused.native import NativeNet  # needs the compiled extension
 
-            self.body: Any = NativeNet(packed)
-        else:
-            self.body = ReferenceNet(packed)
+            self.body = NativeNet(packed)
+        elif backend == "cuda" and packed.dense and clip is None:
+            from robustcore.fused.cuda import CudaNet
+
+            self.body = CudaNet(packed, device)
         self.packed, self.logits = packed, self.body.logits
 
     @property
     def ascent(self) -> Any:
-        """The body, where it differentiates; the reference leaves that to torch."""
-        return None if isinstance(self.body, ReferenceNet) else self.body
+        """The body, where it differentiates; the others leave that to torch."""
+        return self.body if hasattr(self.body, "differentiate") else None
 
     @property
     def note(self) -> str:
@@ -106,23 +109,30 @@ def fuse(
 
     That is so for anything but a network that `pack` takes, on the native backend, for float32
     images; and for one whose own `logits` (B, K) of the images x the packed network does not
-    reproduce. Draws in the features are the user's wish: ValueError where they cannot be made.
+    reproduce. On the cuda backend, whose fused kernels no device has measured against torch, a
+    network is fused when it is Packed by the user. Draws in the features are the user's wish:
+    ValueError where they cannot be made.
     """
-    if isinstance(model, Packed) and model.draws == "features":
+    packed = model if isinstance(model, Packed) else None
+    how = (backend, x.device, clip)
+    if packed is not None and packed.draws == "features":
         if dtype != torch.float32:
             raise ValueError(f"x must be torch.float32 for draws='features', was {dtype}")
         if clip is not None:
             raise ValueError(f"clip must be None for draws='features', was {clip}")
-        return Fused(model, backend)
-    if backend != "native" or not dtype == logits.dtype == torch.float32:
+        return Fused(packed, *how)
+    if not dtype == logits.dtype == torch.float32:
         return None
-    if not isinstance(model, (nn.Module, Packed)):
+    if packed is None:
+        if backend != "native" or not isinstance(model, nn.Module):
+            return None
+        try:
+            packed = pack(model, tuple(x.shape[1:]))
+        except NotPackable:
+            return None
+    fused = Fused(packed, *how)
+    if isinstance(fused.body, ReferenceNet):
         return None
-    try:
-        packed = model if isinstance(model, Packed) else pack(model, tuple(x.shape[1:]))
-    except NotPackable:
-        return None
-    fused = Fused(packed, backend)
     return fused if _agrees(fused, x, logits) else None
 
 

@@ -125,6 +125,16 @@ _TABLE = {
         "ball_slope": "robustcore.kernels.triton_ball",
         "update_best": "robustcore.kernels.triton_ball",
     },
+    "cuda": {
+        "philox": "robustcore.kernels.reference",
+        "perturb": "robustcore.kernels.cuda",
+        "margins": "robustcore.kernels.cuda",
+        "count_errors": "robustcore.kernels.cuda",
+        "random_start": "robustcore.kernels.reference",
+        "ball_step": "robustcore.kernels.cuda",
+        "ball_slope": "robustcore.kernels.reference",
+        "update_best": "robustcore.kernels.cuda",
+    },
 }
 BACKENDS = tuple(_TABLE)
 
@@ -171,7 +181,17 @@ def unavailable(backend: str, device: torch.device | str) -> str | None:
         loaded = _load("triton")
         if isinstance(loaded, str):
             return f"triton cannot be imported: {loaded}"
+    if backend == "cuda":
+        if kind != "cuda":
+            return f"the cuda backend runs on cuda only, not on {kind}"
+        loaded = _load("robustcore._cuda")
+        if isinstance(loaded, str):
+            return f"the CUDA extension cannot be imported, it is built where nvcc is: {loaded}"
     return None
+
+
+# The fastest first. Triton comes before CUDA C++ as no device has measured the two.
+_PREFERRED = {"cpu": ("native",), "cuda": ("triton", "cuda")}
 
 
 def select(backend: str | None, device: torch.device | str) -> Backend:
@@ -181,8 +201,8 @@ def select(backend: str | None, device: torch.device | str) -> Backend:
     backend that cannot run on `device`.
     """
     if backend is None:
-        fastest = {"cpu": "native", "cuda": "triton"}.get(torch.device(device).type, "reference")
-        backend = fastest if unavailable(fastest, device) is None else "reference"
+        known = _PREFERRED.get(torch.device(device).type, ())
+        backend = next((each for each in known if unavailable(each, device) is None), "reference")
     if backend not in _TABLE:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or None; got {backend!r}")
     reason = unavailable(backend, device)

@@ -1,0 +1,118 @@
+// Blocks to grids: nothing but launches. The maths is in ../core, a block's work in blocks.h.
+#include "launch.h"
+
+namespace robustcore {
+namespace {
+
+const char* error = nullptr;
+
+void check() {
+    const cudaError_t code = cudaGetLastError();
+    error = code == cudaSuccess ? nullptr : cudaGetErrorString(code);
+}
+
+template <int kSize>
+__device__ DeviceBlock<kSize> this_block() {
+    return {static_cast<int64_t>(blockIdx.x)};
+}
+
+__global__ void __launch_bounds__(kThreads) perturb_kernel(const PerturbArgs args) {
+    perturb_block(this_block<kThreads>(), args);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kWarp)
+    margins_kernel(const LogitsArgs<T> args, T* margin, int64_t* runner_up) {
+    __shared__ Best<T> parts[kWarp];
+    margins_block(this_block<kWarp>(), args, parts, margin, runner_up);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kWarp)
+    count_errors_kernel(const LogitsArgs<T> args, int64_t* counts) {
+    __shared__ Best<T> parts[kWarp];
+    count_errors_block(this_block<kWarp>(), args, parts, counts);
+}
+
+__global__ void __launch_bounds__(kThreads) ball_step_kernel(const BallArgs args) {
+    __shared__ double lanes[3 * kSumLanes];
+    ball_step_block(this_block<kThreads>(), args, lanes);
+}
+
+__global__ void __launch_bounds__(kThreads) update_best_kernel(const BallArgs args) {
+    __shared__ double lanes[kSumLanes];
+    update_best_block(this_block<kThreads>(), args, lanes);
+}
+
+template <int kSlots, int kUnits>
+__global__ void __launch_bounds__(kThreads) dense_kernel(const DenseArgs args) {
+    extern __shared__ float shared[];
+    dense_block<kSlots, kUnits>(this_block<kThreads>(), args, shared);
+}
+
+template <int kSlots, int kUnits>
+void start_dense(const DenseArgs& args, cudaStream_t stream) {
+    const int64_t blocks = (args.round.slots + kSlots - 1) / kSlots;
+    const int bytes = static_cast<int>(dense_floats<kSlots>(args) * sizeof(float));
+    cudaFuncSetAttribute(dense_kernel<kSlots, kUnits>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         bytes);
+    dense_kernel<kSlots, kUnits><<<static_cast<unsigned>(blocks), kThreads, bytes, stream>>>(args);
+}
+
+unsigned count(int64_t blocks) { return static_cast<unsigned>(blocks); }
+
+cudaStream_t on(void* stream) { return static_cast<cudaStream_t>(stream); }
+
+}  // namespace
+
+void launch_perturb(const PerturbArgs& args, void* stream) {
+    perturb_kernel<<<count(args.slots * perturb_blocks_per_slot(args)), kThreads, 0, on(stream)>>>(
+        args);
+    check();
+}
+
+template <class T>
+void launch_margins(const LogitsArgs<T>& args, T* margin, int64_t* runner_up, void* stream) {
+    margins_kernel<<<count(args.slots), kWarp, 0, on(stream)>>>(args, margin, runner_up);
+    check();
+}
+
+template <class T>
+void launch_count_errors(const LogitsArgs<T>& args, int64_t* counts, void* stream) {
+    count_errors_kernel<<<count(args.slots), kWarp, 0, on(stream)>>>(args, counts);
+    check();
+}
+
+void launch_ball_step(const BallArgs& args, void* stream) {
+    ball_step_kernel<<<count(args.slots), kThreads, 0, on(stream)>>>(args);
+    check();
+}
+
+void launch_update_best(const BallArgs& args, void* stream) {
+    update_best_kernel<<<count(args.slots), kThreads, 0, on(stream)>>>(args);
+    check();
+}
+
+void launch_dense(const DenseArgs& args, void* stream) {
+    if (widest(args) > kWideLayer)
+        start_dense<kFewSlots, 16>(args, on(stream));
+    else if (args.width[0] > 4 * (kThreads / (kManySlots / 4)))
+        start_dense<kManySlots, 16>(args, on(stream));
+    else
+        start_dense<kManySlots, 4>(args, on(stream));
+    check();
+}
+
+const char* last_error() { return error; }
+
+int device_count() {
+    int found = 0;
+    return cudaGetDeviceCount(&found) == cudaSuccess ? found : 0;
+}
+
+template void launch_margins(const LogitsArgs<float>&, float*, int64_t*, void*);
+template void launch_margins(const LogitsArgs<double>&, double*, int64_t*, void*);
+template void launch_count_errors(const LogitsArgs<float>&, int64_t*, void*);
+template void launch_count_errors(const LogitsArgs<double>&, int64_t*, void*);
+
+}  // namespace robustcore

@@ -1,0 +1,70 @@
+"""Compiles the CUDA kernels for each architecture, without a GPU, and prints what they take.
+
+    python tests/cuda_registers.py [--arch 80 90 100]
+
+Exits with status 1 if a kernel spills or keeps numbers in local memory. Occupancy is that of the
+registers and of the shared memory known when compiling: blocks of its threads to a multiprocessor.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parent.parent / "csrc/cuda/kernels.cu"
+THREADS = {"margins": 32, "count_errors": 32}  # else 256
+REGISTERS, MOST_THREADS, MOST_BLOCKS = 65536, 2048, 32
+KIND = {"f": " float32", "d": " float64"}
+
+
+def compiled(arch):
+    """(kernel, registers, bytes of shared memory, bytes spilled or kept in local memory)."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["nvcc", "-O3", "-std=c++17", "-fmad=false", f"-arch=sm_{arch}", "-Xptxas", "-v"]
+        done = subprocess.run(
+            [*command, "-cubin", str(SOURCE), "-o", f"{folder}/kernels.cubin"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    for part in done.stderr.split("Compiling entry function")[1:]:
+        name, kind = re.search(r"\d+([a-z_]+)_kernel(?:I(\w+?)EEv|E)?", part).groups()
+        units = re.findall(r"Li(\d+)E", part.split("'")[1])
+        name += KIND.get(kind, "") if kind else ""
+        name += f" {units[0]} slots, {units[1]} units" if units else ""
+        registers = int(re.search(r"Used (\d+) registers", part).group(1))
+        shared = re.search(r"(\d+) bytes smem", part)
+        local = sum(int(n) for n in re.findall(r"(\d+) bytes (?:stack|spill)", part))
+        yield name, registers, int(shared.group(1)) if shared else 0, local
+
+
+def blocks(name, registers):
+    """Blocks to a multiprocessor, as far as registers decide; they come in eights to a thread."""
+    threads = THREADS.get(name.split()[0], 256)
+    held = REGISTERS // (-(-registers // 8) * 8 * threads)
+    return min(held, MOST_THREADS // threads, MOST_BLOCKS), threads
+
+
+def main():
+    parser = argparse.ArgumentParser(description="compile the CUDA kernels without a GPU")
+    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100])
+    if shutil.which("nvcc") is None:
+        raise SystemExit("nvcc was not found")
+    failed = 0
+    for arch in parser.parse_args().arch:
+        for name, registers, shared, local in compiled(arch):
+            held, threads = blocks(name, registers)
+            share = 100 * held * threads // MOST_THREADS
+            print(
+                f"sm_{arch} {name}: {registers} registers, {shared} bytes shared, "
+                f"{held} blocks of {threads} threads ({share} %), {local} bytes spilled"
+            )
+            failed += local > 0
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""CUDA C++ without a GPU: its blocks run by one thread of the CPU, and compiled for each device.
+
+csrc/cuda/emulated.cpp runs what csrc/cuda/kernels.cu launches; only the launch itself is not tried.
+"""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fused_models import _dense, model, slots
+
+from robustcore import kernels
+from robustcore.fused import pack
+from robustcore.fused.native import ISAS, NativeNet
+from robustcore.fused.reference import ReferenceNet
+from robustcore.kernels import reference
+
+HERE = Path(__file__).parent
+SOURCES = HERE.parent / "csrc/cuda"
+built = pytest.mark.skipif(
+    importlib.util.find_spec("robustcore._cuda") is None, reason="built without nvcc"
+)
+
+
+@pytest.fixture(scope="module")
+def cuda(tmp_path_factory):
+    """robustcore.kernels.cuda and the fused networks, over the emulation, for CPU tensors."""
+    pybind11 = pytest.importorskip("pybind11")
+    if shutil.which("g++") is None:
+        pytest.skip("no g++")
+    path = tmp_path_factory.mktemp("emulated") / "_cuda.so"
+    includes = [f"-I{pybind11.get_include()}", f"-I{_python_include()}"]
+    command = ["g++", "-O1", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", *includes]
+    sources = [str(SOURCES / name) for name in ("emulated.cpp", "bindings.cpp")]
+    subprocess.run([*command, *sources, "-o", str(path)], check=True)
+    before = {name: sys.modules.get(name) for name in NAMES}
+    spec = importlib.util.spec_from_file_location("robustcore._cuda", path)
+    emulated = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(emulated)
+    import robustcore
+    import robustcore.fused
+    import robustcore.kernels
+
+    own = getattr(robustcore, "_cuda", None)
+    for name in NAMES:
+        sys.modules.pop(name, None)
+    sys.modules["robustcore._cuda"] = robustcore._cuda = emulated
+    doors = importlib.import_module("robustcore.kernels.cuda")
+    doors.DEVICE = "cpu"
+    doors.CudaNet = importlib.import_module("robustcore.fused.cuda").CudaNet
+    yield doors
+    robustcore._cuda = own
+    for name, module in before.items():
+        sys.modules.pop(name, None)
+        if module is not None:
+            sys.modules[name] = module
+
+
+NAMES = ("robustcore._cuda", "robustcore.kernels.cuda", "robustcore.fused.cuda")
+
+
+def _python_include():
+    import sysconfig
+
+    return sysconfig.get_paths()["include"]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (2, 33, 31), (5, 16, 16)])
+def test_perturb_has_the_bits_of_the_reference(cuda, batch, shape, layout):
+    arguments = batch(shape)
+    mean, inv_std = torch.rand(shape[0]), 1 + torch.rand(shape[0])
+    for more in ({}, {"clip": (0.2, 0.7)}, {"mean": mean, "inv_std": inv_std, "seed": 2**63 - 9}):
+        got = arguments.run(cuda.perturb, arguments.out(layout), **more)
+        want = arguments.run(reference.perturb, arguments.out(layout), **more)
+        assert torch.equal(got, want)
+    other = arguments.run(cuda.perturb, seed=8)
+    assert not torch.equal(other, arguments.run(reference.perturb))
+
+
+def logits(rows, classes, dtype):
+    """Few values, so that ties abound; infinities and NaN here and there."""
+    generator = torch.Generator().manual_seed(classes)
+    values = torch.randint(-2, 3, (rows, classes), generator=generator).to(dtype)
+    strange = torch.rand(rows, classes, generator=generator)
+    values[strange < 0.05 / classes] = torch.nan
+    values[strange > 1 - 0.05 / classes] = torch.inf
+    return values
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("classes", [2, 3, 31, 32, 33, 100, 1000])
+def test_margins_and_counts_are_those_of_the_reference(cuda, classes, dtype):
+    values = logits(200, classes, dtype)
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(classes, (7,), generator=generator)
+    rows = torch.randint(7, (200,), generator=generator)
+    for mine, right in zip(
+        cuda.margins(values, labels, rows), reference.margins(values, labels, rows), strict=True
+    ):
+        torch.testing.assert_close(mine, right, rtol=0, atol=0, equal_nan=True)
+    rows[::9] = -1
+    counts, expected = torch.full((7,), 5), torch.full((7,), 5)
+    cuda.count_errors(values, labels, rows, counts)
+    reference.count_errors(values, labels, rows, expected)
+    assert torch.equal(counts, expected)
+    assert int(counts.sum()) > 35
+
+
+@pytest.mark.parametrize("sphere", [False, True])
+@pytest.mark.parametrize("norm", [2.0, torch.inf])
+@pytest.mark.parametrize("elements", [1, 255, 257, 1000])
+def test_steps_in_balls_have_the_bits_of_the_reference(cuda, elements, norm, sphere):
+    if sphere and norm != 2:
+        return
+    generator = torch.Generator().manual_seed(elements)
+    x = torch.rand(3, elements, generator=generator)
+    rows = torch.randint(3, (9,), generator=generator)
+    offset, gradient = torch.randn(2, 9, elements, generator=generator) / 5
+    gradient[2], gradient[3, 0] = 0, torch.nan
+    scale, step, radius = torch.rand(3, 9, generator=generator)
+    answers = []
+    for body in (cuda, reference):
+        own, points = offset.clone(), torch.full_like(offset, torch.nan)
+        given = (x, rows, own, gradient.clone(), scale, step, radius, points)
+        usable = body.ball_step(*given, norm=norm, box=(0.1, 0.8), sphere=sphere)
+        margin = torch.linspace(-1, 1, 9)
+        margin[4] = torch.nan
+        distance, best = (
+            torch.full((9,), 0.3 if norm == torch.inf else 2.0).double(),
+            offset.clone(),
+        )
+        away = body.update_best(x, rows, points, margin, distance, best, norm=norm)
+        answers.append((usable, own, points, away, distance, best))
+    for mine, right in zip(*answers, strict=True):
+        assert torch.equal(mine, right)
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp", "four"])
+def test_fused_networks_have_the_bits_of_the_cpu(cuda, name):
+    module, shape = model(name)
+    packed, arguments = pack(module, shape), slots(shape)
+    net = cuda.CudaNet(packed, "cpu")
+    got = net.logits(*arguments, seed=2**63 - 5, stream=3)
+    if {"avx512", "avx2"} & set(ISAS):  # the one without contraction rounds otherwise
+        assert torch.equal(got, NativeNet(packed).logits(*arguments, seed=2**63 - 5, stream=3))
+    wide = ReferenceNet(packed, torch.float64)
+    want = wide.logits(*arguments, seed=2**63 - 5, stream=3)
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
+    x, _, _, _, ids = arguments
+    grid, labels = torch.tensor([0.0, 0.3, 2.0]), packed(x).argmax(1)
+    counts, expected = torch.zeros(5, 3, dtype=torch.int64), torch.zeros(5, 3, dtype=torch.int64)
+    for body, out in ((net, counts), (NativeNet(packed), expected)):
+        body.count_errors(x, labels, grid, ids, (3, 41), out, seed=1)
+    assert torch.equal(counts, expected)
+    assert int(counts.sum()) > 0
+    with pytest.raises(ValueError, match="clip must be None for a fused network on"):
+        net.logits(*arguments, seed=0, clip=(0, 1))
+
+
+@pytest.mark.parametrize("width", [130, 600, 1024])
+def test_wide_layers_are_divided_among_threads(cuda, width):
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(width)
+        packed = pack(_dense(70, width, 40, 3).eval(), (1, 7, 10))
+    arguments = slots((1, 7, 10), 37)
+    got = cuda.CudaNet(packed, "cpu").logits(*arguments, seed=0)
+    want = ReferenceNet(packed, torch.float64).logits(*arguments, seed=0)
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
+
+
+def test_convolutions_and_wrong_tensors_are_refused(cuda):
+    module, shape = model("chain")
+    with pytest.raises(ValueError, match="packed must begin with a linear layer"):
+        cuda.CudaNet(pack(module, shape), "cpu")
+    with pytest.raises(ValueError, match=r"logits must be \(S, K >= 2\)"):
+        cuda.margins(torch.zeros(3, 1), torch.zeros(1).long(), torch.zeros(3).long())
+    rows, two, one = torch.zeros(2).long(), torch.zeros(2, 4), torch.zeros(2)
+    with pytest.raises(ValueError, match=r"radius must be torch.float32 of shape \(2,\)"):
+        cuda.ball_step(two, rows, two, two, one, one, two[0], two, norm=2.0)
+
+
+def test_where_cuda_cannot_run_it_says_why(monkeypatch):
+    assert kernels.unavailable("cuda", "cpu") == "the cuda backend runs on cuda only, not on cpu"
+    monkeypatch.setattr(kernels, "_load", lambda module: f"No module named {module!r}")
+    said = kernels.unavailable("cuda", "cuda")
+    assert said == (
+        "the CUDA extension cannot be imported, it is built where nvcc is: "
+        "No module named 'robustcore._cuda'"
+    )
+    monkeypatch.setattr(kernels, "_load", lambda module: kernels if "_cuda" in module else "none")
+    assert kernels.unavailable("cuda", "cuda") is None
+
+
+@built
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_the_extension_is_imported_without_a_driver_and_a_launch_raises():
+    code = """
+from robustcore import _cuda
+print(_cuda.device_count())
+_cuda.margins_float32((0, 0, 0), (1, 2, 2), 0, 0, 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "0\n"
+    assert "RuntimeError: a CUDA kernel could not be started" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+def test_every_kernel_compiles_for_each_architecture_without_spills(capsys):
+    script = [sys.executable, str(HERE / "cuda_registers.py")]
+    done = subprocess.run(script, capture_output=True, text=True)
+    with capsys.disabled():
+        print(f"\n{done.stdout}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for arch in (80, 90, 100):
+        assert len(re.findall(f"^sm_{arch} .* 0 bytes spilled$", done.stdout, re.M)) == 10
