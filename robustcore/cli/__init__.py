@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from robustcore.cli import (
     certify,
     corruptions,
+    curve,
     devices,
     distance,
     noisy,
@@ -25,6 +26,7 @@ from robustcore.cli.common import LAYOUT, options
 MEASURES = {
     "sigma": sigma,
     "distance": distance,
+    "curve": curve,
     "noisy": noisy,
     "certify": certify,
     "corruptions": corruptions,

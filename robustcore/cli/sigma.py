@@ -33,7 +33,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--rtol", type=float, help="stop at this relative half-width of the interval")
     add("--confidence", type=float, default=0.95, help="of the interval of each image")
     add("--sigma-max", type=float, default=1.0, help="where the search ends")
-    add("--method", default="quantile", choices=METHODS, help="bisection is the paper's")
+    how = "quantile, or splitting below 1/samples by default; bisection is the paper's"
+    add("--method", choices=METHODS, help=how)
     add("--with-distance", action="store_true", help="find the nearest error (l2) as well")
 
 

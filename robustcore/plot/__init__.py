@@ -14,6 +14,7 @@ from robustcore.plot.figure4 import noisy_distance_at_rate, noisy_distance_at_si
 from robustcore.plot.figure5 import corruption_accuracy, corruption_groups
 from robustcore.plot.figure6 import accuracy_over_trials
 from robustcore.plot.noisy import accuracy_in_noise, image_row, noisy_images
+from robustcore.plot.rare import ratio_to_half_space, sigma_against_rate
 from robustcore.plot.sigma import sigma_histogram, sigma_intervals
 
 __all__ = [
@@ -31,8 +32,10 @@ __all__ = [
     "noisy_distance_at_rate",
     "noisy_distance_at_sigma",
     "noisy_images",
+    "ratio_to_half_space",
     "robust_accuracy",
     "sigma_against_distance",
+    "sigma_against_rate",
     "sigma_histogram",
     "sigma_histograms",
     "sigma_intervals",

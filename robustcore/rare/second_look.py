@@ -20,8 +20,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 EFFORT = 25  # gradients of the nearest error, which is found within 3 % by so many
-DRAWS = 256
-ERRORS = 3.0  # standard errors below the estimate
+DRAWS = 512
+ERRORS = 2.0  # standard errors below the estimate
 BLOCK = 2**25  # pixels at a time
 
 

@@ -12,9 +12,10 @@ from robustcore.report.sections import (
     distance,
     noise,
     noisy_points,
+    rare,
     settings,
     slices,
 )
 
-ORDER = (noise, distance, agreement, noisy_points, audit, slices, corruptions, settings)
+ORDER = (noise, distance, agreement, noisy_points, audit, rare, slices, corruptions, settings)
 SECTIONS = {each.NAME: each for each in ORDER}
