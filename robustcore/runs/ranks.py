@@ -37,6 +37,7 @@ Write = Callable[[int, int, Rows], None]  # block, rank, its rows
 
 _apart: ContextVar[bool] = ContextVar("apart", default=False)
 _calls = itertools.count()  # every rank makes the same calls in the same order
+_groups = itertools.count()  # and joins the same groups
 
 
 class Stopped(Exception):
@@ -70,9 +71,9 @@ def together(device: torch.device | str = "cpu") -> Iterator[torch.device]:
         if device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    # torchrun's store outlives a restart, and a rank must not look for the dead of the last attempt
+    # torchrun's store outlives a restart and a group, and a rank must not look for what was there
     store, rank, size = next(rendezvous("env://"))
-    store = PrefixStore(f"robustcore/{_attempt()}", store)
+    store = PrefixStore(f"robustcore/{_attempt()}/group {next(_groups)}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
