@@ -18,6 +18,8 @@ from robustcore import runs
 from robustcore.cli import main
 
 HERE = str(Path(__file__).parent)
+
+
 class Sparse(Small):
     """Of 32 x 32 pixels, as corruptions want them, it sees 8 x 8."""
 
