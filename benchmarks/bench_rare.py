@@ -1,6 +1,6 @@
 """Rare errors: coverage on known sets, cost against plain sampling, OpenTURNS, networks.
 
-    python benchmarks/bench_rare.py [--part linear wide pieces missed openturns networks ...]
+    python benchmarks/bench_rare.py [--part linear wide pieces missed control openturns ...]
         [--runs 500] [--model cifar10-natural ...] [--images 12] [--plain 1000000]
         [--openturns PYTHON]
 
@@ -10,9 +10,10 @@ run is an image of its own: its id names its draws. No number here is a time but
 linear: half-spaces, each rate with the samples that spend about 20,000 evaluations. wide: the same
 in 150,528 dimensions, fewer runs. pieces: two half-spaces, one 10 times rarer where the descent
 begins, a ball and a shell of errors. missed: a half-space that the first draws often miss; in how
-many runs where it was missed a warning said so. openturns: the same answers in 100 dimensions, by
-the Python given. networks: cost and width at 1e-4 and 1e-6 on the first images of each network that
-are right, and --plain draws of 5 of them at the sigma found for 1e-4.
+many runs where it was missed a warning said so. control: a half-space alone, where no warning is
+due. openturns: the same answers in 100 dimensions, by the Python given. networks: cost and width at
+1e-4 and 1e-6 on the first images of each network that are right, and --plain draws of 5 of them at
+the sigma found for 1e-4.
 """
 
 import argparse
@@ -145,6 +146,15 @@ def missed(args):
         found.append(row)
         print(json.dumps(row), flush=True)
     return found
+
+
+def control(args):
+    """A half-space alone, which cannot be missed: how often a warning is given for nothing."""
+    model = HalfSpace(51, 0.88)
+    curve = rc.error_curve(model, *grey(args.runs, (1, 1, 51)), [1e-6], progress=args.progress)
+    row = {"runs": args.runs} | judged(curve, 0, model.sigma(1e-6))
+    print(json.dumps(row), flush=True)
+    return row
 
 
 def openturns(args):
@@ -291,7 +301,9 @@ def of_images(curve, at):
     }
 
 
-PARTS = {each.__name__: each for each in (linear, wide, pieces, missed, openturns, networks)}
+PARTS = {
+    each.__name__: each for each in (linear, wide, pieces, missed, control, openturns, networks)
+}
 
 
 def main():
