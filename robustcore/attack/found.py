@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustcore.gradients import Gradients
 
-OUTWARD = (1.001, 1.003, 1.01, 1.03, 1.1, 1.3, 2.0, 4.0)
+OUTWARD = (1.001, 1.003, 1.01, 1.03, 1.1, 1.3, 2.0, 4.0, 10.0, 30.0)
 NUDGES = 12  # of doubling size, from one part in 10^6
 CLEAR = 16
 
