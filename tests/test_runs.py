@@ -1,7 +1,6 @@
 """A run on disk: what is kept, what is refused, and that an interrupted run ends in one record."""
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -19,7 +18,6 @@ import robustcore as rc
 from robustcore import runs
 from robustcore.runs import whole
 from robustcore.runs.errors import FILE
-from robustcore.runs.lock import LOCK
 from robustcore.runs.rows import record_of, rows_of
 
 X = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -189,168 +187,6 @@ def test_a_model_is_compiled_as_for_the_whole_set(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
     assert rate(tmp_path / "blocks", Counted()).provenance.compiled
     assert not rate(model=Counted(), x=X[:4], block=None).provenance.compiled
-
-
-# -- what is refused -------------------------------------------------------------------------
-
-
-def changed(model, value=1e-3):
-    with torch.no_grad():
-        model.layers[0].bias[0] += value
-    return model
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"model": changed(Small())}, r"model \(the weights\) must be that of the run in"),
-        ({"x": X.flip(0)}, r"x \(the images\) must be that of the run"),
-        ({"x": X[:19]}, r"x \(the images\) must be that of the run"),
-        ({"y": torch.zeros(20, dtype=torch.long)}, "y must be that of the run"),
-        ({"ids": np.arange(20) + 1}, "ids must be that of the run"),
-        ({"samples": 200}, "samples must be that of the run in .*, 60, was 200: give another"),
-        ({"clip": (0, 1)}, "clip must be that of the run"),
-        ({"seed": 4}, "seed must be that of the run"),
-        ({"sigma": [0.1]}, "sigma must be that of the run"),
-        ({"batch_size": 7}, "batch_size must be that of the run"),
-        ({"block": 5}, "block must be that of the run"),
-    ],
-)
-def test_what_has_changed_is_refused_by_name(tmp_path, change, message):
-    first = rate(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        rate(tmp_path, **change)
-    assert same(rate(tmp_path), first)
-
-
-def test_another_version_is_refused_by_name(tmp_path, monkeypatch):
-    rate(tmp_path)
-    monkeypatch.setattr(torch, "__version__", "1.0")
-    with pytest.raises(ValueError, match=r"torch \(the version of torch\) must be"):
-        rate(tmp_path)
-
-
-def test_settings_that_never_measured_anything_are_forgotten(tmp_path):
-    with pytest.raises(ValueError, match="samples must be"):
-        rate(tmp_path, samples=0)
-    assert same(rate(tmp_path), rate())
-
-
-def test_a_function_is_known_by_its_code_and_what_it_holds():
-    from robustcore.runs.identity import of_model
-
-    def made(scale, module):
-        return lambda x: scale * module(x)
-
-    plain = of_model(made(1.0, Small()))
-    assert plain == of_model(made(1.0, Small()))
-    assert plain != of_model(made(2.0, Small()))
-    assert plain != of_model(made(1.0, changed(Small())))
-    assert plain != of_model(lambda x: -Small()(x))
-    assert of_model(Small()) != of_model(Small(torch.nn.Dropout(0.5)))
-
-
-def test_a_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="run must be a folder that can be written, was"):
-        rate(tmp_path / "file" / "folder")
-    with pytest.raises(TypeError, match="run must be a folder, was int"):
-        rate(3)
-
-
-def test_a_read_only_file_says_so_and_can_be_looked_at(tmp_path, monkeypatch):
-    """As root may write anywhere, SQLite itself is asked to open the file for reading alone."""
-    rate(tmp_path)
-    connect = sqlite3.connect
-    monkeypatch.setattr(
-        "robustcore.runs.store.sqlite3.connect",
-        lambda name, **more: connect(f"file:{name}?mode=ro", uri=True, **more),
-    )
-    with pytest.raises(PermissionError, match="run must be a folder that can be written, was"):
-        rate(tmp_path)
-    monkeypatch.undo()
-    assert runs.progress(tmp_path)[0].images == 20
-
-
-def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
-    want = rate()
-    pragmas = ("page_size=512", "journal_mode=WAL", "synchronous=FULL")
-    monkeypatch.setattr("robustcore.runs.store.WRITING", pragmas)
-    with runs.Store(tmp_path) as store:
-        pages = store.db.execute("PRAGMA page_count").fetchone()[0]
-    full = (*pragmas, f"max_page_count={pages + 8}")
-    monkeypatch.setattr("robustcore.runs.store.WRITING", full)
-    with pytest.raises(OSError, match=r"folder with room .* images stored before are kept"):
-        rate(tmp_path)
-    monkeypatch.undo()
-    assert 0 < runs.progress(tmp_path)[0].images < 20
-    assert same(rate(tmp_path), want)
-
-
-@pytest.mark.parametrize("damage", ["head", "cut", "noise", "other", "image"])
-def test_a_damaged_file_is_named_and_what_can_be_read_is_saved(tmp_path, damage):
-    want = rc.distance_to_error(Small(), X, run=tmp_path, effort=5, block=1, progress=False)
-    path = tmp_path / FILE
-    content = bytearray(path.read_bytes())
-    middle = len(content) * 9 // 10
-    if damage == "head":
-        content[:100] = bytes(100)
-    elif damage == "cut":
-        content = content[:middle]
-    elif damage == "noise":
-        content[middle : middle + 4096] = os.urandom(4096)
-    elif damage == "image":
-        at = content.rfind(want.x_adv[3].numpy().tobytes()[100:200])
-        content[at] ^= 1
-    else:
-        content = bytearray(b"a text about other things\n" * 1000)
-    path.write_bytes(bytes(content))
-
-    def again():
-        return rc.distance_to_error(Small(), X, run=tmp_path, effort=5, block=1, progress=False)
-
-    with pytest.raises(ValueError, match="damaged or another kind of file"):
-        again()
-    assert path.read_bytes() == bytes(content)
-    if damage in ("head", "other"):
-        with pytest.raises(ValueError, match="of which a part can be read"):
-            runs.repair(tmp_path)
-    else:
-        saved, total = runs.repair(tmp_path)
-        assert 0 < saved < total == 20
-        if damage == "image":
-            assert saved == 19  # its block alone is lost
-        with pytest.raises(FileExistsError, match="earlier repair"):
-            runs.repair(tmp_path)
-    assert same(again(), want)
-
-
-def test_a_file_of_another_program_is_left_alone(tmp_path):
-    with sqlite3.connect(tmp_path / FILE) as other:
-        other.execute("CREATE TABLE mine (a)")
-    with pytest.raises(ValueError, match="another program"):
-        rate(tmp_path)
-    with sqlite3.connect(tmp_path / FILE) as other:
-        assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",)]
-
-
-def test_one_process_at_a_time(tmp_path):
-    holder = (
-        "import time; from robustcore.runs import Store\n"
-        f"store = Store({str(tmp_path)!r}); print('held', flush=True); time.sleep(60)"
-    )
-    command = [sys.executable, "-c", holder]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(
-            RuntimeError, match=f"run must not be in use, .* by process {process.pid}"
-        ):
-            rate(tmp_path)
-        process.kill()
-    assert same(rate(tmp_path), rate())  # the lock ended with its process
-    with runs.Store(tmp_path), pytest.raises(RuntimeError, match="by this very process"):
-        rate(tmp_path)
-    assert (tmp_path / LOCK).exists()
 
 
 # -- interruptions ---------------------------------------------------------------------------
