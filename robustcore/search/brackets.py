@@ -99,7 +99,9 @@ def passed_below(radius: Floats, sigma_max: float, count: int) -> Floats:
     return passed
 
 
-def _walk(radius: Floats, sigma_max: float, width: Floats | float) -> Iterator[tuple[Floats, Floats]]:
+def _walk(
+    radius: Floats, sigma_max: float, width: Floats | float
+) -> Iterator[tuple[Floats, Floats]]:
     """Each step of the paper's bisection: the guess (I,), NaN when at the end, and the bracket."""
     low, high = np.zeros(len(radius)), np.where(radius > 0, np.inf, 0.0)
     guess = np.full(len(radius), FIRST_GUESS * sigma_max)
