@@ -75,8 +75,10 @@ def judged(curve, at, truth):
     }
 
 
-def linear(args, shapes=DIMENSIONS, rates=tuple(SAMPLES), runs=None, second_look=False):
-    found = []
+def linear(args, shapes=None, rates=None, runs=None, second_look=False):
+    found = {}
+    shapes = shapes or [each for each in DIMENSIONS if int(np.prod(each)) in args.dimensions]
+    rates = rates or args.rates
     for shape in shapes:
         model = HalfSpace(int(np.prod(shape)), 0.5)
         for rate in rates:
@@ -88,8 +90,9 @@ def linear(args, shapes=DIMENSIONS, rates=tuple(SAMPLES), runs=None, second_look
             )  # fmt: skip
             row = {"dimensions": int(np.prod(shape)), "rate": rate, "samples": SAMPLES[rate]}
             row |= judged(curve, 0, model.sigma(rate))
-            found.append(row | {"seconds": time.perf_counter() - start})
-            print(json.dumps(found[-1]), flush=True)
+            row["seconds"] = time.perf_counter() - start
+            found[f"{row['dimensions']}, {rate:g}"] = row
+            print(json.dumps(row), flush=True)
     return found
 
 
@@ -310,6 +313,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--runs", type=int, default=500)
+    sizes = [int(np.prod(each)) for each in DIMENSIONS]
+    parser.add_argument("--dimensions", type=int, nargs="+", choices=sizes, default=sizes)
+    parser.add_argument("--rates", type=float, nargs="+", choices=SAMPLES, default=list(SAMPLES))
     parser.add_argument("--model", nargs="+", default=["cifar10-natural"], help="names of the zoo")
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--plain", type=int, default=1_000_000, help="draws an image; 0: none")
@@ -321,7 +327,7 @@ def main():
     kept = json.loads(args.out.read_text()) if args.out.exists() else {}
     for name in args.part:
         found = PARTS[name](args)
-        if name == "networks":
+        if name in ("linear", "networks"):
             found = kept.get(name, {}) | found
         kept |= {name: found, "targets": TARGETS}
         kept.setdefault("machines", {})[name] = machine() | {"torch": torch.__version__}
