@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,6 +79,20 @@ def identifiers(ids: Any, n: int, device: torch.device) -> Tensor:
     if len(values) < n:
         raise ValueError(f"ids must not repeat, {int(values[times > 1][0])} occurred twice or more")
     return ids.to(device)
+
+
+def folder(name: str, where: str | os.PathLike[str]) -> Path:
+    """Made if need be, and seen to be writable. Raises OSError."""
+    found = Path(where)
+    probe = found / ".robustcore-probe"
+    try:
+        found.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        message = f"{name} must be a folder that can be written, was {where}: {error}"
+        raise OSError(message) from None
+    return found
 
 
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:

@@ -68,7 +68,7 @@ def results(args: argparse.Namespace) -> None:
     if args.out is None:
         raise ValueError("--out must be a folder for the results, unless --run is given")
     if leads():
-        _writable(args.out)
+        inputs.folder("--out", args.out)
 
 
 def example(args: argparse.Namespace) -> tuple[Any, Any, Tensor]:
@@ -102,17 +102,6 @@ class Numbers(Sequence[str]):
 
     def __len__(self) -> int:
         return 2**62
-
-
-def _writable(out: Path) -> None:
-    probe = out / ".robustcore-probe"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        message = f"--out must be a folder that can be written, was {out}: {error}"
-        raise OSError(message) from None
 
 
 def engine(args: argparse.Namespace) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def report(
     )
     folder = Path(out)
     if leads():
-        _make(folder)
+        inputs.folder("out", folder)
     for name, model in named.items():
         given = dict((records or {}).get(name, {}))
         _check(model, job, given)
@@ -192,16 +192,6 @@ def _check(model: Model, job: Job, given: Mapping[str, Record]) -> None:
         its = getattr(record, "rate", job.rate)
         if its != job.rate:
             raise ValueError(f"records must be of error rate {job.rate:g}, {name!r} was of {its:g}")
-
-
-def _make(folder: Path) -> None:
-    probe = folder / ".robustcore-probe"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"out must be a folder that can be written, was {folder}: {error}") from None
 
 
 def _file_name(name: str) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from robustcore.geometry import half_space_ratio
 from robustcore.results.distance import DistanceResult
 from robustcore.results.noise import SigmaResult
-from robustcore.results.record import Record, per_image
+from robustcore.results.record import Record, known_median, per_image
 
 Floats = npt.NDArray[np.float64]
 
@@ -35,8 +35,7 @@ class NoiseAndDistance(Record):
     @property
     def median_ratio(self) -> float:
         """Median over the images whose ratio is a number; nan where there are none."""
-        known = self.ratio[~np.isnan(self.ratio)]
-        return float(np.median(known)) if known.size else float("nan")
+        return known_median(self.ratio)
 
     def _summary(self) -> str:
         return f"{super()._summary()}; median ratio {self.median_ratio:.3g}"

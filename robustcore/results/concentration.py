@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcore.geometry import isoperimetric_bound
-from robustcore.results.record import StatusRecord, counted, per_image
+from robustcore.results.record import StatusRecord, counted, known_median, per_image
 from robustcore.stats import order_ranks
 
 Floats = npt.NDArray[np.float64]
@@ -83,8 +83,7 @@ class NoisyDistance(StatusRecord):
     @property
     def median_ratio(self) -> float:
         """Median over the images whose ratio is a number; nan where there are none."""
-        known = self.ratio[~np.isnan(self.ratio)]
-        return float(np.median(known)) if known.size else float("nan")
+        return known_median(self.ratio)
 
     def _summary(self) -> str:
         head = f"{super()._summary()}, {counted(self.distances.shape[1], 'point')} each"

@@ -229,6 +229,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def known_median(values: npt.NDArray[Any]) -> float:
+    """Median of those that are numbers; nan where none is."""
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if known.size else float("nan")
+
+
 def _numpy(value: Any) -> npt.NDArray[Any]:
     """A numpy array from an array, a list, or a torch tensor on any device."""
     return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
