@@ -18,11 +18,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from robustcore.corruptions import triton as corruptions
+from robustcore.fused import triton as fused
 from robustcore.kernels import triton as kernels
 from robustcore.kernels import triton_ball as balls
 
 # An fma, or a multiply or add that the assembler may make one: those with .rn it leaves apart.
-# Only Poisson counts may have one, in a logarithm of CUDA's library: they promise no bits.
+# Two may have one, as they promise no bits: Poisson counts, in a logarithm of CUDA's library, and
+# products of matrices.
 CONTRACTED = re.compile(r"\bfma\.rn\.f(32|64)|\b(mul|add|sub)\.f(32|64)")
 
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
@@ -55,6 +57,21 @@ TAPS = {
     **{"x": "*fp32", "dy": "*i64", "dx": "*i64", "weight": "*fp32", "out": "*fp32"},
     **{**PLANES, "channels": "i32", "taps": "i32"},
 }
+DENSE = {
+    **{"base": "*fp32", "rows": "*i64", "samples": "*i64", "ids": "*i64", "sigma": "*fp32"},
+    **{"labels": "*i64", "out": "*i64", "scratch": "*fp32"},
+    **dict.fromkeys(("w0", "w1", "w2", "w3", "b1", "b2", "b3"), "*fp32"),
+    **dict.fromkeys(("n0", "n1", "n2", "n3", "classes", "slots", "elements", "grid"), "i32"),
+    **dict.fromkeys(("first", "draws", "k0", "k1", "stream", "tiles"), "i32"),
+    **dict.fromkeys(("memory", "widest"), "i32"),
+}
+
+
+def dense(layers, narrow):
+    """The constants of a dense network."""
+    relu = {f"RELU{i}": i < layers - 1 for i in range(3)}
+    sizes = {"SLOTS": fused.SLOTS, "COLUMNS": fused.COLUMNS}
+    return {"TABLE": False, "LAYERS": layers, **relu, "NARROW": narrow, **sizes}
 
 
 def cases():
@@ -86,6 +103,9 @@ def cases():
     yield "shuffle_order", corruptions.shuffle_order_kernel, order, {"BLOCK": 256}
     for mirror in (True, False):
         yield f"taps {mirror}", corruptions.taps_kernel, TAPS, {"MIRROR": mirror, "BLOCK": 512}
+    for layers, narrow in ((1, True), (2, False), (4, False)):
+        constants = dense(layers, narrow)
+        yield f"dense {layers} layers", fused.dense_kernel, DENSE, constants
     for dtype in ("fp32", "fp64", "fp16", "bf16"):
         out = "fp64" if dtype == "fp64" else "fp32"
         for classes in (16, 1024):
@@ -131,9 +151,11 @@ def main() -> int:
                 constexprs={(kernel.arg_names.index(k),): v for k, v in constants.items()},
             )
             target = GPUTarget("cuda", arch, 32)
-            ptx = triton.compile(source, target=target, options=OPTIONS).asm["ptx"]
+            options = {**OPTIONS, **({"num_stages": 1} if name.startswith("dense") else {})}
+            ptx = triton.compile(source, target=target, options=options).asm["ptx"]
             registers, spilled = assemble(ptx)
-            contracted = CONTRACTED.search(ptx) is not None and name != "poisson"
+            free = name == "poisson" or name.startswith("dense")
+            contracted = CONTRACTED.search(ptx) is not None and not free
             failed += spilled > 0 or contracted
             note = ", contracted" if contracted else ""
             print(f"sm_{arch} {name}: {registers} registers, {spilled} bytes spilled{note}")

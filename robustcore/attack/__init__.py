@@ -6,6 +6,7 @@ and come to the same answer.
 
 from robustcore.attack.found import Found, refine, verify
 from robustcore.attack.minimum_norm import minimum_norm
-from robustcore.attack.projected import Steps, projected, smallest_radius
+from robustcore.attack.projected import projected, smallest_radius
+from robustcore.attack.starts import Steps
 
 __all__ = ["Found", "Steps", "minimum_norm", "projected", "refine", "smallest_radius", "verify"]

@@ -8,32 +8,17 @@ whose step has fallen below LAST of its radius is done, as is one whose gradient
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from robustcore.attack.descents import descended
 from robustcore.attack.found import Found
+from robustcore.attack.starts import Steps, sizes, starts
 from robustcore.gradients import Gradients
 
 PATIENCE, LAST = 2, 0.05
-DESCENTS = 4096  # starts in one call of a fused network: bounds the memory
 ROUNDS, WIDEST = 24, 64.0  # of a search for the smallest radius
-
-
-@dataclass(frozen=True)
-class Steps:
-    """How a projected attack moves. step_size: one for all, or for each image; None adapts it."""
-
-    steps: int
-    restarts: int
-    loss: str
-    step_size: float | Tensor | None
-    random_start: bool  # else only restarts after the first start at random points
-    box: tuple[float, float] | None
-    seed: int
-    ids: Tensor
-    nearest: bool = False  # the nearest over all restarts, else the first restart that succeeds
 
 
 class _Window:
@@ -101,28 +86,6 @@ def projected(
         free = done.nonzero().flatten()
 
 
-def _starts(
-    gradients: Gradients, row: Tensor, reach: Tensor, restart: Tensor, how: Steps
-) -> tuple[Tensor, Tensor]:
-    """Clean images and the points from which starts of images row (S,) set out."""
-    clean = gradients.x[row]
-    offset = torch.empty_like(clean)
-    random = reach if how.random_start else torch.where(restart > 0, reach, 0.0)
-    gradients.kernels.random_start(
-        random, restart, how.ids[row], offset, norm=gradients.norm, seed=how.seed
-    )
-    points = offset.add_(clean)
-    points = gradients.rounded(points if how.box is None else points.clamp_(*how.box))
-    return clean, points
-
-
-def _sizes(gradients: Gradients, row: Tensor, reach: Tensor, how: Steps) -> Tensor:
-    """The first step of each start."""
-    if how.step_size is None:
-        return reach
-    return torch.as_tensor(how.step_size).to(reach).expand(len(gradients.x))[row]
-
-
 def _enter(
     gradients: Gradients,
     live: _Window,
@@ -136,7 +99,7 @@ def _enter(
     if not len(at):
         return
     row, reach = rows[place], radius[place].float()
-    clean, points = _starts(gradients, row, reach, restart, how)
+    clean, points = starts(gradients, row, reach, restart, how)
     zero = torch.zeros_like(row)
     live.put(
         at,
@@ -148,58 +111,10 @@ def _enter(
         stuck=zero.bool(),
         offset=points - clean,
         points=points,
-        size=_sizes(gradients, row, reach, how),
+        size=sizes(gradients, row, reach, how),
         radius=reach,
         gain=torch.full_like(reach, -torch.inf, dtype=torch.float64),
     )
-
-
-def descended(
-    gradients: Gradients,
-    found: Found,
-    rows: Tensor,
-    radius: Tensor,
-    how: Steps,
-    progress: Callable[[int], object],
-) -> None:
-    """`projected` with a fused network: all steps of a start in one call, a restart at a time."""
-    right = torch.ones_like(rows, dtype=torch.bool)
-    for each in range(how.restarts):
-        left = right.nonzero().flatten()
-        for at in left.split(DESCENTS) if len(left) else ():
-            row, reach = rows[at], radius[at].float()
-            restart = torch.full_like(row, each)
-            _, points = _starts(gradients, row, reach, restart, how)
-            wrong = _descend(gradients, found, row, reach, restart, points, how)
-            if not how.nearest:
-                right[at] = ~wrong
-                progress(int(wrong.sum()))
-    progress(int(right.sum()))
-
-
-def _descend(
-    gradients: Gradients, found: Found, row: Tensor, reach: Tensor, restart: Tensor,
-    points: Tensor, how: Steps,
-) -> Tensor:  # fmt: skip
-    """Which of the starts, one for each image row (S,), ended in an error, now in `found`."""
-    assert gradients.fused is not None
-    goal = gradients.y if gradients.targets is None else gradients.targets
-    margin, label, age, usable = gradients.fused.descend(
-        gradients.x, points, row, goal, reach, _sizes(gradients, row, reach, how).contiguous(),
-        norm=gradients.norm, steps=how.steps, adapts=how.step_size is None, loss=how.loss,
-        targeted=gradients.targets is not None, box=how.box,
-        channels_last=gradients.channels_last,
-    )  # fmt: skip
-    gradients.n_forward[row] += age + 1
-    gradients.n_backward[row] += age + 1
-    gradients.usable[row[usable]] = True
-    distance = torch.full_like(row, torch.inf, dtype=torch.float64)
-    best = torch.empty_like(points)
-    gradients.kernels.update_best(
-        gradients.x, row, points, margin, distance, best, norm=gradients.norm
-    )
-    found.keep(row, distance, points, label, restart, age)
-    return ~(margin > 0)
 
 
 def _judge(gradients: Gradients, found: Found, live: _Window, won: Tensor, how: Steps) -> Tensor:

@@ -62,6 +62,10 @@ class Fused:
             from robustcore.fused.cuda import CudaNet
 
             self.body = CudaNet(packed, device)
+        elif backend == "triton" and packed.dense and clip is None:
+            from robustcore.fused.triton import TritonNet
+
+            self.body = TritonNet(packed, device)
         self.packed, self.logits = packed, self.body.logits
 
     @property
@@ -109,9 +113,9 @@ def fuse(
 
     That is so for anything but a network that `pack` takes, on the native backend, for float32
     images; and for one whose own `logits` (B, K) of the images x the packed network does not
-    reproduce. On the cuda backend, whose fused kernels no device has measured against torch, a
-    network is fused when it is Packed by the user. Draws in the features are the user's wish:
-    ValueError where they cannot be made.
+    reproduce. On the cuda and triton backends, whose fused kernels no device has measured against
+    torch, a network is fused when it is Packed by the user. Draws in the features are the user's
+    wish: ValueError where they cannot be made.
     """
     packed = model if isinstance(model, Packed) else None
     how = (backend, x.device, clip)

@@ -1,0 +1,47 @@
+"""How a projected attack moves, and where its starts set out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustcore.gradients import Gradients
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How a projected attack moves. step_size: one for all, or for each image; None adapts it."""
+
+    steps: int
+    restarts: int
+    loss: str
+    step_size: float | Tensor | None
+    random_start: bool  # else only restarts after the first start at random points
+    box: tuple[float, float] | None
+    seed: int
+    ids: Tensor
+    nearest: bool = False  # the nearest over all restarts, else the first restart that succeeds
+
+
+def starts(
+    gradients: Gradients, row: Tensor, reach: Tensor, restart: Tensor, how: Steps
+) -> tuple[Tensor, Tensor]:
+    """Clean images and the points from which starts of images row (S,) set out."""
+    clean = gradients.x[row]
+    offset = torch.empty_like(clean)
+    random = reach if how.random_start else torch.where(restart > 0, reach, 0.0)
+    gradients.kernels.random_start(
+        random, restart, how.ids[row], offset, norm=gradients.norm, seed=how.seed
+    )
+    points = offset.add_(clean)
+    points = gradients.rounded(points if how.box is None else points.clamp_(*how.box))
+    return clean, points
+
+
+def sizes(gradients: Gradients, row: Tensor, reach: Tensor, how: Steps) -> Tensor:
+    """The first step of each start."""
+    if how.step_size is None:
+        return reach
+    return torch.as_tensor(how.step_size).to(reach).expand(len(gradients.x))[row]

@@ -1,0 +1,275 @@
+"""Dense networks fused with their noise in Triton. Contracts are in `robustcore.fused`.
+
+A program takes 16 slots. Before a first layer of up to 32 units noise stays in registers, as the
+left operand of `tl.dot`; before a wider one, and between layers, numbers pass through a piece of
+memory that no other program touches, so they stay in the cache. Products are those of three TF32
+parts: float32 up to a few units of rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from robustcore.fused.packed import Packed
+from robustcore.kernels.triton import _launch, _normals, _philox, _signed
+
+SLOTS, COLUMNS = 16, 32
+PRECISION = tl.constexpr("tf32x3")  # three products of 10 bits each: float32, to a few units
+PROGRAMS = 1024  # at once: each has memory for its hidden layers
+
+
+@triton.jit
+def _product(acc, z, weight, e, column, elements, width):
+    """acc + z W for the rows e of W."""
+    inside = (e < elements)[:, None] & (column < width)[None, :]
+    w = tl.load(weight + e[:, None] * width + column[None, :], mask=inside, other=0.0)
+    return tl.dot(tl.where((e < elements)[None, :], z, 0.0), w, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def _group(group, sample, image, stream, k0, k1, SLOTS: tl.constexpr):
+    """Normals of sixteen counters of each slot's draw: elements 64 group + 16 i + (0 to 15)."""
+    none = tl.zeros((SLOTS, 16), tl.uint32)
+    block = (16 * group + tl.arange(0, 16)).to(tl.uint32)
+    w0, w1, w2, w3 = _philox(
+        none + block[None, :], none + sample[:, None], none + image[:, None], none + stream, k0, k1
+    )
+    z0, z1 = _normals(w0, w1)
+    z2, z3 = _normals(w2, w3)
+    return z0, z1, z2, z3
+
+
+@triton.jit
+def _narrow(
+    sums, weight, elements, width, sample, image, stream, k0, k1, SLOTS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """sums = z W for at most COLUMNS units; the draws z stay in registers."""
+    slot, column = tl.arange(0, SLOTS), tl.arange(0, COLUMNS)
+    acc = tl.zeros((SLOTS, COLUMNS), tl.float32)
+    for group in range(0, (elements + 63) // 64):
+        z0, z1, z2, z3 = _group(group, sample, image, stream, k0, k1, SLOTS)
+        e = 64 * group + tl.arange(0, 16)
+        acc = _product(acc, z0, weight, e, column, elements, width)
+        acc = _product(acc, z1, weight, e + 16, column, elements, width)
+        acc = _product(acc, z2, weight, e + 32, column, elements, width)
+        acc = _product(acc, z3, weight, e + 48, column, elements, width)
+    tl.store(sums + slot[:, None] * width + column[None, :], acc, mask=(column < width)[None, :])
+
+
+@triton.jit
+def _make(noise, elements, sample, image, stream, k0, k1, SLOTS: tl.constexpr):
+    """noise (SLOTS, elements) = the slots' draws."""
+    own = noise + tl.arange(0, SLOTS)[:, None] * elements
+    for group in range(0, (elements + 63) // 64):
+        z0, z1, z2, z3 = _group(group, sample, image, stream, k0, k1, SLOTS)
+        e = (64 * group + tl.arange(0, 16))[None, :]
+        tl.store(own + e, z0, mask=e < elements)
+        tl.store(own + e + 16, z1, mask=e + 16 < elements)
+        tl.store(own + e + 32, z2, mask=e + 32 < elements)
+        tl.store(own + e + 48, z3, mask=e + 48 < elements)
+
+
+@triton.jit
+def _layer(
+    before, after, weight, bias, inputs, width, SLOTS: tl.constexpr, COLUMNS: tl.constexpr,
+    BIAS: tl.constexpr, RELU: tl.constexpr,
+):  # fmt: skip
+    """after (SLOTS, width) = act(before (SLOTS, inputs) W + bias), some columns at a time."""
+    slot = tl.arange(0, SLOTS)[:, None]
+    tl.debug_barrier()  # what other threads wrote
+    for start in range(0, width, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        acc = tl.zeros((SLOTS, COLUMNS), tl.float32)
+        if BIAS:
+            acc += tl.load(bias + column, mask=column < width, other=0.0)[None, :]
+        for k in range(0, inputs, 16):
+            unit = k + tl.arange(0, 16)
+            x = tl.load(before + slot * inputs + unit[None, :], mask=(unit < inputs)[None, :])
+            acc = _product(acc, x, weight, unit, column, inputs, width)
+        if RELU:
+            acc = tl.where(acc < 0.0, 0.0, acc)
+        tl.store(after + slot * width + column[None, :], acc, mask=(column < width)[None, :])
+    tl.debug_barrier()
+
+
+@triton.jit
+def _scale(
+    after, base, sums, scale, row, width, SLOTS: tl.constexpr, COLUMNS: tl.constexpr,
+    RELU: tl.constexpr,
+):  # fmt: skip
+    """after = act(base + scale * sums): the first layer's answers."""
+    slot = tl.arange(0, SLOTS)[:, None]
+    tl.debug_barrier()
+    for start in range(0, width, COLUMNS):
+        column = (start + tl.arange(0, COLUMNS))[None, :]
+        inside = column < width
+        value = tl.load(base + row[:, None] * width + column, mask=inside)
+        value += scale[:, None] * tl.load(sums + slot * width + column, mask=inside)
+        if RELU:
+            value = tl.where(value < 0.0, 0.0, value)
+        tl.store(after + slot * width + column, value, mask=inside)
+    tl.debug_barrier()
+
+
+@triton.jit
+def _right(logits, label, classes, SLOTS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Whether the label's logit is above all others; a NaN is above any number."""
+    own = logits + tl.arange(0, SLOTS) * classes
+    most = tl.full((SLOTS,), float("-inf"), tl.float32)
+    for start in range(0, classes, COLUMNS):
+        column = (start + tl.arange(0, COLUMNS))[None, :]
+        other = (column < classes) & (column != label[:, None])
+        value = tl.load(own[:, None] + column, mask=column < classes, other=0.0)
+        value = tl.where(value != value, float("inf"), value)
+        most = tl.maximum(most, tl.max(tl.where(other, value, float("-inf")), 1))
+    return tl.load(own + label) > most
+
+
+@triton.jit(do_not_specialize=["k0", "k1", "stream", "first"])
+def dense_kernel(
+    base, rows, samples, ids, sigma, labels, out, scratch, w0, w1, w2, w3, b1, b2, b3, n0, n1, n2,
+    n3, classes, slots, elements, grid, first, draws, k0, k1, stream, tiles, memory, widest,
+    TABLE: tl.constexpr, LAYERS: tl.constexpr, RELU0: tl.constexpr, RELU1: tl.constexpr,
+    RELU2: tl.constexpr, NARROW: tl.constexpr, SLOTS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    sums = scratch + tl.program_id(0).to(tl.int64) * memory
+    one = sums + SLOTS * n0
+    two = one + SLOTS * widest
+    noise = two + SLOTS * widest
+    key0, key1, name = k0.to(tl.uint32), k1.to(tl.uint32), stream.to(tl.uint32)
+    lane = tl.arange(0, SLOTS)
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        slot = lane.to(tl.int64) + tile * SLOTS
+        inside = slot < slots
+        if TABLE:
+            row = tl.load(rows + slot, mask=inside, other=0)
+            sample = tl.load(samples + slot, mask=inside, other=0).to(tl.uint32)
+        else:
+            row = tl.where(inside, slot // draws, 0)
+            sample = (slot % draws + first).to(tl.uint32)
+        image = tl.load(ids + row).to(tl.uint32)
+        if NARROW:
+            _narrow(sums, w0, elements, n0, sample, image, name, key0, key1, SLOTS, COLUMNS)
+        else:
+            _make(noise, elements, sample, image, name, key0, key1, SLOTS)
+            _layer(noise, sums, w0, w0, elements, n0, SLOTS, COLUMNS, False, False)
+        for g in range(0, grid):
+            if TABLE:
+                scale = tl.load(sigma + slot, mask=inside, other=0.0)
+            else:
+                scale = tl.zeros((SLOTS,), tl.float32) + tl.load(sigma + g)
+            _scale(one, base, sums, scale, row, n0, SLOTS, COLUMNS, RELU0)
+            logits = one
+            if LAYERS > 1:
+                _layer(one, two, w1, b1, n0, n1, SLOTS, COLUMNS, True, RELU1)
+                logits = two
+            if LAYERS > 2:
+                _layer(two, one, w2, b2, n1, n2, SLOTS, COLUMNS, True, RELU2)
+                logits = one
+            if LAYERS > 3:
+                _layer(one, two, w3, b3, n2, n3, SLOTS, COLUMNS, True, False)
+                logits = two
+            if TABLE:
+                for start in range(0, classes, COLUMNS):
+                    column = (start + tl.arange(0, COLUMNS))[None, :]
+                    known = inside[:, None] & (column < classes)
+                    value = tl.load(logits + lane[:, None] * classes + column, mask=known)
+                    tl.store(out + slot[:, None] * classes + column, value, mask=known)
+            else:
+                right = _right(logits, tl.load(labels + row), classes, SLOTS, COLUMNS)
+                error = tl.where(right, 0, 1).to(tl.int64)
+                tl.atomic_add(out + row * grid + g, error, mask=inside & (error == 1))
+
+
+class TritonNet:
+    """The fused kernels of one packed dense network, on one device."""
+
+    name = "triton"
+
+    def __init__(self, packed: Packed, device: torch.device | str) -> None:
+        if not packed.dense:
+            raise ValueError(f"packed must begin with a linear layer, was {packed}")
+        self.packed = packed
+        weights = [layer.weight for layer in packed.layers]
+        if packed.draws == "features":
+            weights[0] = packed.factor().float()
+        self._weights = [each.T.contiguous().to(device) for each in weights]
+        self._biases = [layer.bias.to(device) for layer in packed.layers]
+        self._based: tuple[Tensor, Tensor] | None = None
+
+    def base(self, x: Tensor) -> Tensor:
+        if self._based is None or self._based[0] is not x:
+            first = self.packed.layers[0]
+            weight, bias = (v.to(x.device).double() for v in (first.weight, first.bias))
+            self._based = x, (x.flatten(1).double() @ weight.T + bias).float().contiguous()
+        return self._based[1]
+
+    def _run(
+        self,
+        x: Tensor,
+        tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],  # rows, samples, ids, sigma, labels
+        out: Tensor,
+        table: bool,
+        sizes: tuple[int, int, int, int],  # slots, sigmas, first draw, draws
+        names: tuple[int, int],
+        clip: tuple[float, float] | None,
+    ) -> None:
+        if clip is not None:
+            raise ValueError(f"clip must be None for a fused network in Triton, was {clip}")
+        slots, grid, first, draws = sizes
+        layers = self.packed.layers
+        widths = [len(layer.bias) for layer in layers]
+        fill = 4 - len(layers)
+        weights = self._weights + self._weights[:1] * fill
+        biases = self._biases + self._biases[:1] * fill
+        relu = [layer.relu for layer in layers] + [False] * fill
+        tiles, elements, narrow = triton.cdiv(slots, SLOTS), len(weights[0]), widths[0] <= COLUMNS
+        programs = min(tiles, PROGRAMS)
+        memory = SLOTS * (widths[0] + 2 * max(widths) + (0 if narrow else elements))
+        scratch = torch.empty(max(1, programs) * memory, device=x.device)
+        _launch(
+            dense_kernel, programs, x.device, self.base(x), *tensors, out, scratch, *weights,
+            *biases[1:], *(widths + [1] * fill), widths[-1], slots, elements, grid, first, draws,
+            _signed(names[0]), _signed(names[0] >> 32), _signed(names[1]), tiles, memory,
+            max(widths), TABLE=table, LAYERS=len(layers), RELU0=relu[0], RELU1=relu[1],
+            RELU2=relu[2], NARROW=narrow, SLOTS=SLOTS, COLUMNS=COLUMNS,
+            num_stages=1,  # loads ahead of their use would take the registers of the noise
+        )  # fmt: skip
+
+    def logits(
+        self,
+        x: Tensor,
+        rows: Tensor,
+        sigma: Tensor,
+        samples: Tensor,
+        ids: Tensor,
+        *,
+        seed: int,
+        stream: int = 0,
+        clip: tuple[float, float] | None = None,
+    ) -> Tensor:
+        out = torch.empty(len(rows), self.packed.n_classes, device=x.device)
+        tensors = (rows, samples, ids, sigma, rows)
+        self._run(x, tensors, out, True, (len(rows), 1, 0, 1), (seed, stream), clip)
+        return out
+
+    def count_errors(
+        self,
+        x: Tensor,
+        labels: Tensor,
+        sigma: Tensor,
+        ids: Tensor,
+        draws: tuple[int, int],
+        counts: Tensor,
+        *,
+        seed: int,
+        stream: int = 0,
+        clip: tuple[float, float] | None = None,
+    ) -> None:
+        sizes = (len(x) * draws[1], len(sigma), *draws)
+        tensors = (ids, ids, ids, sigma, labels)
+        self._run(x, tensors, counts, False, sizes, (seed, stream), clip)

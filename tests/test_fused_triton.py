@@ -1,0 +1,84 @@
+"""Fused dense networks in Triton: these tests run again in its interpreter, in a process of theirs.
+
+Compiled for each architecture they are in triton_aot.py, with every other kernel.
+"""
+
+import os
+import re
+
+import pytest
+import torch
+from fused_models import model, slots
+from test_kernels_triton import run
+
+from robustcore.fused import pack
+from robustcore.fused.reference import ReferenceNet
+from robustcore.kernels import unavailable
+
+pytestmark = pytest.mark.skipif(
+    unavailable("triton", "cuda") is not None, reason=str(unavailable("triton", "cuda"))
+)
+interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+inside = pytest.mark.skipif(not interpreted, reason="run in the interpreter by the last test here")
+
+
+@pytest.fixture
+def net():
+    from robustcore.fused.triton import TritonNet
+
+    return lambda packed: TritonNet(packed, "cpu")
+
+
+@inside
+@pytest.mark.parametrize("name", ["linear", "mlp", "four"])
+def test_logits_and_counts_are_those_of_the_reference(net, name):
+    module, shape = model(name)
+    packed, arguments = pack(module, shape), slots(shape, 37)
+    names = {"seed": 2**63 - 5, "stream": 2**32 - 1}
+    got = net(packed).logits(*arguments, **names)
+    want = ReferenceNet(packed, torch.float64).logits(*arguments, **names)
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
+    other = ReferenceNet(packed, torch.float64).logits(*arguments, seed=1)
+    assert float((got - other).abs().max()) > 1e-3
+    x, _, _, _, ids = arguments
+    grid, labels = torch.tensor([0.0, 0.3, 2.0]), packed(x).argmax(1)
+    counts, expected = torch.zeros(2, 5, 3, dtype=torch.int64)
+    for body, out in ((net(packed), counts), (ReferenceNet(packed), expected)):
+        body.count_errors(x, labels, grid, ids, (2**32 - 20, 19), out, **names)
+    assert torch.equal(counts, expected)
+    assert int(counts.sum()) > 0
+
+
+@inside
+def test_features_ties_and_nan(net):
+    module, shape = model("mlp")
+    packed, arguments = pack(module, shape, draws="features"), slots(shape, 5)
+    got = net(packed).logits(*arguments, seed=0)
+    want = ReferenceNet(packed, torch.float64).logits(*arguments, seed=0)
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
+    x, labels = arguments[0][:1], torch.zeros(1, dtype=torch.int64)
+    grid, ids = torch.tensor([0.5]), labels
+    for bias, errors in ((1.0, 0), (0.0, 20), (float("nan"), 20), (float("inf"), 0)):
+        flat = pack(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)), shape)
+        flat.layers[0].weight.zero_()
+        flat.layers[0].bias.copy_(torch.tensor([bias, 0.0]))
+        counts = torch.zeros(1, 1, dtype=torch.int64)
+        net(flat).count_errors(x, labels, grid, ids, (0, 20), counts, seed=0)
+        assert int(counts) == errors
+
+
+@inside
+def test_what_is_not_fused_is_refused(net):
+    module, shape = model("chain")
+    with pytest.raises(ValueError, match="packed must begin with a linear layer"):
+        net(pack(module, shape))
+    module, shape = model("mlp")
+    with pytest.raises(ValueError, match="clip must be None for a fused network in Triton"):
+        net(pack(module, shape)).logits(*slots(shape, 5), seed=0, clip=(0, 1))
+
+
+@pytest.mark.skipif(interpreted, reason="starts the interpreter")
+def test_all_of_these_pass_in_the_interpreter():
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, interpret=True)
+    assert done.returncode == 0, done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) == 5
