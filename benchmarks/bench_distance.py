@@ -133,7 +133,9 @@ def speed(rows):
         if row in ours or row.get("mean_ratio", 0) is None:
             continue
         goals = [name for name in ("mean_ratio", "mean_distance", "robust") if name in row]
-        as_well = [o for o in ours if all(o[name] <= row[name] for name in goals)]
+        as_well = [
+            o for o in ours if all(o[name] is not None and o[name] <= row[name] for name in goals)
+        ]
         least = min((o["processor_seconds"] for o in as_well), default=math.nan)
         found[row["method"]] = round(row["processor_seconds"] / least, 2) if as_well else None
     return found
