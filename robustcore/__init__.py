@@ -7,6 +7,7 @@ from robustcore.copies import noisy_copies
 from robustcore.corruptions import corrupt, corruption_benchmark
 from robustcore.distance import distance_to_error, pgd
 from robustcore.evaluator import RandomizedModelWarning
+from robustcore.fused import pack
 from robustcore.noise import error_rate, sigma_at_error_rate
 from robustcore.rare import error_curve
 from robustcore.report import Report, report
@@ -65,6 +66,7 @@ __all__ = [
     "load_model",
     "noisy_copies",
     "noisy_distance",
+    "pack",
     "pgd",
     "plot",
     "predict",

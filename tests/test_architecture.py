@@ -98,3 +98,11 @@ def test_runs_know_no_method() -> None:
     for path in sorted((PACKAGE / "runs").glob("*.py")):
         names = imports_of(path.read_text(encoding="utf-8"))
         assert not {name.split(".")[1] for name in names if name.count(".")} & methods, path
+
+
+def test_fused_networks_know_kernels_alone() -> None:
+    allowed = {"robustcore", *(f"robustcore.kernels{part}" for part in ("", ".cuda", ".triton"))}
+    for path in sorted((PACKAGE / "fused").glob("*.py")):
+        names = imports_of(path.read_text(encoding="utf-8"))
+        ours = {name for name in names if name.startswith("robustcore")} - allowed
+        assert not {name for name in ours if not name.startswith("robustcore.fused")}, path
