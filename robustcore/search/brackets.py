@@ -117,7 +117,7 @@ def _walk(
 
 
 def _ranked(radius: Floats, ranks: Ints) -> Floats:
-    """(3, I): the entries of 1-based ranks (I, 3) of each row; 0 for rank 0, inf beyond the last."""
+    """(3, I): entries of 1-based ranks (I, 3) of each row; 0 for rank 0, inf beyond the last."""
     n = radius.shape[1]
     at = np.clip(ranks - 1, 0, n - 1)
     value = np.take_along_axis(np.partition(radius, np.unique(at), 1), at, 1)
