@@ -39,7 +39,7 @@ def stages(effort: int, classes: int) -> list[Stage]:
     if effort >= LARGE:
         plan = [(9, 2), (3, (rest - 18) // (3 + RANDOM))]
     elif effort >= 40:
-        plan = [(9, 1), (3, 8), (1, rest - 33)]
+        plan = [(9, 1), (3, 4), (1, rest - 21)]
     elif effort >= 18:
         plan = [(5, 1), (2, 4), (1, rest - 13)]
     else:
