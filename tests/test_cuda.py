@@ -206,7 +206,8 @@ from robustcore import _cuda
 print(_cuda.device_count())
 _cuda.margins_float32((0, 0, 0), (1, 2, 2), 0, 0, 0)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    # not from the root, whose sources would hide the package that was built
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE)
     assert done.stdout == "0\n"
     assert "RuntimeError: a CUDA kernel could not be started" in done.stderr
 

@@ -177,6 +177,7 @@ def test_the_command_line_under_torchrun(tmp_path, processes):
         capture_output=True,
         text=True,
         check=False,
+        cwd=HERE,  # not the root, whose sources would hide the package that was built
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr

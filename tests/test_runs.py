@@ -193,6 +193,7 @@ def test_a_model_is_compiled_as_for_the_whole_set(tmp_path, monkeypatch):
 
 
 def test_the_first_interrupt_finishes_the_block_in_flight(tmp_path, capsys):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored under nohup
     model = Counted()
     want = rate(tmp_path / "whole", model)
     interrupted = Counted(model.seen // 2, lambda: signal.raise_signal(signal.SIGINT))
@@ -205,7 +206,7 @@ def test_the_first_interrupt_finishes_the_block_in_flight(tmp_path, capsys):
     again = Counted()
     assert same(rate(tmp_path / "run", again), want)
     assert interrupted.seen + again.seen == model.seen  # not an evaluation was lost
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
 def test_a_second_interrupt_does_not_wait(tmp_path):
