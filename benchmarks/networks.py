@@ -78,14 +78,14 @@ def _residual(file, *shape):
     return load
 
 
-def _plain(file):
+def _plain(file, channels=3, features=2048):
     def load(folder):
         body = nn.Sequential(
-            *(nn.Conv2d(3, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU()),
-            *(nn.Flatten(), nn.Linear(2048, 100), nn.ReLU(), nn.Linear(100, 10)),
+            *(nn.Conv2d(channels, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(features, 100), nn.ReLU(), nn.Linear(100, 10)),
         )
         body.load_state_dict(_weights(folder / file))
-        return nn.Sequential(Normalize(*CIFAR10), body)
+        return body if channels == 1 else nn.Sequential(Normalize(*CIFAR10), body)
 
     return load
 
@@ -98,6 +98,7 @@ LOADERS = {
     ),
     "cnn_a_mix": _plain("abcrown_cifar_cnn_a_mix.model"),
     "cnn_a_adv4": _plain("abcrown_cifar_cnn_a_adv4.model"),
+    "mnist_cnn_a_adv": _plain("../mnist/abcrown_mnist_cnn_a_adv.model", 1, 1568),
 }
 
 
@@ -106,9 +107,10 @@ def load(name, data):
     return LOADERS[name](Path(data) / "models/cifar10").eval()
 
 
-def images(data, count):
-    """The first images of the CIFAR-10 test set, (x, y)."""
-    test = np.load(Path(data) / "cifar10/test.npz")
-    x = test["images"][:count].transpose(0, 3, 1, 2).astype(np.float32) / 255
+def images(data, count, name=""):
+    """The first test images of the network's data set, (x, y): CIFAR-10, or MNIST by name."""
+    test = np.load(Path(data) / ("mnist" if name.startswith("mnist") else "cifar10") / "test.npz")
+    x = test["images"][:count]
+    x = x.reshape(*x.shape[:3], -1).transpose(0, 3, 1, 2).astype(np.float32) / 255
     y = test["labels"][:count].astype(np.int64)
     return torch.from_numpy(x).contiguous(), torch.from_numpy(y)
