@@ -66,7 +66,7 @@ class Net:
         sizes: tuple[int, int],
         targeted: bool,
         loss: int,
-        ball: tuple[int, int, int],  # x, radius, size
+        ball: tuple[int, int, int, int],  # x, radius, size, order
         usable: int,
         steps: int,
         adapts: bool,

@@ -192,3 +192,55 @@ def test_labels_outside_the_classes_are_refused():
     net = NativeNet(pack(module, shape))
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 10\); got 10"):
         net.differentiate(x, torch.arange(5), torch.full((5,), 10), torch.empty_like(x), loss="ce")
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_units_that_are_zero_in_a_whole_group_are_left_out_for_nothing(isa):
+    """Black pixels and shut units, in starts of one image and among other images."""
+    module, shape = model("mlp")
+    x = torch.rand(9, *shape, generator=torch.Generator().manual_seed(4))
+    x[:, :, : shape[1] // 2] = 0.0
+    x[3] = 0.0
+    net, rows = NativeNet(pack(module, shape), isa), torch.arange(9).repeat_interleave(5)
+    points, goal = x.flatten(1)[rows], torch.zeros(9, dtype=torch.int64)
+    mixed, alike = torch.empty_like(points), torch.empty_like(points)
+    there = net.differentiate(points, rows, goal, alike, loss="ce")
+    order = torch.randperm(45, generator=torch.Generator().manual_seed(1))
+    here = net.differentiate(points[order], rows[order], goal, mixed, loss="ce")
+    assert torch.equal(mixed, alike[order])
+    for mine, theirs in zip(here, there, strict=True):
+        assert torch.equal(mine, theirs[order])
+    images = x[rows].double().requires_grad_(True)
+    logits = copy.deepcopy(module).double()(images)
+    gain = logits[:, 1:].logsumexp(1) - logits[:, 0]
+    (want,) = torch.autograd.grad(gain.sum(), images)
+    assert float((alike - want.flatten(1)).abs().max()) <= 1000 * 2.0**-24 * want.abs().max()
+    assert float(want.flatten(1)[:, x[0].flatten() == 0].abs().max()) > 0.1 * want.abs().max()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_weight_that_is_not_finite_meets_a_zero(isa):
+    module, shape = copy.deepcopy(model("mlp")[0]), model("mlp")[1]
+    first = next(each for each in module.modules() if isinstance(each, nn.Linear))
+    with torch.no_grad():
+        first.weight[2, 7] = torch.inf
+    x = torch.rand(6, *shape, generator=torch.Generator().manual_seed(4))
+    x.view(6, -1)[:, 7] = 0.0
+    net, points = NativeNet(pack(module, shape), isa), x.flatten(1)
+    goal, gradient = torch.zeros(6, dtype=torch.int64), torch.empty_like(x.flatten(1))
+    margin, _, _ = net.differentiate(points, torch.arange(6), goal, gradient, loss="ce")
+    assert bool(margin.isnan().all())  # zero times infinity, as torch has it
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", ["chain", "strided"])
+def test_points_may_be_channels_last(name, isa):
+    module, shape = model(name)
+    net, x = NativeNet(pack(module, shape), isa), slots(shape)[0]
+    rows, goal = torch.arange(len(x)), torch.zeros(len(x), dtype=torch.int64)
+    first, last = torch.empty_like(x.flatten(1)), torch.empty_like(x.flatten(1))
+    turned = x.permute(0, 2, 3, 1).flatten(1).contiguous()
+    net.differentiate(x.flatten(1), rows, goal, first, loss="ce")
+    net.differentiate(turned, rows, goal, last, loss="ce", channels_last=True)
+    back = last.view(len(x), *shape[1:], shape[0]).permute(0, 3, 1, 2).flatten(1)
+    torch.testing.assert_close(back, first, rtol=1e-4, atol=1e-6)

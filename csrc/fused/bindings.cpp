@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -49,6 +50,16 @@ const FusedBodies& bodies(const std::string& isa) {
     throw py::value_error("isa must be one that this machine runs; got '" + isa + "'");
 }
 
+using Memory = std::unique_ptr<char, void (*)(void*)>;
+
+// Whole cache lines: a register that lies across two is read twice.
+Memory memory(int64_t bytes) {
+    bytes = (bytes + 64) / 64 * 64;
+    Memory made(static_cast<char*>(std::aligned_alloc(64, bytes)), std::free);
+    if (!made) throw std::bad_alloc();
+    return made;
+}
+
 // A row outside the batch would read memory that is not ours.
 void check_rows(const int64_t* rows, int64_t slots, int64_t batch) {
     for (int64_t s = 0; s < slots; ++s)
@@ -76,6 +87,7 @@ class FusedNet {
         net_.buffers = static_cast<int64_t>(sizes_.size());
         net_.size = sizes_.data();
         net_.fill = fills_.data();
+        net_.rows = dense && ends[1] >= 0;
         for (const StageTuple& each : stages) stages_.push_back(stage(each));
         net_.forward = forward;
         net_.stages = static_cast<int64_t>(stages_.size());
@@ -134,13 +146,14 @@ class FusedNet {
     // Descends from points (slots, elements), which become the last of each.
     void descend(std::array<uintptr_t, 4> slots, std::array<uintptr_t, 4> results,
                  std::array<int64_t, 2> sizes, bool targeted, int loss,
-                 std::array<uintptr_t, 3> ball, uintptr_t usable, int64_t steps, bool adapts,
+                 std::array<uintptr_t, 4> ball, uintptr_t usable, int64_t steps, bool adapts,
                  bool l2, std::optional<std::pair<float, float>> box, int threads) const {
         Ascent ascent = make(slots, results, sizes, targeted, loss);
         ascent.age = pointer<int64_t>(results[3]);
         ascent.x = pointer<const float>(ball[0]);
         ascent.radius = pointer<const float>(ball[1]);
         ascent.size = pointer<const float>(ball[2]);
+        ascent.order = pointer<const int64_t>(ball[3]);
         ascent.usable = pointer<bool>(usable);
         ascent.steps = steps;
         ascent.adapts = adapts;
@@ -182,7 +195,7 @@ class FusedNet {
 
     template <class T>
     const T* keep(const py::array_t<T, py::array::c_style | py::array::forcecast>& array) {
-        auto copy = std::make_unique<char[]>(array.nbytes() + 1);
+        Memory copy = memory(array.nbytes());
         std::copy_n(reinterpret_cast<const char*>(array.data()), array.nbytes(), copy.get());
         kept_.push_back(std::move(copy));
         return reinterpret_cast<const T*>(kept_.back().get());
@@ -207,18 +220,22 @@ class FusedNet {
         s.row = keep(tables[3]);
         s.plane = keep(tables[4]);
         if (s.kind != Stage::kProduct) return s;
-        s.bias = keep(bias);
-        // blocks of channels one after the other, each tap by tap
-        Floats packed(weight.size());
-        const int64_t count = blocks(s.channels, bodies_.channels_at_once);
-        float* to = packed.mutable_data();
-        for (int64_t b = 0; b < count; ++b) {
-            const int64_t first = block_start(s.channels, count, b);
-            const int64_t last = block_start(s.channels, count, b + 1);
+        s.finite = std::all_of(weight.data(), weight.data() + weight.size(),
+                               [](float each) { return std::isfinite(each); });
+        // blocks of channels one after the other, each tap by tap; of rows, whole registers
+        const int64_t unit = net_.rows ? bodies_.register_lanes : 1;
+        const int64_t most = net_.rows ? bodies_.registers_at_once : bodies_.channels_at_once;
+        const int64_t units = blocks(s.channels, unit), count = blocks(units, most);
+        std::vector<float> packed, biases(units * unit);
+        packed.reserve(units * unit * s.taps);
+        std::copy_n(bias.data(), s.channels, biases.begin());
+        for (int64_t b = 0; b < count; ++b)
             for (int64_t t = 0; t < s.taps; ++t)
-                for (int64_t c = first; c < last; ++c) *to++ = weight.data()[c * s.taps + t];
-        }
-        s.weight = keep(packed);
+                for (int64_t c = unit * block_start(units, count, b);
+                     c < unit * block_start(units, count, b + 1); ++c)
+                    packed.push_back(c < s.channels ? weight.data()[c * s.taps + t] : 0.0f);
+        s.weight = keep(Floats(packed.size(), packed.data()));
+        s.bias = keep(Floats(biases.size(), biases.data()));
         return s;
     }
 
@@ -235,6 +252,7 @@ class FusedNet {
     }
 
     void run(Round& round, int threads) const {
+        if (net_.rows) throw py::value_error("this network was made for gradients");
         int64_t next = 0;
         round.next = &next;
         over_workers(round.slots, bodies_.scratch(net_), threads,
@@ -247,14 +265,12 @@ class FusedNet {
         const int64_t tiles = (slots + slots_at_once() - 1) / slots_at_once();
         const int64_t workers = std::max<int64_t>(1, std::min<int64_t>(tiles, threads));
         const int64_t bytes = (floats * 4 + 63) / 64 * 64;
-        const std::unique_ptr<char, void (*)(void*)> memory(
-            static_cast<char*>(std::aligned_alloc(64, workers * bytes)), std::free);
-        if (!memory) throw std::bad_alloc();
+        const Memory all = memory(workers * bytes);
         struct Work {
             Body& body;
             char* memory;
             int64_t bytes;
-        } work{body, memory.get(), bytes};
+        } work{body, all.get(), bytes};
         const py::gil_scoped_release release;
         parallel_for(
             workers, 1, threads,
@@ -270,7 +286,7 @@ class FusedNet {
     std::vector<int64_t> sizes_;
     std::vector<const float*> fills_;
     std::vector<Stage> stages_;
-    std::vector<std::unique_ptr<char[]>> kept_;
+    std::vector<Memory> kept_;
     Net net_{};
 };
 

@@ -31,6 +31,7 @@ struct Stage {
     int64_t window;  // 1, or 4: of four positions one after the other the largest is kept
     const int32_t *tap, *from, *to, *row, *plane;
     const float *weight, *bias;  // weight: blocks of channels (see blocks), tap by tap
+    bool finite;                 // all weights: zero times any of them is zero
 };
 
 // Channels that a block holds at most: with four columns of them accumulators fill the registers.
@@ -52,6 +53,7 @@ struct Net {
     int64_t classes;
     int logits, gradient, slope;  // buffers: logits, the loss's gradient there and at the input
     bool dense;                   // no convolution: four registers of slots to a tile, else one
+    bool rows;  // dense, with gradients: a slot to a row, blocks of channels being whole registers
 };
 
 // A batch of slots. Either a table, rows and samples of each, or all draws of a range for each
@@ -78,6 +80,7 @@ struct Round {
 struct Ascent {
     int64_t slots;
     const int64_t *rows, *goal;  // of each slot; of each image
+    const int64_t* order;        // slots as a descent takes them: those of an image side by side
     const int64_t* wanted;       // null, or of each slot a class or -1
     bool targeted;
     Loss loss;
@@ -99,8 +102,9 @@ struct Ascent {
 struct FusedBodies {
     const char* name;
     int64_t channels_at_once;
-    int64_t (*lanes)(const Net& net);    // slots of a tile
-    int64_t (*scratch)(const Net& net);  // floats that a worker needs
+    int64_t register_lanes, registers_at_once;  // the same for rows
+    int64_t (*lanes)(const Net& net);           // slots of a tile
+    int64_t (*scratch)(const Net& net);         // floats that a worker needs
     void (*run)(const Net& net, const Round& round, float* scratch);
     int64_t (*ascent_scratch)(const Net& net);
     void (*differentiate)(const Net& net, const Ascent& ascent, float* scratch);

@@ -190,13 +190,14 @@ class NativeNet:
         _check("size", size, torch.float32, (len(rows),))
         results = _Results.of(len(rows))
         age, usable = torch.empty_like(results.found), torch.empty(len(rows), dtype=torch.bool)
+        order = rows.argsort(stable=True)  # starts of an image side by side: much alike
         self._ascent(channels_last).descend(
             slots,
             (*results.addresses, age.data_ptr()),
             (len(rows), len(goal)),
             targeted,
             LOSSES.index(loss),
-            (x.data_ptr(), radius.data_ptr(), size.data_ptr()),
+            (x.data_ptr(), radius.data_ptr(), size.data_ptr(), order.data_ptr()),
             usable.data_ptr(),
             steps,
             adapts,

@@ -110,8 +110,13 @@ def forward_plan(packed: Packed) -> Plan:
 def gradient_plan(packed: Packed, channels_last: bool = False) -> Plan:
     """Stages from an image to logits, then from the gradient at the logits to that at the image.
 
-    channels_last: the order of points.
+    channels_last: the order of points. A dense network's first layer takes them as they are.
     """
+    if channels_last and packed.dense:
+        first, *rest = packed.layers
+        order = np.arange(first.weight.shape[1]).reshape(packed.shape).transpose(1, 2, 0).ravel()
+        layers = (replace(first, weight=first.weight[:, order]), *rest)
+        packed, channels_last = replace(packed, layers=layers), False
     return _Planner(packed, gradient=True).plan(channels_last)
 
 
