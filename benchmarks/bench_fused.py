@@ -176,16 +176,16 @@ def trained():
     return model, x[right].contiguous(), y[right]
 
 
-def peers(model, x, y, eps, alpha):
+def peers(model, x, y, eps, alpha, steps=STEPS, restarts=RESTARTS):
     """Attacks of others, calls that return how many images are fooled; and who is missing."""
     found, missing = {}, []
     try:
         import foolbox
 
         def with_foolbox():
-            attack = foolbox.attacks.LinfPGD(steps=STEPS, abs_stepsize=alpha, random_start=True)
-            wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
-            return int(attack.repeat(RESTARTS)(wrapped, x, y, epsilons=eps)[2].sum())
+            attack = foolbox.attacks.LinfPGD(steps=steps, abs_stepsize=alpha, random_start=True)
+            wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
+            return int(attack.repeat(restarts)(wrapped, x, y, epsilons=eps)[2].sum())
 
         found["foolbox"] = with_foolbox
     except ImportError as error:
@@ -194,9 +194,9 @@ def peers(model, x, y, eps, alpha):
         import torchattacks
 
         def with_torchattacks():
-            attack = torchattacks.PGD(model, eps=eps, alpha=alpha, steps=STEPS, random_start=True)
-            fooled = torch.zeros(len(x), dtype=torch.bool)
-            for _ in range(RESTARTS):
+            attack = torchattacks.PGD(model, eps=eps, alpha=alpha, steps=steps, random_start=True)
+            fooled = torch.zeros_like(y, dtype=torch.bool)
+            for _ in range(restarts):
                 points = attack(x, y)
                 with torch.no_grad():
                     fooled |= model(points).argmax(1) != y

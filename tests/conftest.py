@@ -1,11 +1,11 @@
 """The bodies of the kernels, one fixture for all of them.
 
 Triton's interpreter is chosen when triton is imported, so test_kernels_triton.py runs the tests of
-`body` again, in a process of its own, with TRITON_INTERPRET=1.
+`body` again, in a process of its own, with TRITON_INTERPRET=1. With ROBUSTCORE_TEST_DEVICE=cuda
+they are those of a GPU: see elsewhere.py.
 """
 
 import importlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from elsewhere import DEVICE, INTERPRETED, Elsewhere
 from torch import Tensor
 
+from robustcore.kernels import KERNELS, select
+
 BODIES = ["reference", "avx512", "avx2", "baseline"]
-if os.environ.get("TRITON_INTERPRET") == "1":
+if INTERPRETED:
     BODIES = ["triton"]
+elif DEVICE != "cpu":
+    BODIES = ["reference", "triton", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -33,26 +38,19 @@ class Body:
     update_best: Callable[..., Tensor]
 
 
-BALL = ("random_start", "ball_step", "ball_slope", "update_best")
-
-
 @pytest.fixture(params=BODIES)
 def body(request: pytest.FixtureRequest) -> Body:
     name = request.param
-    kind = name if name in ("reference", "triton") else "native"
-    module = importlib.import_module(f"robustcore.kernels.{kind}")
-    philox, perturb = module.philox, module.perturb
-    if kind == "native":
+    if name in ("avx512", "avx2", "baseline"):
+        module = importlib.import_module("robustcore.kernels.native")
         if name not in module.ISAS:
             pytest.skip(f"this machine does not run {name}")
-        philox, perturb = partial(philox, isa=name), partial(perturb, isa=name)
-    folder = (
-        importlib.import_module("robustcore.kernels.triton_ball") if kind == "triton" else module
-    )
-    ball = {each: getattr(folder, each) for each in BALL}
-    if kind == "native":
-        ball = {each: partial(one, isa=name) for each, one in ball.items()}
-    return Body(name, philox, perturb, module.margins, module.count_errors, **ball)
+        bodies = {each: getattr(module, each) for each in KERNELS}
+        for each in {*KERNELS} - {"margins", "count_errors"}:
+            bodies[each] = partial(bodies[each], isa=name)
+        return Body(name, **bodies)
+    chosen = Elsewhere(select(name, DEVICE))
+    return Body(name, **{each: getattr(chosen, each) for each in KERNELS})
 
 
 @dataclass(frozen=True)

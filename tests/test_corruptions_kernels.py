@@ -6,11 +6,11 @@ that use `fast` again, in a process of its own, with TRITON_INTERPRET=1.
 
 import importlib
 import itertools
-import os
 
 import numpy as np
 import pytest
 import torch
+from elsewhere import DEVICE, INTERPRETED, Elsewhere
 from scipy import stats
 
 from robustcore.corruptions import NAMES, corrupt, native, reference
@@ -24,8 +24,9 @@ IDS = torch.tensor([0, 7, 2**32 - 1])
 
 @pytest.fixture(scope="module")
 def fast():
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    return importlib.import_module("robustcore.corruptions.triton") if interpreted else native
+    if not INTERPRETED and DEVICE == "cpu":
+        return native
+    return Elsewhere(importlib.import_module("robustcore.corruptions.triton"))
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 Compiled for each architecture they are in triton_aot.py, with every other kernel.
 """
 
-import os
 import re
 
 import pytest
 import torch
+from elsewhere import DEVICE, INTERPRETED, Elsewhere
 from fused_models import model, slots
 from test_kernels_triton import run
 
@@ -18,15 +18,16 @@ from robustcore.kernels import unavailable
 pytestmark = pytest.mark.skipif(
     unavailable("triton", "cuda") is not None, reason=str(unavailable("triton", "cuda"))
 )
-interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-inside = pytest.mark.skipif(not interpreted, reason="run in the interpreter by the last test here")
+inside = pytest.mark.skipif(
+    not INTERPRETED and DEVICE == "cpu", reason="run in the interpreter by the last test here"
+)
 
 
 @pytest.fixture
 def net():
     from robustcore.fused.triton import TritonNet
 
-    return lambda packed: TritonNet(packed, "cpu")
+    return lambda packed: Elsewhere(TritonNet(packed, DEVICE))
 
 
 @inside
@@ -77,7 +78,7 @@ def test_what_is_not_fused_is_refused(net):
         net(pack(module, shape)).logits(*slots(shape, 5), seed=0, clip=(0, 1))
 
 
-@pytest.mark.skipif(interpreted, reason="starts the interpreter")
+@pytest.mark.skipif(INTERPRETED, reason="starts the interpreter")
 def test_all_of_these_pass_in_the_interpreter():
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, interpret=True)
     assert done.returncode == 0, done.stdout

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Builds, tests and measures on a machine with a GPU, in ten minutes; downloads nothing.
+#
+#   bash benchmarks/gpu.sh [--dry-run] [--out FILE]
+#
+# Needs Python with torch and Triton, nvcc and a C++ compiler. Wheels in wheels/, if there, are
+# installed first, beside the build, in a folder that is removed. A part that fails or outlasts its
+# time does not stop the others; the exit status is 1 if any did. Numbers go to
+# benchmarks/results/gpu_NAME.json. --dry-run takes the CPU, tiny sizes and what is installed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+DRY='' OUT=''
+while [ $# -gt 0 ]; do
+    case $1 in
+    --dry-run) DRY=--dry-run ;;
+    --out) OUT=$2 && shift ;;
+    *) echo "usage: gpu.sh [--dry-run] [--out FILE]; got $1" >&2 && exit 2 ;;
+    esac
+    shift
+done
+
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} PYTHONUNBUFFERED=1
+if [ -z "$DRY" ]; then
+    "$PYTHON" -c '
+import sys
+try:
+    import torch
+except ImportError as error:
+    sys.exit(f"gpu.sh needs torch: {error}")
+if not torch.cuda.is_available():
+    sys.exit("gpu.sh needs a GPU: torch.cuda.is_available() is False")' || exit 2
+    export ROBUSTCORE_TEST_DEVICE=cuda PYTHONPATH="$WORK/site" TRITON_CACHE_DIR="$WORK/triton"
+fi
+
+SAID=() FAILED=0
+# part NAME SECONDS COMMAND...: its output, cut short, and how it ended
+part() {
+    local name=$1 limit=$2 status=0 began=$SECONDS end
+    shift 2
+    echo "== $name"
+    timeout --kill-after=10 "$limit" "$@" >"$WORK/log" 2>&1 || status=$?
+    tail -n "${LINES_SHOWN:-25}" "$WORK/log"
+    case $status in
+    0) end=passed ;;
+    124 | 137) end="stopped after $limit s" && FAILED=1 ;;
+    *) end="failed with status $status" && FAILED=1 ;;
+    esac
+    SAID+=("$name: $end, $((SECONDS - began)) s")
+}
+skip() { SAID+=("$1: left out, $2"); }
+
+build() {
+    if compgen -G 'wheels/*.whl' >/dev/null; then
+        "$PYTHON" -m pip install -q --no-index --no-deps --target "$WORK/site" wheels/*.whl || return
+    fi
+    printf '[build_ext]\nparallel = %s\n' "$(nproc)" >"$WORK/build.cfg"
+    DIST_EXTRA_CONFIG="$WORK/build.cfg" ROBUSTCORE_CUDA=1 "$PYTHON" -m pip install -q --no-index \
+        --no-deps --no-build-isolation --target "$WORK/site" .
+}
+
+# -P: not the sources in this folder but what was built
+tests() { "$PYTHON" -P -m pytest -q -p no:cacheprovider "$@"; }
+export -f build tests
+export PYTHON WORK
+DEVICE_TESTS=(tests/test_gpu.py tests/test_kernels.py tests/test_kernels_ball.py tests/test_cuda.py
+    tests/test_fused_triton.py tests/test_corruptions_kernels.py tests/test_evaluator.py)
+# what launches kernels, and no process of its own
+LAUNCHES='bits or margins or logits or counts or wide or step or start or taps'
+
+if [ -z "$DRY" ]; then
+    part build 120 bash -c build
+    part 'tests on the device' 100 bash -c 'tests "$@"' tests "${DEVICE_TESTS[@]}" -rs
+    for tool in memcheck racecheck; do
+        if command -v compute-sanitizer >/dev/null; then
+            part "$tool" 45 compute-sanitizer --tool "$tool" --error-exitcode 9 "$PYTHON" -P -m pytest \
+                -q -p no:cacheprovider tests/test_cuda.py tests/test_fused_triton.py -k "$LAUNCHES"
+        else
+            skip "$tool" 'compute-sanitizer was not found'
+        fi
+    done
+fi
+MEASURE=("$PYTHON" benchmarks/gpu.py ${DRY:+$DRY} ${OUT:+--out "$OUT"})
+part 'limits and kernels' 45 "${MEASURE[@]}" limits kernels
+part digest 45 "${MEASURE[@]}" digest
+part networks 75 "${MEASURE[@]}" networks
+part attacks 45 "${MEASURE[@]}" attacks
+if [ -z "$DRY" ]; then
+    MANY=() && "$PYTHON" -c 'import xdist' 2>/dev/null && MANY=(-n auto)
+    LEFT=$((590 - SECONDS))
+    part 'all other tests' $((LEFT > 30 ? LEFT : 30)) bash -c 'tests "$@"' tests tests \
+        "${DEVICE_TESTS[@]/#/--ignore=}" "${MANY[@]}"
+fi
+
+echo '== summary'
+[ -z "$DRY" ] || echo 'a dry run on the CPU: the numbers mean nothing'
+"${MEASURE[@]}" || FAILED=1
+printf '%s\n' "${SAID[@]}"
+exit $FAILED

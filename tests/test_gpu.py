@@ -1,0 +1,224 @@
+"""What only a GPU shows, and benchmarks/gpu.sh as far as a machine without one can run it.
+
+Tests with a device run on the CPU too, where they compare two backends.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from elsewhere import DEVICE, Elsewhere
+from fused_models import _dense, slots
+from torch import nn
+
+import robustcore as rc
+from robustcore.evaluator import GRAPH_BATCHES, Evaluator
+from robustcore.fused import pack
+from robustcore.fused.native import ISAS, NativeNet
+from robustcore.kernels import reference, select, unavailable
+from robustcore.zoo.resnet import ResNet
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks/gpu.sh"
+FAST = [each for each in ("native", "triton", "cuda") if unavailable(each, DEVICE) is None]
+cuda = pytest.mark.skipif(
+    DEVICE != "cuda" or not torch.cuda.is_available(),
+    reason="needs a GPU, and ROBUSTCORE_TEST_DEVICE=cuda",
+)
+
+
+def small():
+    """A network that is not fused, as its mean is not, and images."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AvgPool2d(3), nn.Flatten(), nn.Linear(32, 4)
+        return nn.Sequential(*layers).eval(), torch.rand(4, 3, 8, 8)
+
+
+# -- what runs tests elsewhere -------------------------------------------------------------------
+
+
+def test_what_was_written_elsewhere_comes_back(batch):
+    given = batch((3, 5, 7))
+    for layout in (torch.contiguous_format, torch.channels_last):
+        out = given.out(layout)
+        assert given.run(Elsewhere(reference, "cpu").perturb, out) is out
+        assert torch.equal(out, given.run(reference.perturb, given.out(layout)))
+    with pytest.raises(ValueError, match="must be contiguous"):
+        given.run(Elsewhere(select("native", "cpu"), "cpu").perturb, given.out()[:, :, :, ::2])
+
+
+def test_what_was_not_written_stays(batch):
+    class Body:
+        name = "body"
+
+        @staticmethod
+        def first(x, other):
+            x[0] = torch.nan
+            return x[1], other
+
+    x, other = torch.arange(4.0), torch.zeros(1).expand(3)
+    second, same = Elsewhere(Body, "cpu").first(x, other)
+    assert x[0].isnan()
+    assert second == 1
+    assert same is other
+    assert Elsewhere(Body, "cpu").name == "body"
+
+
+# -- on the device -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_counts_and_descents_are_those_of_the_reference_on_a_cpu(backend):
+    model, x = small()
+    wide, grid = model.double(), [0.05, 0.2]
+    here = rc.error_rate(wide, x.double(), grid, samples=60, backend="reference")
+    there = rc.error_rate(
+        wide.to(DEVICE), x.double().to(DEVICE), grid, samples=60, backend=backend, batch_size=16
+    )
+    np.testing.assert_array_equal(there.n_errors, here.n_errors)
+    assert there.provenance.backend == backend
+    assert 0 < there.n_errors.sum() < there.n_errors.size * 60
+    given = {"eps": [0.002, 0.02], "steps": 5, "restarts": 1, "progress": False}
+    fooled = [
+        rc.pgd(wide.to(place), x.double().to(place), backend=which, **given).fooled
+        for place, which in (("cpu", "reference"), (DEVICE, backend))
+    ]
+    np.testing.assert_array_equal(*fooled)
+
+
+@cuda
+def test_a_graph_is_recorded_and_a_round_waits_for_nothing():
+    """As many waits for the device in 64 batches as in 16: none belongs to a batch."""
+    model, x = small()
+    engine = Evaluator(model.cuda(), x.cuda(), batch_size=64)
+    grid, waits = np.array([0.1]), []
+    engine.counts(grid, 64 * GRAPH_BATCHES, lambda n: None)
+    assert engine._graph is not None
+    assert engine._graph.graph is not None
+    for batches in (16, 64):
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                engine.counts(grid, batches * 64 // len(x), lambda n: None)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        waits.append(sum("synchronizing" in str(each.message) for each in said))
+    assert waits[0] == waits[1]
+    assert waits[0] > 0  # the counts themselves are waited for
+
+
+@cuda
+def test_a_full_device_halves_the_batch_and_changes_no_count():
+    model, x = ResNet(8).eval().double().cuda(), torch.rand(4, 3, 32, 32).double().cuda()
+    want = rc.error_rate(model, x, 0.1, samples=4096, batch_size=64)
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info()
+    held = torch.empty(free - 2**30, dtype=torch.uint8, device="cuda")
+    try:
+        got = rc.error_rate(model, x, 0.1, samples=4096, batch_size=8192)
+    finally:
+        del held
+        torch.cuda.empty_cache()
+    assert any("out of memory: batch size halved" in note for note in got.provenance.notes)
+    np.testing.assert_array_equal(got.n_errors, want.n_errors)
+
+
+@cuda
+@pytest.mark.parametrize("name", ["cuda", "triton"])
+def test_fused_networks_on_the_device_are_those_of_the_cpu(name):
+    """CUDA has the CPU's bits; Triton's products of parts of TF32 are float32 to some units."""
+    if name not in FAST:
+        pytest.skip(str(unavailable(name, DEVICE)))
+    from robustcore.fused.cuda import CudaNet
+    from robustcore.fused.triton import TritonNet
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        packed = pack(_dense(784, 256, 10).eval(), (1, 28, 28))
+    arguments = slots((1, 28, 28), 500)
+    net = Elsewhere({"cuda": CudaNet, "triton": TritonNet}[name](packed, "cuda"))
+    got = net.logits(*arguments, seed=3)
+    want = NativeNet(packed).logits(*arguments, seed=3)
+    if name == "cuda" and {"avx512", "avx2"} & set(ISAS):
+        assert torch.equal(got, want)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+# -- gpu.sh --------------------------------------------------------------------------------------
+
+
+def script(*arguments, python=sys.executable):
+    environment = {**os.environ, "PYTHON": str(python), "OMP_NUM_THREADS": "1"}
+    command = ["bash", str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so():
+    done = script()
+    assert done.returncode == 2
+    assert done.stderr == "gpu.sh needs a GPU: torch.cuda.is_available() is False\n"
+    assert done.stdout == ""
+
+
+@pytest.mark.slow
+def test_a_dry_run_measures_every_part(tmp_path):
+    out = tmp_path / "dry.json"
+    done = script("--dry-run", "--out", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in ("limits and kernels", "digest", "networks", "attacks"):
+        assert f"\n{part}: passed, " in done.stdout
+    found = json.loads(out.read_text())
+    assert {"limits", "digest", "kernels", "networks", "attacks", "machine"} <= {*found}
+    assert found["limits"]["copy_gigabytes"] > 0
+    assert found["digest"]["bodies"] == ["native on cpu", "reference on cpu"]
+    row = found["kernels"]["perturb, native"]
+    assert row["share_of_copy"] > 0
+    assert row["share_of_noise_alone"] > 0
+    network = found["networks"]["MLP 784-256-10"]
+    assert "fused from noise to counts" in network["notes"]["fused, native"][0]
+    assert network["ratio_to_plain"] > 0
+    assert found["attacks"]["ratio_to_fastest"] > 0
+
+
+def test_a_part_that_fails_stops_no_other(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ncase "$*" in *digest*) exit 3 ;; *) echo "ran $*" ;; esac\n')
+    python.chmod(0o755)
+    done = script("--dry-run", python=python)
+    assert done.returncode == 1
+    assert "digest: failed with status 3, 0 s" in done.stdout
+    assert "attacks: passed, 0 s" in done.stdout
+    assert script("--wet").returncode == 2
+
+
+def test_a_digest_that_differs_is_an_error(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import gpu
+
+    right = gpu.digest(gpu.Run(dry=True))
+    assert right["normals"] == 2**13
+    chosen = gpu.select
+
+    def other(backend, device):
+        kernels = chosen(backend, device)
+        if backend != "reference":
+            return kernels
+
+        class Wrong:
+            @staticmethod
+            def perturb(*arguments, seed, stream):
+                return kernels.perturb(*arguments, seed=seed, stream=stream + 1)
+
+        return Wrong
+
+    monkeypatch.setattr(gpu, "select", other)
+    with pytest.raises(SystemExit, match="normals are not the same bits everywhere"):
+        gpu.digest(gpu.Run(dry=True))
