@@ -9,12 +9,15 @@ Rackwitz and Fiessler, 1978) and, on the clean image, a step of DeepFool. Nothin
 own: radii and steps are shares of r, so natural and robust models are searched alike.
 
 An image starts once for each of its likeliest wrong classes; the starts whose boundary turns out
-to be nearest go on, the last ones against every class, with eta falling to ETA_LAST.
+to be nearest go on, the last ones against every class, with eta falling to ETA_LAST. There the
+gradient is taken in Gaussian noise, in proportion to r and falling to none: one draw a step smooths
+the boundary at that scale, and so steps over its small dents.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,6 +26,11 @@ from robustcore.attack.found import Found, push, refine
 from robustcore.gradients import Gradients
 
 ETA_LAST = 0.02
+# Length of the noise as a share of the displacement's l2 length: restart by restart, in turn.
+NOISE = {2: (2.0, 4.0), math.inf: (1.0, 0.0)}
+NOISE_FROM = {2: 8, math.inf: 40}  # steps of the last stage; in fewer it only costs
+NOISY = 0.6  # the share of the last stage after which there is none
+STREAM = 4  # of its draws; 0 to 3 are those of measurements and of random starts
 OVERSHOOT = 1e-4  # beyond the linearised boundary, so that rounding leaves half of the looks wrong
 LEAST, MOST = 0.5, 1.5  # what one step may make of a radius
 REFINE_FROM, REFINE_ROUNDS = 0.98, 4
@@ -50,7 +58,7 @@ def stages(effort: int, classes: int) -> list[Stage]:
 class _Slots:
     """Starts of images: which image, which class (-1 for all), how far, in which direction."""
 
-    def __init__(self, gradients: Gradients, rows: Tensor, classes: Tensor, restart: Tensor):
+    def __init__(self, gradients: Gradients, rows: Tensor, classes: Tensor, restart: int):
         self.rows, self.classes, self.restart = rows, classes, restart
         self.points = gradients.x[rows]
         self.offset = torch.zeros_like(self.points)
@@ -69,7 +77,8 @@ class _Slots:
                 setattr(self, name, value[index])
 
     def store(self, found: Found) -> None:
-        found.keep(self.rows, self.distance, self.best, self.label, self.restart, self.step)
+        restart = torch.full_like(self.rows, self.restart)
+        found.keep(self.rows, self.distance, self.best, self.label, restart, self.step)
 
 
 def minimum_norm(
@@ -86,13 +95,14 @@ def minimum_norm(
 ) -> None:
     """Search for the nearest error of images rows (I,), distinct, and keep it in `found`.
 
-    logits: (I, K) of the images themselves.
+    logits: (I, K) of the images themselves; ids (B,) and seed name the random draws.
 
     Each restart beyond the first is one more start of the last stage, from a random point in the
     ball whose radius is the distance found so far; a large effort brings RANDOM such starts of its
     own. Cost: about `effort` gradient evaluations an image, and for each further restart those of
     the last stage.
     """
+    search = _Search(gradients, found, box, seed, ids)
     plan = stages(effort, logits.shape[1])
     slots = _begin(gradients, rows, logits, plan[0][0])
     done = 0
@@ -102,8 +112,7 @@ def minimum_norm(
             slots.take(_nearest(slots.expected.view(len(rows), -1), kept))
         if last:
             slots.classes = torch.full_like(slots.rows, -1)
-        _run(gradients, found, slots, steps, done, last, box)
-        slots.store(found)
+        search.run(slots, steps, done, last)
         done += steps
     # a slot that never crossed the boundary may stand just before it
     lone = torch.isinf(found.distance[slots.rows]).nonzero().flatten()
@@ -114,45 +123,18 @@ def minimum_norm(
         one = lone[first[slots.rows[lone]] == rank]
         push(gradients, found, slots.rows[one], slots.offset[one], box)
     for restart in range(1, restarts + (RANDOM if effort >= LARGE else 0)):
-        _again(gradients, found, rows, plan[-1][1], restart, box, seed, ids)
+        again = search.restart(rows, restart)
+        search.run(again, plan[-1][1], 0, True)
     refine(gradients, found, REFINE_FROM, REFINE_ROUNDS)
 
 
 def _begin(gradients: Gradients, rows: Tensor, logits: Tensor, starts: int) -> _Slots:
     """Starts at the image, one for each of the likeliest classes."""
-    repeated = rows.repeat_interleave(starts)
-    restart = torch.zeros_like(repeated)
     if gradients.targets is not None:
-        return _Slots(gradients, rows, torch.full_like(rows, -1), torch.zeros_like(rows))
+        return _Slots(gradients, rows, torch.full_like(rows, -1), 0)
     others = logits.float().scatter(1, gradients.y[rows, None], -torch.inf)
     order = others.sort(dim=1, descending=True, stable=True).indices[:, :starts]
-    return _Slots(gradients, repeated, order.flatten(), restart)
-
-
-def _again(
-    gradients: Gradients,
-    found: Found,
-    rows: Tensor,
-    steps: int,
-    restart: int,
-    box: tuple[float, float] | None,
-    seed: int,
-    ids: Tensor,
-) -> None:
-    rows = rows[torch.isfinite(found.distance[rows])]
-    if not len(rows):
-        return
-    number = torch.full_like(rows, restart)
-    slots = _Slots(gradients, rows, torch.full_like(rows, -1), number)
-    kernels, radius = gradients.kernels, found.distance[rows]
-    kernels.random_start(
-        radius.float(), number, ids[rows], slots.offset, norm=gradients.norm, seed=seed
-    )
-    slots.radius = _length(slots.offset, gradients.norm)
-    points = gradients.x[rows] + slots.offset
-    slots.points = gradients.rounded(points if box is None else points.clamp(*box))
-    _run(gradients, found, slots, steps, 0, True, box)
-    slots.store(found)
+    return _Slots(gradients, rows.repeat_interleave(starts), order.flatten(), 0)
 
 
 def _length(offset: Tensor, norm: float) -> Tensor:
@@ -167,78 +149,105 @@ def _nearest(expected: Tensor, kept: int) -> Tensor:
     return (start + order).flatten()
 
 
-def _run(
-    gradients: Gradients,
-    found: Found,
-    slots: _Slots,
-    steps: int,
-    done: int,
-    last: bool,
-    box: tuple[float, float] | None,
-) -> None:
-    """Some steps of all slots; in the last stage those that have settled leave for `found`."""
-    for t in range(steps):
-        falling = ETA_LAST + (1 - ETA_LAST) * (1 + math.cos(math.pi * t / max(1, steps - 1))) / 2
-        _step(gradients, slots, falling if last else 1.0, done + t, box)
-        settled = slots.quiet >= PATIENCE
-        if last and bool(settled.any()):
-            slots.store(found)
-            slots.take((~settled).nonzero().flatten())
+@dataclass
+class _Search:
+    """What all slots of a search share."""
+
+    gradients: Gradients
+    found: Found
+    box: tuple[float, float] | None
+    seed: int
+    ids: Tensor  # (B,)
+
+    def restart(self, rows: Tensor, number: int) -> _Slots:
+        """Starts at random points as far as the errors found."""
+        gradients = self.gradients
+        rows = rows[torch.isfinite(self.found.distance[rows])]
+        slots = _Slots(gradients, rows, torch.full_like(rows, -1), number)
+        gradients.kernels.random_start(
+            self.found.distance[rows].float(), torch.full_like(rows, number), self.ids[rows],
+            slots.offset, norm=gradients.norm, seed=self.seed,
+        )  # fmt: skip
+        slots.radius = _length(slots.offset, gradients.norm)
+        points = gradients.x[rows] + slots.offset
+        slots.points = gradients.rounded(points if self.box is None else points.clamp(*self.box))
+        return slots
+
+    def run(self, slots: _Slots, steps: int, done: int, last: bool) -> None:
+        """Some steps of all slots; in the last stage those that have settled leave first."""
+        levels, few = NOISE[self.gradients.norm], steps < NOISE_FROM[self.gradients.norm]
+        noise = levels[slots.restart % len(levels)] if last and not few else 0.0
+        for t in range(steps):
             if not len(slots.rows):
                 return
-    if last:
-        _judge(gradients, slots, done + steps)
+            wave = (1 + math.cos(math.pi * t / max(1, steps - 1))) / 2
+            eta = ETA_LAST + (1 - ETA_LAST) * wave if last else 1.0
+            self._step(slots, eta, max(0.0, noise * (1 - t / (NOISY * steps))), done + t)
+            settled = slots.quiet >= PATIENCE
+            if last and bool(settled.any()):
+                slots.store(self.found)
+                slots.take((~settled).nonzero().flatten())
+        if last and len(slots.rows):
+            margin, label = self.gradients.judged(
+                slots.rows, self.gradients.logits(slots.rows, slots.points)
+            )
+            self._see(slots, slots.points, margin, label, done + steps)
+        slots.store(self.found)
 
+    def _see(
+        self, slots: _Slots, points: Tensor, margin: Tensor, label: Tensor, step: int
+    ) -> Tensor:
+        """Keep points that are nearer errors; returns how far away all are."""
+        before = slots.distance.clone()
+        away = self.gradients.kernels.update_best(
+            self.gradients.x, slots.rows, points, margin, slots.distance, slots.best,
+            norm=self.gradients.norm,
+        )  # fmt: skip
+        nearer = slots.distance < before
+        slots.label = torch.where(nearer, label, slots.label)
+        slots.step = torch.where(nearer, step, slots.step)
+        return away
 
-def _judge(gradients: Gradients, slots: _Slots, step: int) -> None:
-    """Look at the points of the last step."""
-    margin, label = gradients.judged(slots.rows, gradients.logits(slots.rows, slots.points))
-    _see(gradients, slots, margin, label, step)
+    def _noisy(self, slots: _Slots, level: float, step: int) -> Tensor:
+        """The points in noise of `level` times the l2 length of their displacement."""
+        gradients, points = self.gradients, slots.points
+        wide = (points - gradients.x[slots.rows]).norm(dim=1) / math.sqrt(points.shape[1])
+        draw = torch.full_like(slots.rows, (slots.restart << 20) + step)
+        noisy = torch.empty_like(points)
+        gradients.kernels.perturb(
+            gradients.images(points).contiguous(), torch.arange(len(points)).to(draw),
+            level * wide, draw, self.ids[slots.rows], gradients.images(noisy),
+            seed=self.seed, stream=STREAM, clip=self.box,
+        )  # fmt: skip
+        return gradients.rounded(noisy)
 
-
-def _see(gradients: Gradients, slots: _Slots, margin: Tensor, label: Tensor, step: int) -> Tensor:
-    before = slots.distance.clone()
-    away = gradients.kernels.update_best(
-        gradients.x, slots.rows, slots.points, margin, slots.distance, slots.best,
-        norm=gradients.norm,
-    )  # fmt: skip
-    nearer = slots.distance < before
-    slots.label = torch.where(nearer, label, slots.label)
-    slots.step = torch.where(nearer, step, slots.step)
-    return away
-
-
-def _step(
-    gradients: Gradients,
-    slots: _Slots,
-    eta: float,
-    step: int,
-    box: tuple[float, float] | None,
-) -> None:
-    kernels, norm, x = gradients.kernels, gradients.norm, gradients.x
-    margin, gain, label = gradients(
-        slots.rows, slots.points, slots.gradient, "margin", slots.classes
-    )
-    away = _see(gradients, slots, margin, label, step)
-    slope = kernels.ball_slope(x, slots.rows, slots.offset, slots.gradient, norm=norm, box=box)
-    dual, along = slope.unbind(1)
-    fresh = slots.radius == 0
-    lead = -gain.double()
-    ratio = torch.where(along > 0, 1 + lead / along, torch.where(lead > 0, MOST, LEAST))
-    ratio = ratio.clamp(LEAST, MOST)
-    ok = (dual > 0) & torch.isfinite(dual) & torch.isfinite(lead)
-    radius = torch.where(fresh, lead / dual, slots.radius * ratio) * (1 + OVERSHOOT)
-    radius = torch.where(ok, radius, slots.radius).clamp(min=0.0, max=1e30)
-    expected = torch.where(fresh, radius, away * ratio)
-    slots.expected = torch.where(ok & (radius > 0), expected, torch.inf)
-    settled = (slots.expected / slots.distance - 1).abs() < SETTLED
-    slots.quiet = torch.where(settled, slots.quiet + 1, 0)
-    scale = torch.where(fresh, 0.0, radius / slots.radius)
-    kernels.ball_step(
-        x, slots.rows, slots.offset, slots.gradient, scale.float(), (eta * radius).float(),
-        radius.float(), slots.points, norm=norm, box=box, sphere=True,
-    )  # fmt: skip
-    if gradients.engine.dtype not in (torch.float32, torch.float64):
-        slots.points = gradients.rounded(slots.points)
-    slots.radius = radius
-    gradients.usable[slots.rows[ok]] = True
+    def _step(self, slots: _Slots, eta: float, noise: float, step: int) -> None:
+        gradients, kernels, norm = self.gradients, self.gradients.kernels, self.gradients.norm
+        x, fresh = gradients.x, slots.radius == 0
+        points = self._noisy(slots, noise, step) if noise else slots.points
+        margin, gain, label = gradients(slots.rows, points, slots.gradient, "margin", slots.classes)
+        away = self._see(slots, points, margin, label, step)
+        slope = kernels.ball_slope(
+            x, slots.rows, slots.offset, slots.gradient, norm=norm, box=self.box
+        )
+        dual, along = slope.unbind(1)
+        lead = -gain.double()
+        ratio = torch.where(along > 0, 1 + lead / along, torch.where(lead > 0, MOST, LEAST))
+        ratio = ratio.clamp(LEAST, MOST)
+        ok = (dual > 0) & torch.isfinite(dual) & torch.isfinite(lead)
+        radius = torch.where(fresh, lead / dual, slots.radius * ratio) * (1 + OVERSHOOT)
+        radius = torch.where(ok, radius, slots.radius).clamp(min=0.0, max=1e30)
+        expected = torch.where(fresh, radius, away * ratio)
+        slots.expected = torch.where(ok & (radius > 0), expected, torch.inf)
+        settled = (slots.expected / slots.distance - 1).abs() < SETTLED
+        slots.quiet = torch.where(settled, slots.quiet + 1, 0)
+        scale = torch.where(fresh, 0.0, radius / slots.radius)
+        # in l2 what the box cuts off is kept for later; in linf it would only blunt the direction
+        kernels.ball_step(
+            x, slots.rows, slots.offset, slots.gradient, scale.float(), (eta * radius).float(),
+            radius.float(), slots.points, norm=norm, box=self.box, sphere=norm == 2,
+        )  # fmt: skip
+        if gradients.engine.dtype not in (torch.float32, torch.float64):
+            slots.points = gradients.rounded(slots.points)
+        slots.radius = radius
+        gradients.usable[slots.rows[ok]] = True
