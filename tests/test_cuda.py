@@ -173,7 +173,7 @@ def test_fused_networks_have_the_bits_of_the_cpu(cuda, name):
         body.count_errors(x, labels, grid, ids, (3, 41), out, seed=1)
     assert torch.equal(counts, expected)
     assert int(counts.sum()) > 0
-    with pytest.raises(ValueError, match="clip must be None for a fused network on"):
+    with pytest.raises(ValueError, match="clip must be None for a fused network in CUDA, was"):
         net.logits(*arguments, seed=0, clip=(0, 1))
 
 

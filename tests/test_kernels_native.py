@@ -89,7 +89,7 @@ def test_arguments_that_would_reach_outside_memory_are_refused(batch):
     slots = batch((3, 4, 5))
     cases = {
         "x must be": {"x": slots.x.double()},
-        "x must be contiguous": {"x": slots.x.mT.contiguous().mT},
+        "x must be .* contiguous on cpu": {"x": slots.x.mT.contiguous().mT},
         "rows must be": {"rows": slots.rows.int()},
         r"rows must lie in \[0, 4\); got [4-7]": {"rows": slots.rows + 4 - slots.rows.min()},
         r"rows must lie in \[0, 4\); got -1": {"rows": slots.rows * 0 - 1},

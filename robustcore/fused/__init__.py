@@ -39,7 +39,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustcore.fused.pack import NotPackable, pack
+from robustcore.fused.chain import NotPackable
+from robustcore.fused.pack import pack
 from robustcore.fused.packed import Packed
 from robustcore.fused.reference import ReferenceNet
 

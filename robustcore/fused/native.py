@@ -15,19 +15,12 @@ from torch import Tensor
 from robustcore import _fused
 from robustcore.fused.packed import Packed
 from robustcore.fused.plan import Plan, forward_plan, gradient_plan
+from robustcore.kernels import checks
+from robustcore.kernels.native import DEVICE
 
 LOSSES = ("ce", "margin", "dlr")  # as csrc/core/loss.h counts them
 ISAS: tuple[str, ...] = tuple(_fused.isas())
 Clip = tuple[float, float]
-
-
-def _check(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    right = tensor.dtype == dtype and tuple(tensor.shape) == shape
-    if not (right and tensor.device.type == "cpu" and tensor.is_contiguous()):
-        raise ValueError(
-            f"{name} must be {dtype} of shape {shape}, contiguous on cpu; got {tensor.dtype} of "
-            f"shape {tuple(tensor.shape)}, strides {tensor.stride()}, on {tensor.device}"
-        )
 
 
 class NativeNet:
@@ -70,9 +63,7 @@ class NativeNet:
         if not self.packed.dense or (clip is not None and self.packed.draws == "pixels"):
             return None
         if self._based is None or self._based[0] is not x:
-            first = self.packed.layers[0]
-            wide = x.flatten(1).double() @ first.weight.double().T + first.bias.double()
-            self._based = x, wide.float().contiguous()
+            self._based = x, self.packed.base(x)
         return self._based[1]
 
     def logits(
@@ -88,14 +79,9 @@ class NativeNet:
         clip: Clip | None = None,
     ) -> Tensor:
         batch, slots = len(x), len(rows)
-        _check("x", x, torch.float32, (batch, *self.packed.shape))
-        for name, tensor, dtype in (
-            ("rows", rows, torch.int64),
-            ("sigma", sigma, torch.float32),
-            ("samples", samples, torch.int64),
-        ):
-            _check(name, tensor, dtype, (slots,))
-        _check("ids", ids, torch.int64, (batch,))
+        checks.tensor("x", x, torch.float32, (batch, *self.packed.shape), DEVICE)
+        checks.slots(slots, DEVICE, rows=rows, sigma=sigma, samples=samples)
+        checks.slots(batch, DEVICE, ids=ids)
         base, out = self.base(x, clip), torch.empty(slots, self.packed.n_classes)
         self._forward.logits(
             (rows.data_ptr(), sigma.data_ptr(), samples.data_ptr(), ids.data_ptr()),
@@ -123,11 +109,10 @@ class NativeNet:
         clip: Clip | None = None,
     ) -> None:
         batch, grid = len(x), len(sigma)
-        _check("x", x, torch.float32, (batch, *self.packed.shape))
-        _check("labels", labels, torch.int64, (batch,))
-        _check("sigma", sigma, torch.float32, (grid,))
-        _check("ids", ids, torch.int64, (batch,))
-        _check("counts", counts, torch.int64, (batch, grid))
+        checks.tensor("x", x, torch.float32, (batch, *self.packed.shape), DEVICE)
+        checks.slots(batch, DEVICE, labels=labels, ids=ids)
+        checks.slots(grid, DEVICE, sigma=sigma)
+        checks.tensor("counts", counts, torch.int64, (batch, grid), DEVICE)
         base = self.base(x, clip)
         self._forward.count_errors(
             x.data_ptr(),
@@ -155,7 +140,7 @@ class NativeNet:
         channels_last: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         slots = _points(points, rows, goal, wanted)
-        _check("gradient", gradient, torch.float32, tuple(points.shape))
+        checks.tensor("gradient", gradient, torch.float32, tuple(points.shape), DEVICE)
         results = _Results.of(len(rows))
         self._ascent(channels_last).differentiate(
             slots,
@@ -185,9 +170,8 @@ class NativeNet:
         channels_last: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         slots = _points(points, rows, goal, None)
-        _check("x", x, torch.float32, (len(goal), points.shape[1]))
-        _check("radius", radius, torch.float32, (len(rows),))
-        _check("size", size, torch.float32, (len(rows),))
+        checks.tensor("x", x, torch.float32, (len(goal), points.shape[1]), DEVICE)
+        checks.slots(len(rows), DEVICE, radius=radius, size=size)
         results = _Results.of(len(rows))
         age, usable = torch.empty_like(results.found), torch.empty(len(rows), dtype=torch.bool)
         order = rows.argsort(stable=True)  # starts of an image side by side: much alike
@@ -226,10 +210,10 @@ class _Results(NamedTuple):
 def _points(
     points: Tensor, rows: Tensor, goal: Tensor, wanted: Tensor | None
 ) -> tuple[int, int, int, int]:
-    _check("points", points, torch.float32, tuple(points.shape))
-    _check("rows", rows, torch.int64, (len(points),))
-    _check("labels", goal, torch.int64, (len(goal),))
+    checks.tensor("points", points, torch.float32, tuple(points.shape), DEVICE)
+    checks.slots(len(points), DEVICE, rows=rows)
+    checks.slots(len(goal), DEVICE, labels=goal)
     if wanted is not None:
-        _check("wanted", wanted, torch.int64, (len(points),))
+        checks.tensor("wanted", wanted, torch.int64, (len(points),), DEVICE)
     address = 0 if wanted is None else wanted.data_ptr()
     return rows.data_ptr(), goal.data_ptr(), address, points.data_ptr()

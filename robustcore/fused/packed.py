@@ -97,6 +97,13 @@ class Packed:
             words += [width] + [f"pool {layer.pool}"] * (layer.pool > 1)
         return ", ".join(words)
 
+    def base(self, x: Tensor) -> Tensor:
+        """What a linear first layer answers to images x, (B, N) float32: noise is added to it."""
+        weight, bias = (
+            v.to(x.device).double() for v in (self.layers[0].weight, self.layers[0].bias)
+        )
+        return (x.flatten(1).double() @ weight.T + bias).float().contiguous()
+
     def factor(self) -> Tensor:
         """(N, R) float64 whose product with its transpose is W W^T, W being the first layer."""
         weight = self.layers[0].weight.double()

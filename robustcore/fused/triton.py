@@ -11,9 +11,8 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from robustcore.fused.packed import Packed
+from robustcore.fused.dense import Call, DenseNet
 from robustcore.kernels.triton import _launch, _normals, _philox, _signed
 
 SLOTS, COLUMNS = 16, 32
@@ -185,91 +184,34 @@ def dense_kernel(
                 tl.atomic_add(out + row * grid + g, error, mask=inside & (error == 1))
 
 
-class TritonNet:
+class TritonNet(DenseNet):
     """The fused kernels of one packed dense network, on one device."""
 
-    name = "triton"
+    name, language = "triton", "Triton"
 
-    def __init__(self, packed: Packed, device: torch.device | str) -> None:
-        if not packed.dense:
-            raise ValueError(f"packed must begin with a linear layer, was {packed}")
-        self.packed = packed
-        weights = [layer.weight for layer in packed.layers]
-        if packed.draws == "features":
-            weights[0] = packed.factor().float()
-        self._weights = [each.T.contiguous().to(device) for each in weights]
-        self._biases = [layer.bias.to(device) for layer in packed.layers]
-        self._based: tuple[Tensor, Tensor] | None = None
-
-    def base(self, x: Tensor) -> Tensor:
-        if self._based is None or self._based[0] is not x:
-            first = self.packed.layers[0]
-            weight, bias = (v.to(x.device).double() for v in (first.weight, first.bias))
-            self._based = x, (x.flatten(1).double() @ weight.T + bias).float().contiguous()
-        return self._based[1]
-
-    def _run(
-        self,
-        x: Tensor,
-        tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],  # rows, samples, ids, sigma, labels
-        out: Tensor,
-        table: bool,
-        sizes: tuple[int, int, int, int],  # slots, sigmas, first draw, draws
-        names: tuple[int, int],
-        clip: tuple[float, float] | None,
-    ) -> None:
-        if clip is not None:
-            raise ValueError(f"clip must be None for a fused network in Triton, was {clip}")
-        slots, grid, first, draws = sizes
-        layers = self.packed.layers
+    def _launch(self, call: Call) -> None:
+        layers, unused = self.packed.layers, call.ids
         widths = [len(layer.bias) for layer in layers]
         fill = 4 - len(layers)
-        weights = self._weights + self._weights[:1] * fill
-        biases = self._biases + self._biases[:1] * fill
+        weights = self.weights + self.weights[:1] * fill
+        biases = self.biases + self.biases[:1] * fill
         relu = [layer.relu for layer in layers] + [False] * fill
-        tiles, elements, narrow = triton.cdiv(slots, SLOTS), len(weights[0]), widths[0] <= COLUMNS
+        elements, narrow = len(weights[0]), widths[0] <= COLUMNS
+        tiles = triton.cdiv(call.slots, SLOTS)
         programs = min(tiles, PROGRAMS)
         memory = SLOTS * (widths[0] + 2 * max(widths) + (0 if narrow else elements))
-        scratch = torch.empty(max(1, programs) * memory, device=x.device)
+        scratch = torch.empty(programs * memory, device=call.out.device)
+        table = call.rows is not None
+        rows, samples, labels = (
+            unused if each is None else each for each in (call.rows, call.samples, call.labels)
+        )
+        seed, stream = call.names
         _launch(
-            dense_kernel, programs, x.device, self.base(x), *tensors, out, scratch, *weights,
-            *biases[1:], *(widths + [1] * fill), widths[-1], slots, elements, grid, first, draws,
-            _signed(names[0]), _signed(names[0] >> 32), _signed(names[1]), tiles, memory,
+            dense_kernel, programs, call.out.device, call.base, rows, samples, call.ids,
+            call.sigma, labels, call.out, scratch, *weights, *biases[1:], *(widths + [1] * fill),
+            widths[-1], call.slots, elements, 1 if table else len(call.sigma), call.first,
+            max(1, call.draws), _signed(seed), _signed(seed >> 32), _signed(stream), tiles, memory,
             max(widths), TABLE=table, LAYERS=len(layers), RELU0=relu[0], RELU1=relu[1],
             RELU2=relu[2], NARROW=narrow, SLOTS=SLOTS, COLUMNS=COLUMNS,
             num_stages=1,  # loads ahead of their use would take the registers of the noise
         )  # fmt: skip
-
-    def logits(
-        self,
-        x: Tensor,
-        rows: Tensor,
-        sigma: Tensor,
-        samples: Tensor,
-        ids: Tensor,
-        *,
-        seed: int,
-        stream: int = 0,
-        clip: tuple[float, float] | None = None,
-    ) -> Tensor:
-        out = torch.empty(len(rows), self.packed.n_classes, device=x.device)
-        tensors = (rows, samples, ids, sigma, rows)
-        self._run(x, tensors, out, True, (len(rows), 1, 0, 1), (seed, stream), clip)
-        return out
-
-    def count_errors(
-        self,
-        x: Tensor,
-        labels: Tensor,
-        sigma: Tensor,
-        ids: Tensor,
-        draws: tuple[int, int],
-        counts: Tensor,
-        *,
-        seed: int,
-        stream: int = 0,
-        clip: tuple[float, float] | None = None,
-    ) -> None:
-        sizes = (len(x) * draws[1], len(sigma), *draws)
-        tensors = (ids, ids, ids, sigma, labels)
-        self._run(x, tensors, counts, False, sizes, (seed, stream), clip)

@@ -9,22 +9,14 @@ import torch
 from torch import Tensor
 
 from robustcore import _native
+from robustcore.kernels import checks
 
 ISAS: tuple[str, ...] = tuple(_native.isas())
-
-
-def _check(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    if tensor.dtype != dtype or tuple(tensor.shape) != shape or tensor.device.type != "cpu":
-        raise ValueError(
-            f"{name} must be {dtype} of shape {shape} on cpu; "
-            f"got {tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
-        )
-    if not tensor.is_contiguous():
-        raise ValueError(f"{name} must be contiguous; got strides {tensor.stride()}")
+DEVICE = "cpu"
 
 
 def philox(counter: Tensor, key: tuple[int, int], *, isa: str = "") -> Tensor:
-    _check("counter", counter, torch.int64, (len(counter), 4))
+    checks.tensor("counter", counter, torch.int64, (len(counter), 4), DEVICE)
     words = torch.empty_like(counter)
     _native.philox(counter.data_ptr(), len(counter), key, words.data_ptr(), isa)
     return words
@@ -45,24 +37,8 @@ def perturb(
     inv_std: Tensor | None = None,
     isa: str = "",
 ) -> Tensor:
+    interleaved = checks.perturbed(x, rows, sigma, samples, ids, out, mean, inv_std, DEVICE)
     batch, channels, height, width = x.shape
-    slots = len(rows)
-    _check("x", x, torch.float32, (batch, channels, height, width))
-    _check("rows", rows, torch.int64, (slots,))
-    _check("sigma", sigma, torch.float32, (slots,))
-    _check("samples", samples, torch.int64, (slots,))
-    _check("ids", ids, torch.int64, (batch,))
-    interleaved = not out.is_contiguous()
-    if interleaved and not out.is_contiguous(memory_format=torch.channels_last):
-        raise ValueError(f"out must be contiguous or channels_last; got strides {out.stride()}")
-    flat = out.permute(0, 2, 3, 1) if interleaved else out
-    shape = (slots, height, width, channels) if interleaved else (slots, *x.shape[1:])
-    _check("out", flat, torch.float32, shape)
-    if (mean is None) != (inv_std is None):
-        raise ValueError("mean and inv_std must be given together")
-    if mean is not None and inv_std is not None:
-        _check("mean", mean, torch.float32, (channels,))
-        _check("inv_std", inv_std, torch.float32, (channels,))
     _native.perturb(
         x.data_ptr(),
         rows.data_ptr(),
@@ -70,7 +46,7 @@ def perturb(
         samples.data_ptr(),
         ids.data_ptr(),
         out.data_ptr(),
-        (slots, batch, channels, height * width),
+        (len(rows), batch, channels, height * width),
         interleaved,
         seed,
         stream,
@@ -84,18 +60,8 @@ def perturb(
 
 
 def _logits(logits: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    if logits.dtype not in (torch.float32, torch.float64):
-        logits = logits.float()
-    slots, classes = logits.shape
-    if classes < 2 or logits.device.type != "cpu":
-        raise ValueError(
-            f"logits must be (S, K >= 2) on cpu; got {tuple(logits.shape)} on {logits.device}"
-        )
-    if logits.stride(1) != 1:
-        logits = logits.contiguous()
-    _check("labels", labels, torch.int64, (len(labels),))
-    _check("rows", rows, torch.int64, (slots,))
-    return logits, (slots, classes, logits.stride(0), len(labels))
+    logits = checks.judged(logits, labels, rows, DEVICE)
+    return logits, (*logits.shape, logits.stride(0), len(labels))
 
 
 def margins(logits: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,7 +83,7 @@ def margins(logits: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tenso
 
 def count_errors(logits: Tensor, labels: Tensor, rows: Tensor, counts: Tensor) -> None:
     logits, sizes = _logits(logits, labels, rows)
-    _check("counts", counts, torch.int64, (len(labels),))
+    checks.tensor("counts", counts, torch.int64, (len(labels),), DEVICE)
     single = logits.dtype == torch.float32
     body = _native.count_errors_float32 if single else _native.count_errors_float64
     body(
@@ -131,15 +97,11 @@ def count_errors(logits: Tensor, labels: Tensor, rows: Tensor, counts: Tensor) -
 
 
 def _ball(
-    x: Tensor, rows: Tensor, norm: float, **slots: Tensor
+    x: Tensor, rows: Tensor, norm: float, **points: Tensor
 ) -> tuple[int, int, tuple[int, int, int], bool]:
-    """The arguments that steps in balls share; each of `slots` is a row of floats for each slot."""
-    batch, elements = x.shape
-    _check("x", x, torch.float32, (batch, elements))
-    _check("rows", rows, torch.int64, (len(rows),))
-    for name, tensor in slots.items():
-        _check(name, tensor, torch.float32, (len(rows), elements))
-    return x.data_ptr(), rows.data_ptr(), (len(rows), batch, elements), norm == 2
+    """The arguments that steps in balls share."""
+    checks.balls(x, rows, DEVICE, **points)
+    return x.data_ptr(), rows.data_ptr(), (len(rows), *x.shape), norm == 2
 
 
 def random_start(
@@ -154,10 +116,8 @@ def random_start(
     isa: str = "",
 ) -> Tensor:
     slots, elements = out.shape
-    _check("radius", radius, torch.float32, (slots,))
-    _check("restarts", restarts, torch.int64, (slots,))
-    _check("ids", ids, torch.int64, (slots,))
-    _check("out", out, torch.float32, (slots, elements))
+    checks.slots(slots, DEVICE, radius=radius, restarts=restarts, ids=ids)
+    checks.tensor("out", out, torch.float32, (slots, elements), DEVICE)
     _native.random_start(
         radius.data_ptr(),
         restarts.data_ptr(),
@@ -190,8 +150,7 @@ def ball_step(
     isa: str = "",
 ) -> Tensor:
     shared = _ball(x, rows, norm, offset=offset, gradient=gradient, points=points)
-    for name, tensor in (("scale", scale), ("step", step), ("radius", radius)):
-        _check(name, tensor, torch.float32, (len(rows),))
+    checks.slots(len(rows), DEVICE, scale=scale, step=step, radius=radius)
     usable = torch.empty(len(rows), dtype=torch.bool)
     _native.ball_step(
         *shared,
@@ -241,8 +200,8 @@ def update_best(
 ) -> Tensor:
     shared = _ball(x, rows, norm, points=points, best=best)
     margin, away = margin.double(), torch.empty_like(distance)
-    _check("margin", margin, torch.float64, (len(rows),))
-    _check("distance", distance, torch.float64, (len(rows),))
+    for name, each in (("margin", margin), ("distance", distance)):
+        checks.tensor(name, each, torch.float64, (len(rows),), DEVICE)
     _native.update_best(
         *shared,
         points.data_ptr(),
