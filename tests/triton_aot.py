@@ -1,4 +1,4 @@
-"""Compiles every Triton kernel ahead of time, without a GPU, and prints registers and spills.
+"""Compiles every Triton kernel ahead of time, without a GPU; prints registers, blocks and spills.
 
     python tests/triton_aot.py [--arch 80 90 100]
 
@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import triton
+from cuda_registers import occupancy
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -152,13 +153,16 @@ def main() -> int:
             )
             target = GPUTarget("cuda", arch, 32)
             options = {**OPTIONS, **({"num_stages": 1} if name.startswith("dense") else {})}
-            ptx = triton.compile(source, target=target, options=options).asm["ptx"]
+            compiled = triton.compile(source, target=target, options=options)
+            ptx = compiled.asm["ptx"]
             registers, spilled = assemble(ptx)
             free = name == "poisson" or name.startswith("dense")
             contracted = CONTRACTED.search(ptx) is not None and not free
             failed += spilled > 0 or contracted
             note = ", contracted" if contracted else ""
-            print(f"sm_{arch} {name}: {registers} registers, {spilled} bytes spilled{note}")
+            threads = 32 * compiled.metadata.num_warps
+            held = occupancy(arch, registers, threads, compiled.metadata.shared)
+            print(f"sm_{arch} {name}: {registers} registers, {held}, {spilled} bytes spilled{note}")
     return 1 if failed else 0
 
 
