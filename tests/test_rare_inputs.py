@@ -23,7 +23,7 @@ X, Y = grey(2)
         ({"rates": [0.1, np.nan]}, ValueError, "rates must be at most"),
         ({"rates": []}, ValueError, "rates must be a flat list of rates"),
         ({"rates": "rare"}, TypeError, "rates must be numbers, was 'rare'"),
-        ({"samples": 100}, ValueError, "samples must be at least 115 for a level probability of"),
+        ({"samples": 100}, ValueError, "samples must be at least 200 for a level probability of"),
         (
             {"level_probability": 0.02},
             ValueError,
@@ -38,7 +38,7 @@ X, Y = grey(2)
 )
 def test_refusals_of_error_curve(change, error, message):
     with pytest.raises(error, match=message):
-        rc.error_curve(MODEL, X, Y, **{"samples": 400, **change})
+        rc.error_curve(MODEL, X, Y, **{"samples": 600, **change})
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def test_refusals_of_error_curve(change, error, message):
         ({"error_rate": 1e-16}, ValueError, "error_rate must be at least 1e-15, was 1e-16: after"),
         ({"error_rate": 0.4}, ValueError, "error_rate must be at most 0.25 for splitting"),
         ({"rtol": 0.1}, ValueError, "rtol must be left out with method='splitting', was 0.1"),
-        ({"samples": 50}, ValueError, "samples must be at least 115"),
+        ({"samples": 50}, ValueError, "samples must be at least 200"),
         ({"method": "subset"}, ValueError, "method must be one of quantile, bisection, splitting"),
     ],
 )
 def test_refusals_of_sigma(change, error, message):
-    arguments = {"error_rate": 1e-6, "method": "splitting", "samples": 400, **change}
+    arguments = {"error_rate": 1e-6, "method": "splitting", "samples": 600, **change}
     with pytest.raises(error, match=message):
         rc.sigma_at_error_rate(MODEL, X, y=Y, **arguments)
 
@@ -93,15 +93,17 @@ def test_models_without_a_finite_margin_are_refused():
         rc.error_curve(Boundless(16, 0.5), X, Y)
 
 
-def test_without_gradients_the_second_look_is_left_out_and_told():
-    curve = rc.error_curve(Mute(16, 0.5), X, Y, [1e-4], samples=240)
-    assert any(note.startswith("no second look") for note in curve.provenance.notes)
+def test_without_gradients_bridge_and_second_look_are_left_out_and_told():
+    curve = rc.error_curve(Mute(16, 0.5), X, Y, [1e-4], samples=500)
+    for left_out in ("no second look", "no bridge"):
+        assert any(note.startswith(left_out) for note in curve.provenance.notes)
+    assert np.isnan(curve.bridge_log_rate).all()
     assert (curve.n_backward == 0).all()
-    assert (rc.error_curve(MODEL, X, Y, [1e-4], samples=240).n_backward > 0).all()
+    assert (rc.error_curve(MODEL, X, Y, [1e-4], samples=500).n_backward > 0).all()
 
 
 def test_misclassified_images_have_sigma_0():
-    curve = rc.error_curve(MODEL, X, torch.tensor([0, 1]), [1e-4], samples=240)
+    curve = rc.error_curve(MODEL, X, torch.tensor([0, 1]), [1e-4], samples=500)
     assert curve.status[:, 0].tolist() == ["found", "misclassified"]
     assert curve.sigma[1, 0] == curve.sigma_high[1, 0] == 0
     assert curve.warning[1] == ""
@@ -114,7 +116,7 @@ def test_misclassified_images_have_sigma_0():
 def waves():
     x = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     model = Waves()
-    how = {"rates": (0.01, 1e-4), "samples": 240, "sigma_max": 4.0, "second_look": False}
+    how = {"rates": (0.01, 1e-4), "samples": 500, "sigma_max": 4.0, "second_look": False}
     return model, x, how, rc.error_curve(model, x, ids=torch.arange(5) + 7, **how)
 
 
@@ -145,7 +147,7 @@ def test_memory_in_blocks_changes_nothing(waves, monkeypatch):
     from robustcore.rare import descent
 
     model, x, how, curve = waves
-    monkeypatch.setattr(descent, "MEMORY", 2 * 120 * 48)
+    monkeypatch.setattr(descent, "MEMORY", 2 * 100 * 48)
     same(rc.error_curve(model, x, ids=torch.arange(5) + 7, **how), curve)
 
 
@@ -173,7 +175,7 @@ def test_clipped_noise_is_what_is_judged(waves):
 
 
 def test_records_come_back_from_disk_and_through_runs(tmp_path):
-    how = {"samples": 240, "seed": 5}
+    how = {"samples": 500, "seed": 5}
     curve = rc.error_curve(MODEL, X, Y, (0.01, 1e-4), **how)
     sigma = rc.sigma_at_error_rate(MODEL, X, 1e-4, Y, method="splitting", **how)
     rate = rc.error_rate(MODEL, X, [0.1, 0.2], Y, method="splitting", **how)
@@ -184,7 +186,7 @@ def test_records_come_back_from_disk_and_through_runs(tmp_path):
         assert np.array_equal(again.level_log_rate, record.level_log_rate, equal_nan=True)
         assert again.provenance == record.provenance
         assert record.provenance.method == "splitting"
-    assert sigma.provenance.settings["particles"] == 120
+    assert sigma.provenance.settings["particles"] == 100
     kept = rc.error_curve(MODEL, X, Y, (0.01, 1e-4), run=tmp_path / "run", block=1, **how)
     same(kept, curve)
     table = curve.columns()
@@ -193,7 +195,7 @@ def test_records_come_back_from_disk_and_through_runs(tmp_path):
 
 
 def test_summaries_tell_warnings():
-    curve = rc.error_curve(MODEL, X, Y, (0.01, 1e-4), samples=240)
+    curve = rc.error_curve(MODEL, X, Y, (0.01, 1e-4), samples=500)
     assert "2 images, 2 rates; median sigma" in repr(curve)
     told = dataclasses.replace(curve, warning=np.array(["", "rays missed"]))
     assert "1 image: errors end again along rays" in repr(told)
@@ -205,7 +207,7 @@ def test_the_linear_line_and_its_ratio():
     assert np.allclose(curve.half_space_sigma()[:, 0], curve.sigma[:, 0])
     assert np.allclose(curve.ratio()[:, 0], 1)
     assert np.allclose(curve.ratio(), 1, atol=0.15)
-    assert np.isnan(rc.error_curve(MODEL, X, 1 - Y, [0.01], samples=240).ratio()).all()
+    assert np.isnan(rc.error_curve(MODEL, X, 1 - Y, [0.01], samples=500).ratio()).all()
 
 
 # -- numbers alone -------------------------------------------------------------------------------
@@ -214,8 +216,9 @@ def test_the_linear_line_and_its_ratio():
 def test_a_curve_through_a_half_space_is_exact_between_and_beyond_its_levels():
     distance, sigma = 0.5, np.array([[0.4, 0.3, 0.2, np.nan], [0.4, 0.25, np.nan, np.nan]])
     curve = Curve(
-        sigma, log_rate_of(distance / sigma), 0 * sigma + 0.1, 0 * sigma + 20, np.full(2, distance)
-    )
+        sigma, log_rate_of(distance / sigma), 0 * sigma + 0.1, 0 * sigma + 20, np.full(2, distance),
+        particles=10**15,
+    )  # fmt: skip
     at = np.array([[0.5, 0.27, 0.2, 0.01]] * 2)
     log_rate, variance, _ = curve.at_sigma(at)
     assert np.allclose(log_rate, log_rate_of(distance / at), rtol=1e-12)
@@ -226,6 +229,28 @@ def test_a_curve_through_a_half_space_is_exact_between_and_beyond_its_levels():
     narrow = curve.sigma_interval(np.full((2, 1), -10.0), 0.9)
     assert (wide[1] < narrow[1]).all()
     assert (wide[2] > narrow[2]).all()
+
+
+def test_the_curve_from_its_end_is_surest_there():
+    distance, sigma = 0.5, np.array([[0.4, 0.3, 0.2, np.nan], [0.4, 0.25, np.nan, np.nan]])
+    variance = np.array([[0.01, 0.02, 0.04, np.nan], [0.01, 0.03, np.nan, np.nan]])
+    known = log_rate_of(distance / sigma)
+    start = Curve(sigma, known + 0.3, variance, 0 * sigma + 20, np.full(2, distance), 10**9)
+    ends = np.array([known[0, 2], np.nan]), np.array([0.001, np.nan]), np.array([50.0, np.nan])
+    end = start.from_end(*ends)
+    assert np.allclose(end.log_rate[0, :3], known[0, :3])
+    assert np.allclose(end.variance[0, :3], [0.031, 0.021, 0.001])
+    assert (end.variance[1, :2] > 1e5).all()  # nothing is known of it
+    assert end.families[0, 2] == pytest.approx(50)
+    assert np.isnan(end.log_rate[0, 3])
+    both = dataclasses.replace(start, other=end)
+    at = np.full((2, 1), 0.2)
+    assert np.allclose(both.rate_interval(at, 0.95)[0][0], known[0, 2])
+    assert np.array_equal(both.rate_interval(at, 0.95)[0][1], start.rate_interval(at, 0.95)[0][1])
+    assert both.support().tolist() == pytest.approx([50, 20])
+    # half a step away from the end, a quarter of what the step adds
+    half = np.full((2, 1), 1 / (0.5 / 0.2 + 0.5 / 0.3))
+    assert end.at_sigma(half)[1][0, 0] == pytest.approx(0.001 + 0.02 / 4)
 
 
 def test_heights_and_rates_are_inverse_far_down():

@@ -11,7 +11,7 @@ from robustcore import plot
 from robustcore.cli import main
 from robustcore.results import Record
 
-SMALL = {"samples": 240, "progress": False}
+SMALL = {"samples": 500, "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +53,11 @@ def test_figures_of_nothing_say_so(curve):
 
 
 def test_the_command_prints_and_writes_the_curve(tmp_path, capsys):
-    command = ["curve", "--model", "mnist-natural", "--images", "1", "--samples", "120"]
+    command = ["curve", "--model", "mnist-natural", "--images", "1", "--samples", "500"]
     assert main([*command, "--rates", "0.1", "0.001", "--out", str(tmp_path)]) == 0
     found = Record.load(tmp_path / "curve.npz")
     model, x, y = rc.load_example("mnist-natural", 1)
-    again = rc.error_curve(model, x, y, (0.1, 0.001), samples=120)
+    again = rc.error_curve(model, x, y, (0.1, 0.001), samples=500)
     assert np.array_equal(found.sigma, again.sigma)
     shown = capsys.readouterr().out
     assert f"{found.sigma[0, 1]:.4f}" in shown
@@ -66,7 +66,7 @@ def test_the_command_prints_and_writes_the_curve(tmp_path, capsys):
 
 
 def test_sigma_of_a_rare_rate_chooses_splitting_at_the_command_line(tmp_path, capsys):
-    command = ["sigma", "--model", "mnist-natural", "--images", "1", "--samples", "120"]
+    command = ["sigma", "--model", "mnist-natural", "--images", "1", "--samples", "500"]
     assert main([*command, "--rate", "0.001", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "note: splitting, as the error rate is below 1/samples" in shown

@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--rates", type=float, nargs="+", default=list(RATES), help="error rates, 1e-15 to 0.25")
     add("--samples", type=int, default=1000, help="first draws of each image")
-    add("--moves", type=int, default=2, help="of each particle at each level")
+    add("--moves", type=int, default=4, help="of each particle at each level")
     add("--confidence", type=float, default=0.95, help="of the interval of each rate")
     add("--sigma-max", type=float, default=1.0, help="the largest noise looked at")
 

@@ -6,6 +6,7 @@ exactly where errors are a half-space. Rates are natural logarithms throughout: 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,9 @@ from scipy.special import log_ndtr, ndtri_exp, stdtrit
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Read = tuple[Floats, tuple[Floats, Floats, Floats]]  # half-width of the log rate, interval
 
+UNKNOWN = 1e6  # variance of a log rate that nothing is known of
 FLATTEST = 0.3  # least h that a line through the origin is drawn from
 
 
@@ -49,7 +52,8 @@ def quantile(confidence: float, families: Floats) -> Floats:
 class Curve:
     """Levels of R images: (R, L) arrays, nan beyond an image's last; sigma falls along a row.
 
-    slope (R,): of h in 1/sigma beyond the last level.
+    slope (R,): of h in 1/sigma beyond the last level. particles: of a level. other: the same levels
+    known in another way, believed where it is the surer.
     """
 
     sigma: Floats
@@ -57,6 +61,46 @@ class Curve:
     variance: Floats
     families: Floats
     slope: Floats
+    particles: int = 1
+    other: Curve | None = None
+
+    def from_end(self, log_rate: Floats, variance: Floats, terms: Floats) -> Curve:
+        """The curve read from its last level: its log rate, their variance and terms (R,).
+
+        What lies between a level and the last one adds to the variance: at least what the shares
+        of so many independent particles do. Without a finite variance nothing is known.
+        """
+        last = np.maximum(self._count() - 1, 0)
+        _, least = self._steps()
+        least = np.cumsum(least[:, ::-1], 1)[:, ::-1]  # at the last level none is left
+        between = np.maximum(np.take_along_axis(self.variance, last, 1) - self.variance, least)
+        end, known = variance[:, None], np.isfinite(variance)[:, None]
+        total = np.where(known, end + between, UNKNOWN)
+        shift = log_rate[:, None] - self._end()
+        below = np.minimum(self.log_rate + np.where(known, shift, 0.0), np.log(0.9))
+        left = np.maximum(np.take_along_axis(self.families, last, 1) - 1, 1.0)
+        end = np.where(known, end, 0.0)
+        degrees = end**2 / np.maximum(terms[:, None] - 1, 1.0) + between**2 / left
+        degrees = np.where(known, end + between, 0.0) ** 2 / np.maximum(degrees, 1e-300)
+        total = np.where(np.isfinite(self.sigma), total, np.nan)
+        return Curve(self.sigma, below, total, 1 + degrees, self.slope, self.particles)
+
+    def _steps(self) -> tuple[Floats, Floats]:
+        """(fall of the log rate, least variance of it) from each level (R, L) to the next."""
+        fall = np.maximum(-np.diff(self.log_rate, axis=1, append=np.nan), 1e-9)
+        return fall, np.nan_to_num(np.expm1(fall) / self.particles)
+
+    def _beyond(self, gap: Floats) -> Floats:
+        """Variance that the last slope adds when the log rate falls by gap (R, G) below the end."""
+        count = self._count()
+        if self.sigma.shape[1] < 2:
+            return np.zeros_like(gap)
+        before = np.clip(count - 2, 0, None)
+        fall, least = (np.take_along_axis(each, before, 1) for each in self._steps())
+        rise = np.take_along_axis(np.diff(self.variance, axis=1, append=np.nan), before, 1)
+        known = (count > 1) & np.isfinite(fall)
+        share = np.where(known, np.maximum(gap, 0.0) / np.where(known, fall, 1.0), 0.0)
+        return np.asarray(share**2 * np.fmax(np.where(known, rise, 0.0), least))
 
     def at_sigma(self, sigma: Floats) -> tuple[Floats, Floats, Floats]:
         """(log rate, its variance, families) at sigma (R, G)."""
@@ -64,7 +108,8 @@ class Curve:
         above = (known & (self.sigma[:, None] >= sigma[..., None])).sum(2)
         x, y = 1 / self.sigma, height(self.log_rate)
         h, variance, families = self._between(above, 1 / sigma, x, y, self._slopes())
-        return log_rate_of(h), variance, families
+        found = log_rate_of(h)
+        return found, variance + self._beyond(self._end() - found), families
 
     def at_rate(self, log_rate: Floats) -> tuple[Floats, Floats, Floats]:
         """(sigma, variance of the log rate there, families) at log rates (R, G).
@@ -77,7 +122,12 @@ class Curve:
         slopes = 1 / self._slopes()
         found = self._between(above, height(log_rate), h, 1 / self.sigma, slopes)
         inverse, variance, families = found
+        variance = variance + self._beyond(self._end() - log_rate)
         return 1 / np.maximum(inverse, 1e-300), variance, families
+
+    def _end(self) -> Floats:
+        """(R, 1): log rate of the last level."""
+        return np.take_along_axis(self.log_rate, np.maximum(self._count() - 1, 0), 1)
 
     def _count(self) -> Ints:
         return np.isfinite(self.sigma).sum(1)[:, None]
@@ -103,21 +153,58 @@ class Curve:
         share = np.clip((at - x0) / step, 0.0, 1.0)
         beyond = np.where(above == 0, slopes[0], slopes[1]) * (at - x0)
         found = np.where((above == 0) | (above == count), y0 + beyond, y0 + share * (y1 - y0))
-        variance, families = (
-            (1 - share) * np.take_along_axis(a, first, 1) + share * np.take_along_axis(a, second, 1)
-            for a in (self.variance, self.families)
+        (v0, v1), (f0, f1) = (
+            [np.take_along_axis(each, i, 1) for i in (first, second)]
+            for each in (self.variance, self.families)
         )
+        # what a step adds is independent of what came before: it grows with the square of the way
+        way = np.where(v1 >= v0, share, 1 - share)
+        variance = np.minimum(v0, v1) + way**2 * np.abs(v1 - v0)
+        families = (1 - share) * f0 + share * f1
         return found, variance, families
 
     def rate_interval(self, sigma: Floats, confidence: float) -> tuple[Floats, Floats, Floats]:
         """(log rate, low, high) at sigma (R, G)."""
-        log_rate, variance, families = self.at_sigma(sigma)
-        half = quantile(confidence, families) * np.sqrt(variance)
-        middle = log_rate + variance / 2  # the mean of a lognormal is above its median
-        return log_rate, middle - half, np.minimum(middle + half, 0.0)
+        return self._better(lambda curve: curve._rates(sigma, confidence))
 
     def sigma_interval(self, log_rate: Floats, confidence: float) -> tuple[Floats, Floats, Floats]:
         """(sigma, low, high) at log rates (R, G)."""
+        return self._better(lambda curve: curve._sigmas(log_rate, confidence))
+
+    def support(self) -> Floats:
+        """(R,): families, or terms, that the log rate of the last level rests on."""
+        last = np.maximum(self._count() - 1, 0)
+
+        def end(curve: Curve) -> tuple[Floats, Floats]:
+            variance, families = (
+                np.take_along_axis(each, last, 1)[:, 0] for each in (curve.variance, curve.families)
+            )
+            return quantile(0.95, families) * np.sqrt(variance), families
+
+        width, families = end(self)
+        if self.other is None:
+            return families
+        other_width, terms = end(self.other)
+        return np.where(other_width < width, terms, families)
+
+    def _better(
+        self, read: Callable[[Curve], tuple[Floats, tuple[Floats, Floats, Floats]]]
+    ) -> tuple[Floats, Floats, Floats]:
+        width, own = read(self)
+        if self.other is None:
+            return own
+        other_width, others = read(self.other)
+        better = other_width < width
+        low, middle, high = (np.where(better, b, a) for a, b in zip(own, others, strict=True))
+        return low, middle, high
+
+    def _rates(self, sigma: Floats, confidence: float) -> Read:
+        log_rate, variance, families = self.at_sigma(sigma)
+        half = quantile(confidence, families) * np.sqrt(variance)
+        middle = log_rate + variance / 2  # the mean of a lognormal is above its median
+        return half, (log_rate, middle - half, np.minimum(middle + half, 0.0))
+
+    def _sigmas(self, log_rate: Floats, confidence: float) -> Read:
         _, variance, families = self.at_rate(log_rate)
         half = quantile(confidence, families) * np.sqrt(variance)
         middle = log_rate - variance / 2
@@ -126,4 +213,4 @@ class Curve:
             self.at_rate(np.minimum(each, least))[0]
             for each in (middle, middle - half, middle + half)
         )
-        return sigma, low, high
+        return half, (sigma, low, high)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from robustcore.evaluator import Evaluator
+from robustcore.gradients import Gradients
 from robustcore.network import Model
 from robustcore.rare import second_look as look
+from robustcore.rare.bridge import Bridge, Crossing
 from robustcore.rare.curve import Curve
 from robustcore.rare.particles import Particles
 from robustcore.rare.splitting import FIELDS, LEVELS, LOWEST, Path, Splitting
@@ -24,6 +27,7 @@ STREAM = 5  # its draws share nothing with those of other methods
 SURVIVORS = 20  # least that a level is expected to leave
 PILOT = 256  # draws that find where errors are common
 COMMON = 0.1  # error rate there
+PAST = 0.3  # in the log rate: so far below a goal a bridge is best, which moves the last level
 MEMORY = 2**26  # pixels of all particles held at a time
 FEW_FAMILIES = 4.0
 ENDING = 0.9  # share of nested particles below which errors are said to end again
@@ -39,11 +43,12 @@ class Settings:
     moves: int
     sigma_max: float
     second_look: bool
+    bridge: bool = True
 
     def __post_init__(self) -> None:
         expected = self.particles * self.probability
         if expected < SURVIVORS:
-            least = int(np.ceil(2 * SURVIVORS / self.probability))
+            least = 2 * self.least
             raise ValueError(
                 f"samples must be at least {least} for a level probability of "
                 f"{self.probability:g}, so that {SURVIVORS} particles go on, was {self.samples}"
@@ -51,7 +56,13 @@ class Settings:
 
     @property
     def particles(self) -> int:
-        return self.samples // 2
+        """With a bridge fewer: what is saved pays for its draws."""
+        half = self.samples // 2
+        return max(self.samples // 5, min(half, self.least)) if self.bridge else half
+
+    @property
+    def least(self) -> int:
+        return int(np.ceil(SURVIVORS / self.probability))
 
     @property
     def planned(self) -> int:
@@ -123,25 +134,62 @@ def descend(
 ) -> Found:
     """Every image that is right, down to the goal; with warnings."""
     wrong = ~(evaluator.clean_margins > 0)
+    if settings.bridge and not _differentiable(evaluator):
+        settings = replace(settings, bridge=False)
     start = _common(evaluator, settings, goal.common, shown)
     start[wrong | (start < goal.sigma)] = np.nan
     rows = np.flatnonzero(np.isfinite(start))
     together = max(1, MEMORY // (settings.particles * evaluator.x[0].numel()))
-    paths = []
+    paths, backward = [], np.zeros(len(start), np.int64)
     for first in range(0, len(rows), together):
         part = rows[first : first + together]
         particles = Particles(evaluator, part, settings.particles, shown.update)
         down = Splitting(
             particles, start[part], settings.samples, settings.probability, settings.moves,
-            goal.log_rate, goal.sigma,
+            goal.log_rate - (PAST if settings.bridge else 0.0), goal.sigma,
         )  # fmt: skip
-        paths.append(down.run())
+        down.begin()
+        bridge = Bridge(particles, down.sigma) if settings.bridge else None
+        path = down.run()
+        paths.append(path if bridge is None else _crossed(path, bridge, down, settings))
+        if bridge is not None:
+            backward[part] += bridge.backward
         shown.total = max(shown.total or 0, shown.n)
     found = _joined(paths, rows, start, wrong)
+    found.backward += backward
     rows = rows[found.reached[rows].any(1)]
     if settings.second_look and len(rows):
         _look_again(evaluator, found, rows, goal, confidence)
     return found
+
+
+def _differentiable(evaluator: Evaluator) -> bool:
+    """Whether a bridge can be built; else the record's notes say why not."""
+    gradients = Gradients(evaluator, None, 2.0)
+    point = gradients.x[:1].clone()
+    try:
+        gradients(
+            torch.zeros(1, dtype=torch.int64, device=point.device), point, point, "margin", None
+        )
+    except ValueError as error:
+        evaluator.notes.append(f"no bridge at the last level: {error}")
+        return False
+    return True
+
+
+def _crossed(path: Path, bridge: Bridge, down: Splitting, settings: Settings) -> Path:
+    """The path with its curve known from its last level too."""
+    count = len(down.sigma)
+    at = np.flatnonzero(np.isfinite(path.curve.sigma).any(1) & ~path.dead)
+    nothing = Crossing(*np.full((4, count), np.nan))
+    if not len(at):
+        return replace(path, bridge=nothing)
+    spent = (down.number[at] * (settings.moves + 1) + 2) * settings.particles
+    found = bridge.cross(at, down.sigma[at], down.log_rate[at], down.families[at], spent)
+    for name, value in vars(nothing).items():
+        value[at] = getattr(found, name)
+    other = path.curve.from_end(nothing.log_rate, nothing.variance, nothing.terms)
+    return replace(path, curve=replace(path.curve, other=other), bridge=nothing)
 
 
 def _common(evaluator: Evaluator, settings: Settings, rate: float, shown: Any) -> Floats:
@@ -163,21 +211,35 @@ def _joined(paths: list[Path], rows: Ints, start: Floats, wrong: Bools) -> Found
         return out
 
     levels = {name: whole([each.levels[name] for each in paths]) for name in FIELDS}
-    sigma, log_rate, variance, families = (
-        whole([getattr(each.curve, name) for each in paths])
-        for name in ("sigma", "log_rate", "variance", "families")
-    )
-    curve = Curve(
-        sigma, log_rate, variance, families, whole([each.curve.slope for each in paths], (), 1.0)
-    )
+
+    def joined(curves: list[Curve]) -> Curve:
+        sigma, log_rate, variance, families = (
+            whole([getattr(each, name) for each in curves])
+            for name in ("sigma", "log_rate", "variance", "families")
+        )
+        slope = whole([each.slope for each in curves], (), 1.0)
+        return Curve(
+            sigma, log_rate, variance, families, slope, curves[0].particles if curves else 1
+        )
+
+    def unknown(path: Path) -> Curve:
+        return path.curve.from_end(*np.full((3, len(path.dead)), np.nan))
+
+    curve = joined([each.curve for each in paths])
+    if any(each.curve.other is not None for each in paths):
+        curve = replace(curve, other=joined([each.curve.other or unknown(each) for each in paths]))
     reached = np.isfinite(curve.sigma)
     number = np.isfinite(levels["level_lineages"]).sum(1)
     last = np.maximum(number - 1, 0)[:, None]
     left = np.where(number > 0, np.take_along_axis(levels["level_lineages"], last, 1)[:, 0], 0.0)
+    support = np.where(number > 0, curve.support(), 0.0)
     descent = levels | {"families": left, "warning": np.full(len(start), "", "<U32")}
+    for name in ("log_rate", "variance", "share"):
+        parts = [getattr(each.bridge, name, np.full(len(each.dead), np.nan)) for each in paths]
+        descent[f"bridge_{name}"] = whole(parts, ())
     found = Found(start, wrong, curve, reached, descent, np.zeros(len(start), np.int64))
     stood = whole([each.slow | each.dead for each in paths], (), 0.0) > 0
-    found.warn("lineages", (number > 0) & (left < FEW_FAMILIES))
+    found.warn("lineages", (number > 0) & (support < FEW_FAMILIES))
     # an image that stands the largest sigma is not one whose moves stood still
     found.warn("moves", stood & reached.any(1))
     found.warn("rays", np.nan_to_num(levels["nested"], nan=1.0).min(1) < ENDING)

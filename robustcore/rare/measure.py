@@ -26,7 +26,7 @@ Strings = NDArray[np.str_]
 
 RATES = (0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
 LEAST, MOST = 1e-15, 0.25
-PROBABILITY, MOVES = 0.35, 2
+PROBABILITY, MOVES = 0.2, 4
 
 
 @by_blocks()
@@ -42,6 +42,7 @@ def error_curve(
     confidence: float = 0.95,
     sigma_max: float = 1.0,
     second_look: bool = True,
+    bridge: bool = True,
     seed: int = 0,
     ids: Any = None,
     clip: tuple[float, float] | None = None,
@@ -84,6 +85,7 @@ def error_curve(
         moves=inputs.integer("moves", moves, 1, 1000),
         sigma_max=inputs.positive("sigma_max", sigma_max),
         second_look=bool(second_look),
+        bridge=bool(bridge),
     )
     evaluator = engine_of(
         model, x, y, settings, seed=seed, ids=ids, clip=clip, batch_size=batch_size,
@@ -192,7 +194,7 @@ def splitting_rate(
     bottom = np.nanmin(np.where(found.reached, found.curve.log_rate, 0.0), axis=1, initial=0.0)
     unseen = beyond & ((bottom < LOWEST + NEAR) | ~np.asarray(found.reached.any(1)))[:, None]
     rate = np.where(split, np.exp(np.where(unseen, -np.inf, log_rate)), errors / samples)
-    rate_low = np.where(split, np.where(beyond, 0.0, np.exp(log_low)), low)
+    rate_low = np.where(split, np.where(beyond, 0.0, np.exp(np.minimum(log_low, 0.0))), low)
     rate_high = np.where(split, np.where(unseen, 10 * LEAST, np.exp(log_high)), high)
     return RareErrorRate(
         ids=evaluator.ids.cpu().numpy(),
@@ -255,6 +257,7 @@ def _provenance(evaluator: Evaluator, settings: Settings, start: float) -> Prove
         "moves": settings.moves,
         "sigma_max": settings.sigma_max,
         "second_look": settings.second_look,
+        "bridge": settings.bridge,
         "clip": evaluator.clip,
     }
     return provenance(evaluator, "splitting", settings.samples, start, how)

@@ -17,8 +17,8 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 # Names of draws, as sample numbers: the search for the start, the first draws, the moves, the
-# second look. Each image counts for itself, so how images are grouped changes no draw.
-FIRST, MOVES, LOOK = 2**20, 2**24, 2**31
+# bridge, the second look. Each image counts for itself, so how images are grouped changes no draw.
+FIRST, MOVES, BRIDGE, LOOK = 2**20, 2**24, 2**30, 2**31
 
 
 def normals(evaluator: Evaluator, rows: Tensor, samples: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Particles:
 
     def begin(self, draws: Tensor, inside: Tensor, margin: Tensor) -> None:
         """From the first draws: names (F,), which of them count (R, F), and their margins."""
-        chosen = _spread(inside, self.n)
+        chosen = spread(inside, self.n)
         self.family = chosen
         self.margin = margin.gather(1, chosen)
         names = draws[chosen].flatten()
@@ -79,14 +79,14 @@ class Particles:
 
     def multiply(self, at: Ints, inside: Tensor) -> None:
         """Of images `at`, the particles inside (len(at), N) take the places of all, evenly."""
-        chosen = _spread(inside, self.n)
+        chosen = spread(inside, self.n)
         local = torch.as_tensor(at, device=self.device)
         source = (local[:, None] * self.n + chosen).flatten()
         place = (local[:, None] * self.n + torch.arange(self.n, device=self.device)).flatten()
         self.margin[local] = self.margin[local].gather(1, chosen)
         self.family[local] = self.family[local].gather(1, chosen)
         moved = (source != place).nonzero().flatten()
-        # `_spread` keeps order, so a place's source never lies before sources still wanted on the
+        # `spread` keeps order, so a place's source never lies before sources still wanted on the
         # same side of it; copies go through a buffer of one batch all the same
         self._copy(source[moved], place[moved])
 
@@ -112,8 +112,8 @@ class Particles:
         above level; radial: only the length of z takes that step. Leaves N(0, I) on the set as it
         is. Returns the share taken of each image. Source: Cotter et al., Statistical Science 2013.
         """
-        slots, image, names = self._slots(at)
-        noise, reach, share = (self._by_slot(each) for each in (sigma, level, beta))
+        slots, image, names = self.slots(at)
+        noise, reach, share = (self.by_slot(each) for each in (sigma, level, beta))
         names = names + torch.as_tensor(MOVES + self.used[at], device=self.device)[:, None]
         self.used[at] += self.n
         self.evaluator.n_forward[self.images[at]] += self.n
@@ -152,8 +152,8 @@ class Particles:
         """Margins (len(at), N) of the particles of images `at` at sigma; of `some`, evenly."""
         count = self.n if some is None else min(some, self.n)
         self.evaluator.n_forward[self.images[at]] += count
-        slots, image, _ = self._slots(at, count)
-        noise = self._by_slot(sigma, count)
+        slots, image, _ = self.slots(at, count)
+        noise = self.by_slot(sigma, count)
         out = torch.empty(len(slots), dtype=torch.float64, device=self.device)
 
         def one(part: slice) -> None:
@@ -162,7 +162,45 @@ class Particles:
         self._batches(len(slots), one)
         return out.view(len(at), count)
 
-    def _slots(self, at: Ints, count: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def around(self, at: Ints, centre: Tensor, names: Tensor) -> Tensor:
+        """Draws (len(at), S, D) of unit Gaussians around centre, alike, of images `at`."""
+        flat = centre.float().view(-1, *self.z.shape[1:])
+        draws = names.repeat(len(at))
+        ids = self.evaluator.ids[self.rows[torch.as_tensor(at, device=self.device)]]
+        ids = ids.repeat_interleave(len(names))
+        out = torch.empty_like(flat)
+
+        def draw(part: slice) -> None:
+            old = flat[part]
+            self.evaluator.kernels.perturb(
+                old,
+                torch.arange(len(old), device=self.device),
+                torch.ones(len(old), device=self.device),
+                draws[part],
+                ids[part],
+                out[part],
+                seed=self.evaluator.seed,
+                stream=self.evaluator.stream,
+            )
+
+        self._batches(len(flat), draw)
+        return out.view(len(at), len(names), -1)
+
+    def judge_drawn(self, at: Ints, sigma: Floats, z: Tensor) -> Tensor:
+        """Margins (len(at), S) of draws z (len(at), S, D) of images `at` at sigma."""
+        count = z.shape[1]
+        self.evaluator.n_forward[self.images[at]] += count
+        image = self.rows[torch.as_tensor(at, device=self.device)].repeat_interleave(count)
+        noise, flat = self.by_slot(sigma, count), z.reshape(-1, *self.z.shape[1:])
+        out = torch.empty(len(flat), dtype=torch.float64, device=self.device)
+
+        def one(part: slice) -> None:
+            out[part] = self._judged(image[part], flat[part], noise[part])
+
+        self._batches(len(flat), one)
+        return out.view(len(at), count)
+
+    def slots(self, at: Ints, count: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(places in z, images, (len(at), count) numbers of the particles) of images `at`."""
         count = self.n if count is None else count
         local = torch.as_tensor(at, device=self.device)[:, None]
@@ -171,7 +209,7 @@ class Particles:
         image = self.rows[local].expand(-1, count).flatten().contiguous()
         return (local * self.n + numbers).flatten(), image, numbers
 
-    def _by_slot(self, value: Floats, count: int | None = None) -> Tensor:
+    def by_slot(self, value: Floats, count: int | None = None) -> Tensor:
         return torch.as_tensor(value, device=self.device).repeat_interleave(count or self.n)
 
     def _judged(self, image: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
@@ -199,7 +237,7 @@ class Particles:
                 start = part.stop
 
 
-def _spread(inside: Tensor, n: int) -> Tensor:
+def spread(inside: Tensor, n: int) -> Tensor:
     """(R, n): places of those inside (R, M), in order, each as often as any other but for one."""
     order = (~inside).to(torch.int8).argsort(dim=1, stable=True)
     count = inside.sum(1, keepdim=True).clamp(min=1)

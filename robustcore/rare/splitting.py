@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustcore.rare.bridge import Crossing
 from robustcore.rare.curve import FLATTEST, Curve, family_variance, height, log_rate_of
 from robustcore.rare.particles import FIRST, Particles
 
@@ -43,6 +44,7 @@ LONGER = 6  # times the moves, every other one along the ray
 SCARCE = 0.05  # of the particles, at least so many must go on: else a nearer sigma is tried
 TRIES = 8
 NEAR = 0.3  # in the log rate: so near the goal, the curve's slope does the rest
+FIRST_STEP = 0.35  # of a level: the first slope is a guess, and rates fall faster
 ALMOST = 0.15  # of a level: not worth one more
 STEEPEST = 3.0  # slope of h in 1/sigma, in units of the line through the origin; 1/2 at least
 
@@ -66,6 +68,7 @@ class Path:
     first: Ints
     slow: Bools
     dead: Bools
+    bridge: Crossing | None = None
 
 
 class Splitting:
@@ -100,7 +103,7 @@ class Splitting:
         self.found = {name: np.full((count, LEVELS), np.nan) for name in FIELDS}
 
     def run(self) -> Path:
-        self._begin()
+        """All levels, after `begin`."""
         while self.active.any():
             at = np.flatnonzero(self.active)
             self._move(at)
@@ -114,7 +117,7 @@ class Splitting:
 
     # -- levels ------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """The first draws, at the first sigma: errors, or the lowest margins where they are few."""
         own, device = self.particles, self.particles.device
         rows = np.arange(len(self.sigma))
@@ -271,7 +274,7 @@ class Splitting:
         left = log_rate - np.maximum(self.goal[at], at_goal)
         step = left / np.maximum(1.0, np.ceil(left / self.depth - ALMOST))
         # the first slope is that of a line through the origin: be careful
-        step = np.where(np.isnan(self.above[at]), np.minimum(step, 0.7 * self.depth), step)
+        step = np.where(np.isnan(self.above[at]), np.minimum(step, FIRST_STEP * self.depth), step)
         inverse = 1 / sigma + (height(log_rate - np.maximum(step, 0.05)) - h) / slope
         return np.maximum(1 / inverse, self.goal_sigma[at])
 
@@ -286,5 +289,7 @@ class Splitting:
             return np.where(inside, value, np.nan)
 
         return Curve(
-            part("sigma"), part("log_rate"), part("variance"), part("lineages"), self.slope
-        )
+            part("sigma"), part("log_rate"), part("variance"), part("lineages"),
+            self.slope,
+            self.particles.n,
+        )  # fmt: skip

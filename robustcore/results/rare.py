@@ -19,7 +19,7 @@ Ints = npt.NDArray[np.int64]
 Strings = npt.NDArray[np.str_]
 
 WARNINGS = {
-    "lineages": "fewer than 4 lineages of the first draws are left: the interval is a guess",
+    "lineages": "fewer than 4 lineages or draws bear the answer: the interval is a guess",
     "moves": "the moves stood still: what was found may be one corner of the errors",
     "rays": "errors end again along rays: sigma is one of several with this rate",
     "missed": "errors near the nearest one found are more probable than the whole estimate",
@@ -35,7 +35,9 @@ class Descent:
     level_log_rate; level_lineages: effective number of families of the first draws left.
     acceptance: share of the moves accepted there; correlation: how much of a particle was left
     after them, 1 where none moved; nested: share of the level's particles that are errors at the
-    level above too. families (B,): level_lineages at the last level. warning (B,): words of
+    level above too. families (B,): level_lineages at the last level. bridge_log_rate and
+    bridge_variance (B,): of the last level again, by draws around its errors, and bridge_share: of
+    its particles, as errors that these draws meet; nan without a bridge. warning (B,): words of
     WARNINGS, separated by a space; empty where nothing speaks against the answer.
     """
 
@@ -48,6 +50,9 @@ class Descent:
     correlation: Floats = per_image(np.float64, "L")
     nested: Floats = per_image(np.float64, "L")
     families: Floats = per_image(np.float64)
+    bridge_log_rate: Floats = per_image(np.float64)
+    bridge_variance: Floats = per_image(np.float64)
+    bridge_share: Floats = per_image(np.float64)
     warning: Strings = per_image(np.str_)
 
     def warnings(self) -> list[str]:

@@ -1,0 +1,242 @@
+"""The rate of the last level once more: draws around its errors, and a bridge to its particles.
+
+The particles of the last level are errors as the noise makes them, but how probable errors are is a
+product of many shares. Draws q around where gradients point meet errors often, at known densities,
+but only some kinds of them. Both together tell the rate: for any function a,
+
+    rate = E_q[error, a p/q] / E_particles[a]
+
+and a = 1 / (1 + W p/q) bounds every term, counts errors that q meets, and has the particles say
+what share of the errors these are. W is the one of least variance.
+
+q is a mixture of unit Gaussians. Particles of one half of the families make it and those of the
+other half are asked, both ways round, so that none vouches for itself.
+
+Sources: Meng and Wong, Statistica Sinica 6 (1996); Owen and Zhou, JASA 95 (2000), on mixtures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustcore.gradients import Gradients
+from robustcore.rare.curve import height
+from robustcore.rare.particles import BRIDGE, Particles, spread
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+FIRST, LAST = 32, 64  # gradients: at the first errors, at those of the last level
+OWN = 0.4  # of a direction; the rest is the mean of its class
+LENGTH = 0.85  # of a shift, in units of -Phi^-1(rate): errors lie so far along a mean gradient
+WORTH = 3.0  # independent particles, as which a family counts in the choice of W
+BOTH_WAYS = 2.0  # variance of the share: where one fold is near the other, so is that one to it
+TOGETHER = 48  # draws of a fold in a round
+BLOCK = 2**24  # elements at a time
+GRID = 2.0**20  # directions are multiples of 1/GRID: no rounding of a batch shows in a draw
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Of R images: the log rate by bridge, its variance, the number of terms that it rests on.
+
+    nan where there is none. share: of the particles, as errors that q meets.
+    """
+
+    log_rate: Floats
+    variance: Floats
+    terms: Floats
+    share: Floats
+
+
+class Bridge:
+    """Made where a descent begins, crossed where it ends.
+
+    Raises ValueError for a model without gradients.
+    """
+
+    def __init__(self, particles: Particles, sigma: Floats) -> None:
+        self.particles = particles
+        self.gradients = Gradients(particles.evaluator, None, 2.0)
+        self.backward = np.zeros(len(sigma), np.int64)
+        self.first = self._directions(np.arange(len(sigma)), sigma, FIRST)
+
+    def cross(
+        self, at: Ints, sigma: Floats, log_rate: Floats, families: Floats, draws: Ints
+    ) -> Crossing:
+        """Of images `at`, whose particles are errors at sigma (R,).
+
+        log_rate, families (R,): what splitting found; they set W. draws (R,): to be spent, about.
+        """
+        own = self.particles
+        last = self._directions(at, sigma, LAST)
+        place = torch.as_tensor(at, device=own.device)
+        parts = [torch.cat([a[place], b], 1) for a, b in zip(self.first, last, strict=True)]
+        toward, kind, family = parts
+        stage = torch.arange(toward.shape[1], device=own.device) >= self.first[0].shape[1]
+        fold = _folds(own.family[place], 1 + int(max(own.family.max(), family.max())))
+        mine = fold.gather(1, family)
+        alike = (
+            (kind[:, :, None] == kind[:, None])
+            & (mine[:, :, None] == mine[:, None])
+            & (stage[:, None] == stage)
+        ).double()
+        mean = alike @ toward
+        mean /= mean.norm(dim=2, keepdim=True).clamp(min=1e-12)
+        centre = OWN * toward + (1 - OWN) * mean
+        centre /= centre.norm(dim=2, keepdim=True).clamp(min=1e-12)
+        shift = torch.as_tensor(LENGTH * np.maximum(height(log_rate), 1.0), device=own.device)
+        centre = (centre * shift[:, None, None] * GRID).round() / GRID
+        rounds = np.maximum(2, -(-draws // (2 * TOGETHER)))
+        bound = np.log(rounds * 2 * TOGETHER / (WORTH * families)) + log_rate  # log W
+        mixture = _Mixture(centre, mine, torch.as_tensor(bound, device=own.device))
+        value, value_variance, terms = self._drawn(at, sigma, log_rate, mixture, rounds)
+        share, share_variance, asked = self._asked(place, fold, mixture)
+        both = (mine.amin(1) < mine.amax(1)).cpu().numpy()
+        known = both & (value > 0) & (share > 0) & (asked > 1)
+        value, share = np.where(known, value, 1.0), np.where(known, share, 1.0)
+        drawn, told = (
+            np.log1p(value_variance / value**2),
+            np.log1p(BOTH_WAYS * share_variance / share**2),
+        )
+        variance = np.where(known, drawn + told, np.nan)
+        weight = drawn**2 / np.maximum(terms - 1, 1) + told**2 / np.maximum(asked - 1, 1)
+        terms = np.where(known, 1 + (drawn + told) ** 2 / np.maximum(weight, 1e-300), np.nan)
+        found = np.where(known, log_rate + np.log(value) - np.log(share), np.nan)
+        # the last digits depend on how images are batched
+        found, variance, terms, share = (
+            np.asarray(np.round(each, 9), np.float64) for each in (found, variance, terms, share)
+        )
+        return Crossing(found, variance, terms, np.where(known, share, np.nan))
+
+    def _directions(self, at: Ints, sigma: Floats, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(unit directions (R, K, D) float64, classes, families (R, K)) at some particles."""
+        own, engine = self.particles, self.particles.evaluator
+        slots, image, numbers = own.slots(at, count)
+        count = numbers.shape[1]
+        noise = own.by_slot(sigma, count)
+        points = engine.x[image] + noise.float().view(-1, 1, 1, 1) * own.z[slots]
+        if engine.clip is not None:
+            points = points.clamp(*engine.clip)
+        flat = self.gradients.flat(points)
+        found = torch.zeros_like(flat)
+        _, _, kind = self.gradients(image, flat, found, "margin", None)
+        own.evaluator.n_forward[own.images[at]] += count
+        self.backward[at] += count
+        toward = self.gradients.images(found).contiguous().flatten(1).double()
+        toward = toward.nan_to_num(0.0, 0.0, 0.0)
+        toward /= toward.norm(dim=1, keepdim=True).clamp(min=1e-300)
+        place = torch.as_tensor(at, device=own.device)
+        shape = (len(at), count)
+        return toward.view(*shape, -1), kind.view(shape), own.family[place].gather(1, numbers)
+
+    def _drawn(
+        self, at: Ints, sigma: Floats, log_rate: Floats, mixture: _Mixture, rounds: Ints
+    ) -> tuple[Floats, Floats, Floats]:
+        """E_q[error, a p/q] over exp(log_rate), its variance, effective number of terms; (R,)."""
+        own, width = self.particles, 2 * TOGETHER
+        device = own.device
+        total, square = (
+            torch.zeros(len(at), width, dtype=torch.float64, device=device) for _ in range(2)
+        )
+        done = 0
+        while (on := np.flatnonzero(rounds > done)).size:
+            many = max(1, own.evaluator.batch_size // (len(on) * width))
+            many = int(min(many, (rounds[on] - done).min()))
+            row = torch.as_tensor(on, device=device)
+            names = BRIDGE + done * width + torch.arange(many * width, device=device)
+            margin, odds = [], []
+            step = max(1, BLOCK // (many * width * mixture.centre.shape[2]))
+            for start in range(0, len(on), step):
+                part = row[start : start + step]
+                here = at[on[start : start + step]]
+                z = own.around(here, mixture.drawn_from(part, many), names)
+                margin.append(own.judge_drawn(here, sigma[on[start : start + step]], z))
+                odds.append(mixture.log_bounded(part, z, many))
+            error = ~(torch.cat(margin) > 0)
+            scale = torch.as_tensor(log_rate[on], device=device)[:, None]
+            term = torch.where(error, (torch.cat(odds) - scale).exp(), 0.0)
+            term = term.view(len(on), many, width)
+            total[row] += term.sum(1)
+            square[row] += term.square().sum(1)
+            done += many
+        n = torch.as_tensor(rounds, device=device).double()[:, None]
+        spread_of = (square - total.square() / n).clamp(min=0) / (n - 1) / n
+        value = (total / n).mean(1).cpu().numpy()
+        terms = total.sum(1).square() / square.sum(1).clamp(min=1e-300)
+        return value, (spread_of.sum(1) / width**2).cpu().numpy(), terms.cpu().numpy()
+
+    def _asked(
+        self, place: Tensor, fold: Tensor, mixture: _Mixture
+    ) -> tuple[Floats, Floats, Floats]:
+        """E_particles[a], its variance between families, effective number of families; (R,)."""
+        own = self.particles
+        family = own.family[place]
+        z = own.z.view(len(own.rows), own.n, -1)
+        side = 1 - fold.gather(1, family)
+        a = torch.empty(len(place), own.n, dtype=torch.float64, device=own.device)
+        step = max(1, BLOCK // (own.n * z.shape[2]))
+        for start in range(0, len(place), step):
+            part = slice(start, start + step)
+            row = torch.arange(len(place), device=own.device)[part]
+            a[part] = mixture.share(row, z[place[part]].double(), side[part])
+        count = torch.zeros(len(place), fold.shape[1], dtype=torch.float64, device=own.device)
+        sums = torch.zeros_like(count)
+        count.scatter_add_(1, family, torch.ones_like(a))
+        sums.scatter_add_(1, family, a)
+        share = a.mean(1)
+        effective = own.n**2 / count.square().sum(1)
+        off = (sums - share[:, None] * count).square().sum(1) / own.n**2
+        off *= effective / (effective - 1).clamp(min=1e-9)
+        return share.cpu().numpy(), off.cpu().numpy(), effective.cpu().numpy()
+
+
+class _Mixture:
+    """q of R images and both folds: unit Gaussians around centre (R, K, D), fold (R, K) each.
+
+    TOGETHER draws of a fold are spread evenly over its centres, and weighted so. bound (R,): log W.
+    """
+
+    def __init__(self, centre: Tensor, fold: Tensor, bound: Tensor) -> None:
+        self.centre, self.bound = centre, bound
+        chosen = [spread(fold == side, TOGETHER) for side in (0, 1)]
+        self.chosen = torch.cat(chosen, 1)  # (R, 2 * TOGETHER)
+        count = torch.zeros(2, *fold.shape, dtype=torch.float64, device=fold.device)
+        for side in (0, 1):
+            count[side].scatter_add_(1, chosen[side], torch.ones_like(chosen[side]).double())
+        half = centre.square().sum(2) / 2
+        self.offset = (count / TOGETHER).log() - half  # (2, R, K)
+
+    def drawn_from(self, row: Tensor, many: int) -> Tensor:
+        """(len(row), many * 2 * TOGETHER, D)."""
+        return self.centre[row[:, None], self.chosen[row]].repeat(1, many, 1)
+
+    def log_odds(self, row: Tensor, z: Tensor, side: Tensor) -> Tensor:
+        """log q/p at z (len(row), S, D), of the fold that side (len(row), S) says."""
+        along = z @ self.centre[row].transpose(1, 2)
+        first, second = ((along + each[row][:, None]).logsumexp(2) for each in self.offset)
+        return torch.where(side == 0, first, second)
+
+    def log_bounded(self, row: Tensor, z: Tensor, many: int) -> Tensor:
+        """log of a p/q = 1 / (q/p + 1/W)."""
+        side = (torch.arange(2 * TOGETHER, device=z.device) >= TOGETHER).long().repeat(many)
+        odds = self.log_odds(row, z.double(), side.expand(len(row), -1))
+        return -torch.logaddexp(odds, -self.bound[row, None].expand_as(odds))
+
+    def share(self, row: Tensor, z: Tensor, side: Tensor) -> Tensor:
+        """a = 1 / (1 + p / (q W))."""
+        return torch.sigmoid(self.log_odds(row, z, side) + self.bound[row, None])
+
+
+def _folds(family: Tensor, first: int) -> Tensor:
+    """(R, first): 0 or 1, half of the families each, of like sizes; family (R, N): of particles."""
+    count = torch.zeros(len(family), first, dtype=torch.int64, device=family.device)
+    count.scatter_add_(1, family, torch.ones_like(family))
+    order = count.argsort(dim=1, descending=True, stable=True)
+    rank = torch.arange(first, device=family.device).expand_as(order)
+    return torch.zeros_like(count).scatter_(1, order, (rank + 1) // 2 % 2)

@@ -1,0 +1,87 @@
+"""The bridge at the last level against known answers. Limits are stated with their false alarms."""
+
+import numpy as np
+import pytest
+import rare_models
+import torch
+from models import HalfSpace, grey
+from scipy.stats import binom
+
+import robustcore as rc
+from robustcore.rare import bridge
+from robustcore.rare.bridge import Bridge
+
+ALARM, RUNS = 1e-4, 80
+PLANES = rare_models.two_planes(0.5, 0.5)
+
+
+def ended(curve):
+    """sigma and log rate of the last level, as splitting found it."""
+    last = np.isfinite(curve.level_sigma).sum(1) - 1
+    rows = np.arange(len(curve))
+    return curve.level_sigma[rows, last], curve.level_log_rate[rows, last]
+
+
+def errors(curve, model):
+    """Of the log rate by bridge, in units of what it claims."""
+    sigma, _ = ended(curve)
+    truth = np.log([model.rate(each) for each in sigma])
+    return (curve.bridge_log_rate - truth) / np.sqrt(curve.bridge_variance)
+
+
+def descended(model, n, runs=RUNS, **how):
+    return rc.error_curve(
+        model, *grey(runs, (1, 1, n)), [1e-5], samples=500, second_look=False, **how
+    )
+
+
+@pytest.mark.parametrize(("model", "n"), [(HalfSpace(20, 0.5), 20), (PLANES, 5)])
+def test_a_bridge_is_as_sure_as_it_says(model, n):
+    curve = descended(model, n)
+    z = errors(curve, model)
+    assert abs(z.mean()) < 4 / np.sqrt(RUNS)
+    assert np.sum(np.abs(z) > 2.1) <= binom.isf(ALARM, RUNS, 0.06)
+    assert np.sum(np.abs(2 * z) > 2.1) > binom.isf(ALARM, RUNS, 0.06)  # half as sure would be seen
+    # and far surer than splitting alone, whose answer it replaces
+    sigma, log_rate = ended(curve)
+    truth = np.log([model.rate(each) for each in sigma])
+    assert np.std(curve.bridge_log_rate - truth) < np.std(log_rate - truth) / 3
+    half = (curve.sigma_high - curve.sigma_low)[:, 0] / 2 / curve.sigma[:, 0]
+    assert np.median(half) < 0.015
+
+
+def test_errors_that_the_draws_cannot_meet_are_told_by_the_particles(monkeypatch):
+    # every gradient is said to point at one of two planes at right angles
+    directions = Bridge._directions
+
+    def blind(self, *arguments):
+        toward, kind, family = directions(self, *arguments)
+        toward = torch.zeros_like(toward)
+        toward[..., 0] = 1
+        return toward, torch.zeros_like(kind), family
+
+    monkeypatch.setattr(Bridge, "_directions", blind)
+    curve = descended(PLANES, 5)
+    z = errors(curve, PLANES)
+    assert 0.3 < np.median(curve.bridge_share) < 0.8
+    assert abs(np.median(z)) < 0.4
+    assert np.sum(np.abs(z) > 2.5) <= binom.isf(ALARM, RUNS, 0.06)
+    # without asking the particles all would be too low
+    alone = z + np.log(curve.bridge_share) / np.sqrt(curve.bridge_variance)
+    assert np.mean(alone) < -6 * np.std(alone) / np.sqrt(RUNS)
+
+
+def test_folds_share_out_families_alike():
+    family = torch.tensor([[0] * 5 + [3] * 4 + [4] * 2 + [7]])
+    fold = bridge._folds(family, 9)
+    assert fold.shape == (1, 9)
+    assert fold[0, 0] == fold[0, 7] != fold[0, 3] == fold[0, 4]
+    assert 4 <= int(fold.sum()) <= 5
+
+
+def test_without_a_bridge_more_particles_descend():
+    curve = descended(HalfSpace(30, 0.5), 30, runs=2, bridge=False)
+    assert curve.provenance.settings["particles"] == 250
+    assert np.isnan(curve.bridge_log_rate).all()
+    assert (curve.n_backward == 0).all()
+    assert (descended(HalfSpace(30, 0.5), 30, runs=2).n_backward == 96).all()
