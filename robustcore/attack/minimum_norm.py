@@ -27,7 +27,7 @@ from robustcore.gradients import Gradients
 
 ETA_LAST = 0.02
 # Length of the noise as a share of the displacement's l2 length: restart by restart, in turn.
-NOISE = {2: (2.0, 4.0), math.inf: (1.0, 0.0)}
+NOISE = {2: (2.0, 1.0, 4.0), math.inf: (1.0, 0.0)}
 NOISE_FROM = {2: 8, math.inf: 40}  # steps of the last stage; in fewer it only costs
 NOISY = 0.6  # the share of the last stage after which there is none
 STREAM = 4  # of its draws; 0 to 3 are those of measurements and of random starts
