@@ -13,6 +13,7 @@ import json
 import re
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,7 @@ class Run:
     """A device, and sizes that fill it, or tiny ones."""
 
     dry: bool
+    keep: Callable[[dict], object] = lambda found: None  # called with what a part has so far
 
     @property
     def device(self):
@@ -117,7 +119,7 @@ def digest(run):
 def kernels(run):
     """Microseconds of a call, bytes that it must move a second, and their share of a copy's."""
     device, copy = run.device, limits(run)["copy_gigabytes"]
-    slots = run.size(2**16, 16)
+    slots, draws = run.size(2**14, 16), run.size(2**20, 64)
     shape, elements = (3, 32, 32), 3072
     x = torch.rand(slots, *shape, device=device)
     rows = torch.arange(slots, device=device)
@@ -137,8 +139,8 @@ def kernels(run):
         engine = Evaluator(pack(dense(elements, 2), shape), x[:1], backend=backend)
         if engine.fused is not None:  # normals of which nothing is written
             grid = np.array([SIGMA])
-            took = run.seconds(lambda: engine.counts(grid, slots, lambda n: None))  # noqa: B023
-            alone = slots * elements / took
+            took = run.seconds(lambda: engine.counts(grid, draws, lambda n: None))  # noqa: B023
+            alone = draws * elements / took
         calls = {  # and the bytes that each has to read and write
             "perturb": (2 * wide, lambda: k.perturb(x, rows, sigma, rows, rows, out, seed=1)),  # noqa: B023
             "perturb, one image": (
@@ -188,6 +190,7 @@ def kernels(run):
                 row, normals = found[f"{name}, {backend}"], slots * elements / took
                 row["million_normals_per_second"] = round(normals / 1e6)
                 row["share_of_noise_alone"] = None if alone is None else round(normals / alone, 3)
+        run.keep(found)
     return found
 
 
@@ -278,6 +281,7 @@ def networks(run):
             "notes": notes,
         }
         print(f"{name}: {json.dumps(found[name])}", flush=True)
+        run.keep(found)
     return found
 
 
@@ -321,8 +325,8 @@ def attacks(run):
 PARTS = {each.__name__: each for each in (limits, digest, kernels, networks, attacks)}
 
 
-def name_of(device):
-    name = "dry-run" if device == "cpu" else torch.cuda.get_device_name()
+def name_of(dry):
+    name = "dry-run" if dry else torch.cuda.get_device_name()
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
@@ -376,13 +380,17 @@ def main():
             parser.error(f"PART must be one of {', '.join(PARTS)}, was {part}")
     if not given.dry_run and not torch.cuda.is_available():
         raise SystemExit("no GPU: torch.cuda.is_available() is False")
-    run = Run(given.dry_run)
-    out = given.out or RESULTS / f"gpu_{name_of(run.device)}.json"
+    out = given.out or RESULTS / f"gpu_{name_of(given.dry_run)}.json"
     result = json.loads(out.read_text()) if out.exists() else {}
     for part in given.parts:
-        result[part] = PARTS[part](run)
+
+        def keep(found, part=part):
+            result[part] = found
+            out.write_text(json.dumps(result, indent=1) + "\n")
+
+        run = Run(given.dry_run, keep)
         result["machine"] = {**machine(), **software(run)}
-        out.write_text(json.dumps(result, indent=1) + "\n")
+        keep(PARTS[part](run))
     print(table(result))
 
 

@@ -71,7 +71,7 @@ DEVICE_TESTS=(tests/test_gpu.py tests/test_kernels.py tests/test_kernels_ball.py
 LAUNCHES='bits or margins or logits or counts or wide or step or start or taps'
 
 if [ -z "$DRY" ]; then
-    part build 120 bash -c build
+    part build 90 bash -c build
     part 'tests on the device' 100 bash -c 'tests "$@"' tests "${DEVICE_TESTS[@]}" -rs
     for tool in memcheck racecheck; do
         if command -v compute-sanitizer >/dev/null; then
@@ -85,7 +85,7 @@ fi
 MEASURE=("$PYTHON" benchmarks/gpu.py ${DRY:+$DRY} ${OUT:+--out "$OUT"})
 part 'limits and kernels' 45 "${MEASURE[@]}" limits kernels
 part digest 45 "${MEASURE[@]}" digest
-part networks 75 "${MEASURE[@]}" networks
+part networks 110 "${MEASURE[@]}" networks
 part attacks 45 "${MEASURE[@]}" attacks
 if [ -z "$DRY" ]; then
     MANY=() && "$PYTHON" -c 'import xdist' 2>/dev/null && MANY=(-n auto)
