@@ -244,3 +244,27 @@ def test_points_may_be_channels_last(name, isa):
     net.differentiate(turned, rows, goal, last, loss="ce", channels_last=True)
     back = last.view(len(x), *shape[1:], shape[0]).permute(0, 3, 1, 2).flatten(1)
     torch.testing.assert_close(back, first, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(not {"avx2", "avx512"} <= {*ISAS}, reason="this machine runs one of the two")
+@pytest.mark.parametrize("norm", [2.0, np.inf])
+@pytest.mark.parametrize("name", ["mlp", "strided"])
+def test_instruction_sets_that_contract_agree_bit_for_bit(name, norm):
+    module, shape = model(name)
+    x = slots(shape)[0]
+    rows, results = torch.arange(len(x)).repeat(7), []
+    for isa in ("avx2", "avx512"):
+        net, flat = NativeNet(pack(module, shape), isa), x.flatten(1)
+        points, gradient = flat[rows].contiguous(), torch.empty(len(rows), flat.shape[1])
+        goal = module(x).argmax(1)
+        before = net.differentiate(points, rows, goal, gradient, loss="ce")
+        radius = torch.linspace(0.001, 0.01, len(rows)) * (1 if norm == np.inf else 10)
+        after = net.descend(
+            flat, points, rows, goal, radius, radius / 4, norm=norm, steps=6, adapts=False,
+            loss="margin", box=(0.0, 1.0),
+        )  # fmt: skip
+        results.append((gradient, points, *before, *after))
+    if norm == 2:  # lanes of another number are summed in another order
+        results = [each[:1] + each[2:5] for each in results]
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
