@@ -10,6 +10,7 @@ from scipy.stats import binom
 import robustcore as rc
 
 ALARM = 1e-4  # of each check of a coverage
+RUNS = 240
 
 
 def misses(curve, truth):
@@ -23,10 +24,10 @@ def covers(missed, n, least=0.92):
 
 @pytest.fixture(scope="module")
 def linear():
-    """400 runs at once: each image is a run of its own, by its id."""
+    """RUNS at once: each image is a run of its own, by its id."""
     model = HalfSpace(3, 0.5)
     return model, rc.error_curve(
-        model, *grey(400, (1, 1, 3)), rates=(1e-2, 1e-4, 1e-7), samples=500, second_look=False
+        model, *grey(RUNS, (1, 1, 3)), rates=(1e-2, 1e-4, 1e-7), samples=500, second_look=False
     )
 
 
@@ -37,8 +38,8 @@ def test_intervals_hold_for_a_half_space_at_every_rate(linear):
             (curve.sigma_low[:, at] > model.sigma(rate))
             | (curve.sigma_high[:, at] < model.sigma(rate))
         )
-        assert covers(missed, 400), rate
-        assert missed >= binom.ppf(ALARM, 400, 0.01), rate  # nor are they wider than they need be
+        assert covers(missed, RUNS), rate
+        assert missed >= binom.ppf(ALARM, RUNS, 0.01), rate  # nor are they wider than they need be
         error = np.median(np.abs(curve.sigma[:, at] / model.sigma(rate) - 1))
         assert error < 0.05
 
@@ -48,7 +49,7 @@ def test_the_check_of_coverage_fails_for_intervals_half_as_wide(linear):
     truth = model.sigma(1e-4)
     low = (curve.sigma[:, 1] + curve.sigma_low[:, 1]) / 2
     high = (curve.sigma[:, 1] + curve.sigma_high[:, 1]) / 2
-    assert not covers(np.sum((low > truth) | (high < truth)), 400)
+    assert not covers(np.sum((low > truth) | (high < truth)), RUNS)
 
 
 def test_the_rate_itself_is_unbiased(linear):
