@@ -249,12 +249,14 @@ def _joined(paths: list[Path], rows: Ints, start: Floats, wrong: Bools) -> Found
 def _look_again(
     evaluator: Evaluator, found: Found, rows: Ints, goal: Goal, confidence: float
 ) -> None:
-    """The warning "missed", where the nearest error says so, at the goal."""
+    """The warning "missed", where the nearest error says that the interval at the goal is wrong."""
     count = len(found.start)
     if goal.sigma > 0:
         sigma = np.full(count, goal.sigma)
-    else:
-        sigma = found.curve.at_rate(np.full((count, 1), goal.log_rate))[0][:, 0]
+        most = found.curve.rate_interval(sigma[:, None], confidence)[2][:, 0]
+    else:  # at the least sigma of the interval the rate must not be above the one asked for
+        most = np.full(count, goal.log_rate)
+        sigma = found.curve.sigma_interval(most[:, None], confidence)[1][:, 0]
     try:
         points, distance, forward, backward = look.nearest(evaluator, rows)
     except ValueError as error:
@@ -264,5 +266,4 @@ def _look_again(
     found.backward[rows] += backward
     low = np.full(count, -np.inf)
     low[rows] = look.log_lower_rate(evaluator, rows, points, distance, sigma[rows])
-    _, _, high = found.curve.rate_interval(sigma[:, None], confidence)
-    found.warn("missed", low > high[:, 0])
+    found.warn("missed", low > most)
