@@ -141,11 +141,13 @@ def missed(args):
             "warned_where_missed": float(told[gone].mean()) if gone.any() else None,
             "warned_elsewhere": float(told[~gone].mean()) if (~gone).any() else None,
             **{
-                f"{word}_where_missed": float(
-                    np.mean([word in each.split() for each in curve.warning[gone].tolist()])
-                )
+                f"{word}_{where}": float(np.mean([word in each.split() for each in warning]))
                 for word in ("lineages", "moves", "missed")
-                if gone.any()
+                for where, warning in (
+                    ("where_missed", curve.warning[gone].tolist()),
+                    ("elsewhere", curve.warning[~gone].tolist()),
+                )
+                if warning
             },
         }
         found.append(row)
