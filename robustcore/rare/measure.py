@@ -56,12 +56,14 @@ def error_curve(
     """sigma(x, mu) for rates mu down to 1e-15, all from one descent (robustcore.rare.splitting).
 
     rates: mu, from 1e-15 to 0.25.
-    samples: first draws of each image; half as many particles go down from there, and the relative
-        error falls with their root. level_probability: share of the particles that a level should
+    samples: first draws of each image; a fifth as many particles go down from there (half without
+        a bridge), and the relative error falls with their root. level_probability: share of the particles that a level should
         leave, in (0, 1). moves: of each particle at each level.
     second_look: search the nearest error of each image (25 gradients), and warn where errors around
-        it weigh more than all that splitting found. Left out, with a note, for a model without
-        gradients.
+        it alone are above the rate asked for at the low end of the interval.
+    bridge: estimate the last level again by draws around its errors (robustcore.rare.bridge; 96
+        gradients), for about half of the evaluations: surest at the lowest of `rates`.
+    Both are left out, with a note, for a model without gradients.
     Other arguments as in `sigma_at_error_rate`.
 
     The interval rests on the families of the first draws, which compete but do not meet: the
@@ -74,7 +76,8 @@ def error_curve(
     each. Raises ValueError for a randomised model and one without finite margins, and ValueError,
     TypeError or RuntimeError naming any other argument.
 
-    Sources: Au and Beck (2001); Cérou et al. (2012); Lee and Whiteley (2018).
+    Sources: Au and Beck (2001); Cérou et al. (2012); Lee and Whiteley (2018);
+    Meng and Wong (1996).
     """
     start = time.perf_counter()
     grid = rates_of("rates", rates)
