@@ -57,8 +57,9 @@ def error_curve(
 
     rates: mu, from 1e-15 to 0.25.
     samples: first draws of each image; a fifth as many particles go down from there (half without
-        a bridge), and the relative error falls with their root. level_probability: share of the particles that a level should
-        leave, in (0, 1). moves: of each particle at each level.
+        a bridge), and the relative error falls with their root.
+    level_probability: share of the particles that a level should leave, in (0, 1). moves: of each
+        particle at each level.
     second_look: search the nearest error of each image (25 gradients), and warn where errors around
         it alone are above the rate asked for at the low end of the interval.
     bridge: estimate the last level again by draws around its errors (robustcore.rare.bridge; 96
