@@ -1,6 +1,6 @@
 """Figure 2: the nearest error against the noise in which 1 % of copies are errors.
 
-    python examples/figure2.py --model cifar10-natural --images 100 --out out/figure2 [--quick]
+    python examples/figure2.py --model cifar10-natural --images 80 --out out/figure2 [--quick]
 
 Exits with 1 where claim 1 does not hold: on each network that was trained without attacks, the
 median over images of (nearest error found) / (-sigma Phi^-1(0.01)) is between 1/2 and 2. Says
@@ -20,11 +20,11 @@ from robustcore import plot, zoo
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 known = [name for name in zoo.names() if name.startswith("cifar10-")]
 parser.add_argument("--model", nargs="+", default=known, help="networks of the zoo")
-parser.add_argument("--images", type=int, help="of each (default: 100; 20 with --quick)")
+parser.add_argument("--images", type=int, help="of each (default: 80; 20 with --quick)")
 parser.add_argument("--out", type=Path, default=Path("out/figure2"))
 parser.add_argument("--quick", action="store_true", help="fewer images and draws")
 args = parser.parse_args()
-images, samples = args.images or (20 if args.quick else 100), 400 if args.quick else 1000
+images, samples = args.images or (20 if args.quick else 80), 400 if args.quick else 1000
 args.out.mkdir(parents=True, exist_ok=True)
 noise, both = {}, {}
 for name in args.model:
