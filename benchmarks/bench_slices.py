@@ -11,12 +11,12 @@ full windows are kept there, and those that are there already are not evaluated 
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine
 
 import robustcore as rc
 from robustcore.slices import church_windows
@@ -36,8 +36,7 @@ def summary(rows: list[dict]) -> dict:
     return {
         "model": args.model,
         "size": args.size,
-        "machine": {"processor": platform.processor(), "threads": torch.get_num_threads()},
-        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+        "machine": machine(),
         "images": rows,
         **{f"worst_share_{c}": max(row[f"share_{c}"] for row in rows) for c in STEPS},
         **{f"worst_same_{c}": min(row[f"same_{c}"] for row in rows) for c in STEPS},
