@@ -17,6 +17,8 @@ from robustcore.batches import out_of_memory
 from robustcore.evaluator import Evaluator
 
 LOSSES = ("ce", "margin", "dlr")
+# Classes (S,), or what chooses them from rows and logits (S, K).
+Classes = Tensor | Callable[[Tensor, Tensor], Tensor]
 
 
 class Gradients:
@@ -85,16 +87,17 @@ class Gradients:
         return torch.where(ahead > 0, -ahead, behind), self.targets[rows]
 
     def __call__(
-        self, rows: Tensor, points: Tensor, gradient: Tensor, loss: str, classes: Tensor | None
+        self, rows: Tensor, points: Tensor, gradient: Tensor, loss: str, classes: Classes | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(margin, gain, class found), each (S,); the gradient of the gain goes to `gradient`.
 
         The gain is what an attack raises. With `classes` (S,) it is each class's lead over the
-        label; where that is -1, and without it, the lead of the best of all.
+        label; where that is -1, and without it, the lead of the best of all. What chooses classes
+        is called once for each batch, for which no forward pass is made twice.
         """
 
         def both(at: slice) -> tuple[Tensor, ...]:
-            wanted = None if classes is None else classes[at]
+            wanted = classes[at] if isinstance(classes, Tensor) else classes
             return self._differentiate(rows[at], points[at], gradient[at], loss, wanted)
 
         parts = self._batches(len(rows), both)
@@ -107,9 +110,12 @@ class Gradients:
         return margin, gain, found
 
     def _differentiate(
-        self, rows: Tensor, points: Tensor, gradient: Tensor, loss: str, classes: Tensor | None
+        self, rows: Tensor, points: Tensor, gradient: Tensor, loss: str, classes: Classes | None
     ) -> tuple[Tensor, ...]:
         if self.fused is not None:
+            if callable(classes):
+                with torch.no_grad():
+                    classes = classes(rows, self.engine.network(self.images(points)))
             goal = self.y if self.targets is None else self.targets
             return self.fused.differentiate(
                 points, rows, goal, gradient, loss=loss, targeted=self.targets is not None,
@@ -125,6 +131,8 @@ class Gradients:
                     "attack needs and an error rate in noise does not: its logits carried none"
                 )
             wide = logits if logits.dtype == torch.float64 else logits.float()
+            if callable(classes):
+                classes = classes(rows, wide.detach())
             gain = self._gain(wide, rows, loss, classes)
             (found,) = torch.autograd.grad(gain.sum(), images, allow_unused=True)
         if found is None:

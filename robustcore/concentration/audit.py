@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robustcore import inputs
-from robustcore.concentration.noisy_points import draw_points, per_image_sigma, sigma_at
+from robustcore.concentration.noisy_points import correct, draw_points, per_image_sigma, sigma_at
 from robustcore.concentration.trial import Attack, Trial
 from robustcore.evaluator import Evaluator
 from robustcore.gradients import Gradients
@@ -128,9 +128,8 @@ def audit_attack(
                     noisy[some], _count(evaluator, some, noise[:, g], samples, columns["errors"], g)
                 )
                 with torch.no_grad():
-                    gradients, logits = draw_points(evaluator, some, noise[:, g], points)
-                    slots = torch.arange(len(logits), device=logits.device)
-                    right = (gradients.judged(slots, logits)[0] > 0).nonzero().flatten()
+                    gradients = draw_points(evaluator, some, noise[:, g], points)
+                    right = correct(gradients).nonzero().flatten()
                 at = right.cpu().numpy()
                 away, bad, broken = trial.distances(gradients, at, shown)
                 cells = np.zeros(len(some) * points)

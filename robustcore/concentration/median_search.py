@@ -3,9 +3,10 @@
 A slot is one noisy point. Along its direction u errors begin at about the distance that the
 linearised boundary has there; each gradient turns u towards the normal of that boundary, as in
 `robustcore.attack.minimum_norm`, and tells how far the nearest error is to be expected. Only slots
-whose expectation is still near their image's median take another gradient: how near depends on how
-far such an expectation may err after so many gradients (NEAR). A slot expected far above needs no
-error, as whatever it has lies above; one far below needs a single look at a point that is.
+whose expectation is still near their image's median, or an end of its interval, take another
+gradient: as near as the same image's slots were moved by their next gradient (`_near`). A slot
+expected far above needs no error, as whatever it has lies above; one far below needs a single look
+at a point that is.
 
 What counts is seen: the median is that of distances of errors seen, of 0 for draws that are errors
 themselves, and of infinity elsewhere. So it never lies below the median of the true distances.
@@ -13,16 +14,18 @@ themselves, and of infinity elsewhere. So it never lies below the median of the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from robustcore.gradients import Gradients
+from robustcore.gradients import Classes, Gradients
 
-# How far outside the interval of the median (relatively; from WITHIN gradients on: from the median
-# itself) a slot may be expected and still take another gradient, by how many it had. A slot whose
-# expectation is still moving may be CHANGE times as far as it moved.
-NEAR = (torch.inf, 0.3, 0.15, 0.08, 0.04, 0.03, 0.06, 0.05, 0.04, 0.04, 0.04)
-WITHIN, CHANGE = 6, 2.0
+# A slot is near, after so many gradients, within LOOSE times what their next gradient moved all but
+# a tenth of its image's slots; where fewer than KNOWN had it: FIRST, and FADE times that of the
+# gradient before.
+LOOSE, MOVED, KNOWN, FIRST, FADE, LEAST_NEAR = 1.5, 0.9, 8, 0.05, 0.6, 0.004
+MOST_GRADIENTS = 11
 LOOKS, SHORT = 6, 1.03  # at a point this much beyond the expected distance
 TURN = (torch.inf, 4.0, 1.5, 1.0, 0.6, 0.4, 0.3, 0.2, 0.15, 0.1, 0.06)  # eta, likewise
 OVERSHOOT = 5e-4  # beyond the linearised boundary
@@ -35,48 +38,63 @@ EXACT = 5e-4  # an error this near to where it is expected is not bisected
 class MedianSearch:
     """Slots of images: N for each of B, image by image, (S,) with S = B * N.
 
-    points: gradients whose images are the noisy points (S, D). logits: of them (S, K).
-    After `run`: seen (S,) float64, the distance of the nearest error seen; inf where none was.
+    points: gradients whose images are the noisy points (S, D).
+    After `run`: seen (S,) float64, the distance of the nearest error seen; 0 for points that are
+    errors themselves, inf where none was seen.
     """
 
-    def __init__(self, points: Gradients, n: int, ranks: tuple[int, int], logits: Tensor) -> None:
+    def __init__(self, points: Gradients, n: int, ranks: tuple[int, int]) -> None:
         self.points, self.n, self.ranks = points, n, ranks
-        margin, _ = points.judged(torch.arange(len(logits), device=logits.device), logits)
-        self.right = margin > 0
-        self.seen = torch.where(self.right, torch.inf, 0.0).double()
+        self.seen = torch.full(
+            points.y.shape, torch.inf, dtype=torch.float64, device=points.x.device
+        )
         self.best = points.x.clone()
-        self.expected = torch.where(self.right, torch.inf, 0.0).double()
-        self.change = torch.zeros_like(self.seen)
+        self.expected = self.seen.clone()
+        self.moved = self.seen.new_full((MOST_GRADIENTS, len(self.seen)), torch.inf)
         self.spent = torch.zeros_like(points.y)
         self.looks = torch.zeros_like(points.y)
+        self.doubt = torch.zeros_like(self.seen, dtype=torch.bool)
         self.offset = torch.zeros_like(points.x)
         self.radius = torch.zeros_like(self.seen)
-        self.classes = self._likeliest(logits)
+        self.classes = torch.full_like(points.y, -1)
 
     def run(self) -> None:
-        turns, near = (self.seen.new_tensor(each) for each in (TURN, NEAR))
-        last = len(NEAR)
+        turns = self.seen.new_tensor(TURN)
+        slots = torch.arange(len(self.seen), device=self.seen.device)
+        self._step(slots, turns[self.spent], self._likeliest())
         while True:
             key = torch.minimum(self.seen, self.expected)
             low, middle, high = self._ordered(key)
-            width = torch.maximum(near[self.spent.clamp(max=last - 1)], CHANGE * self.change)
-            late = self.spent >= WITHIN
-            close = key >= torch.where(late, middle, low) * (1 - width)
-            close &= key <= torch.where(late, middle, high) * (1 + width)
-            wanted = self.right & (self.spent < last) & (close | (self.spent == 0))
+            width = self._near().gather(0, self.spent[None])[0]
+            close = (key / middle).log().abs() < width
+            ends = torch.minimum((key / low).log().abs(), (key / high).log().abs())
+            wanted = close | (ends < width) | self.doubt
+            wanted &= (self.seen > 0) & (self.spent < MOST_GRADIENTS)
             slots = wanted.nonzero().flatten()
             if len(slots):
-                self._step(slots, turns[self.spent[slots]])
+                self._step(slots, turns[self.spent[slots]], self.classes[slots])
                 continue
             # whatever is expected below the upper end must be seen below it, and about there
             goal = torch.where(key < low, (key * low).sqrt(), key * SHORT ** (1 + self.looks))
-            unseen = self.right & (key <= high) & (self.seen > torch.maximum(goal, low))
+            unseen = (key <= high) & (self.seen > torch.maximum(goal, low))
             slots = (unseen & (self.looks < LOOKS)).nonzero().flatten()
             if not len(slots):
                 break
             self._look(slots, goal[slots])
         close = (key >= low * (1 - REFINE_NEAR)) & (key <= high * (1 + REFINE_NEAR))
-        self._refine((close & self.right).nonzero().flatten())
+        self._refine((close & (self.seen > 0)).nonzero().flatten())
+
+    def _near(self) -> Tensor:
+        """How near a slot of n gradients must be to take another, (1 + MOST_GRADIENTS, S)."""
+        ordered = self.moved.view(MOST_GRADIENTS, -1, self.n).sort(dim=2).values
+        had = torch.isfinite(ordered).sum(2)
+        at = (MOVED * (had - 1)).long().clamp(min=0)
+        moved = LOOSE * ordered.gather(2, at[:, :, None])[:, :, 0]
+        near = [torch.full_like(moved[0], FIRST / FADE)]
+        for n in range(1, MOST_GRADIENTS):
+            width = torch.where(had[n] < KNOWN, FADE * near[-1], moved[n])
+            near.append(width.clamp(min=LEAST_NEAR))
+        return torch.stack([*near, near[-1]]).repeat_interleave(self.n, 1)
 
     def _ordered(self, key: Tensor) -> list[Tensor]:
         """The median of each slot's image, (S,), between the ends of its interval."""
@@ -85,16 +103,17 @@ class MedianSearch:
         middle = (ordered[:, (self.n - 1) // 2] + ordered[:, self.n // 2]) / 2
         return [each.repeat_interleave(self.n) for each in (low, middle, high)]
 
-    def _likeliest(self, logits: Tensor) -> Tensor:
-        """The class whose boundary is nearest by logits and each image's lengths of gradients."""
+    def _likeliest(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Of slots and their logits: the class whose boundary is nearest by the lead over it and
+        the length of its gradient, which is averaged over a few draws of each image."""
         points, labels = self.points, self.points.y
-        images, count = len(labels) // self.n, logits.shape[1]
-        number = self.right.view(images, self.n).cumsum(1).flatten()
-        probes = (self.right & (number <= min(PROBES, 1 + self.n // 50))).nonzero().flatten()
-        if not len(probes):
-            return torch.full_like(labels, -1)
-        others = logits.double().scatter(1, labels[:, None], -torch.inf)
-        tried = others[probes].topk(min(CLASSES, count - 1), 1).indices
+        images = len(labels) // self.n
+        number = torch.arange(len(labels), device=labels.device) % self.n
+        probes = (number < min(PROBES, 1 + self.n // 50)).nonzero().flatten()
+        logits = points.logits(probes, points.x[probes])
+        count = logits.shape[1]
+        others = logits.scatter(1, labels[probes, None], -torch.inf)
+        tried = others.topk(min(CLASSES, count - 1), 1).indices
         rows = probes.repeat_interleave(tried.shape[1])
         gradient = torch.empty_like(points.x[rows])
         points(rows, points.x[rows], gradient, "margin", tried.flatten())
@@ -103,11 +122,16 @@ class MedianSearch:
         total = dual.new_zeros(images * count).index_add_(0, cell, dual.nan_to_num(0, 0, 0))
         times = torch.zeros_like(total).index_add_(0, cell, torch.ones_like(dual))
         length = (total / times).view(images, count)  # nan for classes not tried
-        own = logits.double().gather(1, labels[:, None])
-        far = (own - others) / length.repeat_interleave(self.n, 0)
-        far = torch.where(far.isnan(), torch.inf, far)
-        known = torch.isfinite(far).any(1)
-        return torch.where(known, far.argmin(1), -1)
+
+        def nearest(slots: Tensor, logits: Tensor) -> Tensor:
+            wide, own = logits.double(), labels[slots, None]
+            far = (wide.gather(1, own) - wide) / length[slots // self.n]
+            far = far.scatter(1, own, torch.inf).nan_to_num(torch.inf, torch.inf)
+            known = torch.isfinite(far).any(1)
+            self.classes[slots] = torch.where(known, far.argmin(1), -1)
+            return self.classes[slots]
+
+        return nearest
 
     def _slope(self, slots: Tensor, offset: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         points = self.points
@@ -121,11 +145,11 @@ class MedianSearch:
         self.seen[slots], self.best[slots] = seen, best
         return ~(margin > 0)
 
-    def _step(self, slots: Tensor, turn: Tensor) -> None:
+    def _step(self, slots: Tensor, turn: Tensor, classes: Classes) -> None:
         points, offset, radius = self.points, self.offset[slots], self.radius[slots]
         at = points.rounded(points.x[slots] + offset)
         gradient = torch.empty_like(offset)
-        margin, gain, _ = points(slots, at, gradient, "margin", self.classes[slots])
+        margin, gain, _ = points(slots, at, gradient, "margin", classes)
         self._see(slots, at, margin)
         dual, along = self._slope(slots, offset, gradient)
         plane = (along - gain.double()) / dual  # distance of the linearised boundary
@@ -142,12 +166,14 @@ class MedianSearch:
         )  # fmt: skip
         self.offset[slots], self.radius[slots] = offset, reach
         before = self.expected[slots]
-        moved = torch.where(torch.isfinite(before), (plane / before - 1).abs(), 0.0)
-        self.change[slots] = torch.where(usable, moved, 0.0)
+        moved = torch.where(
+            usable & torch.isfinite(before), (plane / before).log().abs(), torch.inf
+        )
+        self.moved[self.spent[slots], slots] = moved
         self.expected[slots] = torch.where(usable, plane, before)
         self.spent[slots] += 1
-        if len(slots):
-            self.classes[slots] = torch.where(self.spent[slots] >= 2, -1, self.classes[slots])
+        self.doubt[slots] = False
+        self.classes[slots] = torch.where(self.spent[slots] >= 2, -1, self.classes[slots])
         points.usable[slots[usable]] = True
 
     def _look(self, slots: Tensor, distance: Tensor) -> None:
@@ -157,6 +183,7 @@ class MedianSearch:
         margin, _ = points.judged(slots, points.logits(slots, at))
         wrong = self._see(slots, at, margin)
         self.looks[slots] += 1
+        self.doubt[slots] = ~wrong
         self.expected[slots] = torch.where(wrong, self.expected[slots], distance * SHORT)
 
     def _refine(self, slots: Tensor) -> None:

@@ -30,7 +30,7 @@ STREAM = 2  # its draws are not those with which a sigma was chosen
 BLOCK_ELEMENTS = 2**25  # pixels of all points searched together: bounds the memory
 PAPER_STEPS, PAPER_SHARE = 200, 225  # steps, and steps to a radius
 PAPER_TAIL = -2 * float(ndtri(1e-5))  # twice the 99.999th percentile of N(0, 1)
-DEAR = 15  # evaluations that a point costs, about: decides whether compiling pays
+DEAR = 9  # evaluations that a point costs, about: decides whether compiling pays
 
 
 @by_blocks({"sigma": 1})
@@ -71,7 +71,7 @@ def noisy_distance(
         counts, the points among them; a draw costs one evaluation.
     confidence: of the interval of each median and of each error rate, each by itself.
     method: "search" spends gradients on the points that can still move the median or the ends of
-        its interval, 3 to 5 a point (robustcore.concentration.median_search). "pgd" is the paper's
+        its interval, 2 to 4 a point (robustcore.concentration.median_search). "pgd" is the paper's
         protocol: descent on the cross-entropy from each correct draw in a ball of radius eps, by
         default max(1, 2 * the 99.999th percentile of N(0, sigma)), in `steps` steps of eps/225, by
         default 200, up to its first error; and 0 where the error rate is at least 1/2.
@@ -79,7 +79,7 @@ def noisy_distance(
     A draw that is itself an error has distance 0. Distances are upper bounds: those of errors seen.
     Noise is not clipped, and errors may lie outside [0, 1], as the theorem wants it. The same seed,
     ids and settings give the same numbers at any batch size, up to the model's own rounding.
-    Cost: B * (samples + about 8 * points) evaluations. Memory: blocks of images, 6 tensors of
+    Cost: B * (samples + about 9 * points) evaluations. Memory: blocks of images, 6 tensors of
     points * C * H * W each. Raises ValueError, TypeError or RuntimeError naming the argument.
 
     Source: Ford et al. (2019), section 5; Borell (1975); Sudakov and Tsirelson (1978).
@@ -125,13 +125,13 @@ def noisy_distance(
             draws = np.tile(np.arange(points, samples), len(rows))
             wrong = ~(evaluator.margins(more, noise[more], draws) > 0)
             errors += np.bincount(more[wrong], minlength=n)
-            gradients, logits = draw_points(evaluator, rows, noise, points)
+            gradients = draw_points(evaluator, rows, noise, points)
             if method == "search":
-                search = MedianSearch(gradients, points, ranks, logits)
+                search = MedianSearch(gradients, points, ranks)
                 search.run()
                 found = search.seen
             else:
-                found = _paper(gradients, logits, np.repeat(noise[rows], points), eps, steps)
+                found = _paper(gradients, np.repeat(noise[rows], points), eps, steps)
             at = slice(rows[0], rows[-1] + 1)
             seen[at] = found.cpu().numpy().reshape(-1, points)
             errors[at] += (seen[at] == 0).sum(1)
@@ -212,28 +212,30 @@ def sigma_at(
 
 def draw_points(
     evaluator: Evaluator, rows: np.ndarray, sigma: np.ndarray, points: int
-) -> tuple[Gradients, Tensor]:
-    """Draws 0 to points - 1 of each image as images of their own, and their logits."""
+) -> Gradients:
+    """Draws 0 to points - 1 of each image as images of their own."""
     device = evaluator.device
     slots = torch.as_tensor(rows, device=device).repeat_interleave(points)
     draws = torch.arange(points, device=device).repeat(len(rows))
     noise = torch.as_tensor(sigma, device=device)[slots]
     noisy = evaluator.noisy(slots, noise, draws)
-    gradients = Gradients(evaluator.among(noisy, slots), None, 2.0)
-    return gradients, gradients.logits(torch.arange(len(slots), device=device), gradients.x)
+    return Gradients(evaluator.among(noisy, slots), None, 2.0)
 
 
-def _paper(
-    gradients: Gradients, logits: Tensor, sigma: np.ndarray, eps: float | None, steps: int
-) -> Tensor:
+def correct(points: Gradients) -> Tensor:
+    """(S,) bool: which points the model gets right, by a forward pass of each."""
+    slots = torch.arange(len(points.x), device=points.x.device)
+    return points.judged(slots, points.logits(slots, points.x))[0] > 0
+
+
+def _paper(gradients: Gradients, sigma: np.ndarray, eps: float | None, steps: int) -> Tensor:
     """Distances of the paper's PGD from each correct draw, (S,); 0 for the others."""
-    slots = torch.arange(len(logits), device=logits.device)
-    margin, _ = gradients.judged(slots, logits)
-    right = (margin > 0).nonzero().flatten()
+    right = correct(gradients)
     reach = np.maximum(1.0, PAPER_TAIL * sigma) if eps is None else np.full(len(sigma), eps)
-    radius = torch.as_tensor(reach, device=logits.device)
+    radius = torch.as_tensor(reach, device=right.device)
     found = Found.nothing(gradients)
-    found.distance[~(margin > 0)] = 0.0
+    found.distance[~right] = 0.0
+    right = right.nonzero().flatten()
     how = Steps(
         steps, 1, "ce", radius / PAPER_SHARE, False, None, gradients.engine.seed,
         gradients.engine.ids, nearest=True,
