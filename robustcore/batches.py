@@ -13,6 +13,7 @@ from torch import Tensor
 class Slots:
     """A part of a round, on the device."""
 
+    index: Tensor  # (S,) int64, places in the round
     rows: Tensor  # (S,) int64, image of each slot
     sigma: Tensor  # (S,) float32
     samples: Tensor  # (S,) int64, index of the draw
@@ -22,7 +23,7 @@ class Graph:
     """One full batch recorded in a CUDA graph: a launch for the batch, not for each kernel."""
 
     def __init__(self, step: Callable[[Slots], Tensor], slots: Slots, notes: list[str]) -> None:
-        self.slots = Slots(slots.rows.clone(), slots.sigma.clone(), slots.samples.clone())
+        self.slots = Slots(*(each.clone() for each in vars(slots).values()))
         self.step, self.graph = step, None
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

@@ -41,6 +41,7 @@ def certify(
     batch_size: int | None = None,
     backend: str | None = None,
     compile: bool | None = None,
+    precision: str | None = None,
     progress: bool | None = None,
     run: str | os.PathLike[str] | None = None,
     block: int | None = None,
@@ -56,8 +57,8 @@ def certify(
     radius: asks only whether this radius holds, for each image. Counting stops at the first of the
         looks n/128, n/64, ..., n that decides, for or against; alpha is shared between them, half
         to the last, so each of the two answers is wrong with a probability of at most alpha.
-    y: only for `accuracy`. model, x, seed, ids, batch_size, backend, compile, progress, run, block:
-        as in `error_rate`. A tie or a NaN among the logits is not the class.
+    y: only for `accuracy`. model, x, seed, ids, batch_size, backend, compile, precision, progress,
+        run, block: as in `error_rate`. A tie or a NaN among the logits is not the class.
 
     Draw i of an image is a function of (seed, id, i): the same at any batch size and on any device.
     Cost: n0 + n evaluations of each image; with `radius` a hundredth of that where p is far from
@@ -73,7 +74,7 @@ def certify(
     asked = None if radius is None else inputs.positive("radius", radius)
     evaluator = _engine(
         model, x, y, n0 + n, seed=seed, ids=ids, batch_size=batch_size, backend=backend,
-        compile=compile,
+        compile=compile, precision=precision,
     )  # fmt: skip
     images = len(evaluator.x)
     labels = evaluator.y.cpu().numpy()
@@ -135,6 +136,7 @@ def predict(
     batch_size: int | None = None,
     backend: str | None = None,
     compile: bool | None = None,
+    precision: str | None = None,
     progress: bool | None = None,
     run: str | os.PathLike[str] | None = None,
     block: int | None = None,
@@ -155,8 +157,9 @@ def predict(
     n = inputs.integer("n", n, 1, 2**31)
     alpha = inputs.fraction("alpha", alpha)
     evaluator = _engine(
-        model, x, y, n, seed=seed, ids=ids, batch_size=batch_size, backend=backend, compile=compile
-    )
+        model, x, y, n, seed=seed, ids=ids, batch_size=batch_size, backend=backend, compile=compile,
+        precision=precision,
+    )  # fmt: skip
     images = len(evaluator.x)
     looks, tails = _looks(n, alpha) if early else ([n], [alpha])
     label = np.full(images, -1)

@@ -1,9 +1,7 @@
 """The engine: many perturbed copies of a few images, through the model in full batches, counted.
 
-A round is a flat table of slots (row, sigma, sample). The evaluator cuts it into full batches,
-perturbs, runs the model, and reduces logits to margins or counts on the device; the host waits
-once, at the end of a round. Draws are named by (seed, stream, image id, sample), so how a round
-is cut changes no draw.
+Rounds of slots (robustcore.rounds) are perturbed, judged, and reduced to margins or counts on the
+device. Draws are named by (seed, stream, image id, sample).
 """
 
 from __future__ import annotations
@@ -18,18 +16,15 @@ import torch
 from torch import Tensor
 
 from robustcore import inputs
-from robustcore.batches import Graph, Slots, out_of_memory
+from robustcore.batches import Graph, Slots
 from robustcore.fused import Fused, fuse
 from robustcore.kernels import select
 from robustcore.network import Model, Network
+from robustcore.precision import Coarse, checked
+from robustcore.rounds import Rounds
 
 BATCH_PIXELS = {"cpu": 3 * 2**17, "cuda": 2**24}
 LEAST_BATCH = 4  # photos of 224 x 224, 2 cores: 1.3 times as fast as 2 at a time (two networks)
-# Batches perturbed and reduced at once on a CPU: between two of them the work of the model empties
-# the caches, and to fill them again costs as much as the noise
-TOGETHER = 8
-GRAPH_BATCHES = 8  # recording a CUDA graph pays from about this many batches on
-FUSED_BATCH = 8192  # slots of a fused network: it stores no image
 PROBE = 4
 # How far two evaluations of one input may differ, relative to the largest logit, before the
 # model counts as randomised: far above rounding, far below any dropout or random resize.
@@ -40,7 +35,7 @@ class RandomizedModelWarning(UserWarning):
     """The model's answer to one input varies from call to call."""
 
 
-class Evaluator:
+class Evaluator(Rounds):
     """A model and the images that it is measured on.
 
     x is one image or a batch in any floating type: noise is added in float32, and the sum is
@@ -50,6 +45,8 @@ class Evaluator:
     After construction: `y` (B,) int64, `n_classes`, `clean_margins` (B,) float64, `randomized`,
     `n_forward` (B,) int64 evaluations spent so far on each image, `notes`; `fused`, the network
     in one kernel with its noise, where it is small enough to be one (robustcore.fused), or None.
+    precision: "bfloat16" or, on a GPU, "tf32": draws are judged in it, and again in full where it
+    might matter (robustcore.precision). A fused network has no need of it.
     """
 
     def __init__(
@@ -65,6 +62,7 @@ class Evaluator:
         batch_size: int | None = None,
         backend: str | None = None,
         compile: bool | None = None,
+        precision: str | None = None,
         planned: int = 0,
     ) -> None:
         batch = inputs.images(x)
@@ -86,21 +84,25 @@ class Evaluator:
         self.n_forward = np.zeros(n, np.int64)
         self.notes: list[str] = []
         self.fused: Fused | None = None
+        self.coarse: Coarse | None = None
+        lower = checked(precision, self.device, self.dtype)
         self._graph: Graph | None = None
         self._images: Tensor | None = None
         with torch.no_grad():
-            self._start(labels, compile, planned)
+            self._start(labels, compile, planned, lower)
         self.notes += self.network.notes
 
-    def _start(self, labels: Tensor | None, compile: bool | None, planned: int) -> None:
+    def _start(
+        self, labels: Tensor | None, compile: bool | None, planned: int, lower: str | None
+    ) -> None:
         """Clean logits; labels where none were given; is the model a function of its input?"""
         probe = self.x[:PROBE]
         self.network.choose_layout(probe)
         rows = np.arange(len(self.x))
         clean: list[Tensor] = []
-        self._run(
-            self._table(rows, np.zeros(len(rows)), rows),
-            lambda logits, *_: clean.append(logits.clone()),
+        self.run(
+            self.table(rows, np.zeros(len(rows)), rows),
+            lambda logits, _: clean.append(logits.clone()),
         )
         logits = torch.cat(clean)
         if bool(logits.isnan().all()):
@@ -113,14 +115,22 @@ class Evaluator:
         margins = self.kernels.margins(logits, self.y, torch.as_tensor(rows, device=self.device))
         self.clean_margins = margins[0].double().cpu().numpy()
 
-        again, flipped = (self.network(self._formatted(p)).clone() for p in (probe, probe.flip(0)))
+        again, flipped = (self.network(self.formatted(p)).clone() for p in (probe, probe.flip(0)))
         self.n_forward += 1
         self.n_forward[:PROBE] += 2
-        self.randomized = not _same(again, self.network(self._formatted(probe)))
+        self.randomized = not _same(again, self.network(self.formatted(probe)))
         if self.randomized:
+            if lower is not None:
+                raise ValueError(
+                    f"precision must be left out for a randomised model, was {lower!r}"
+                )
             message = "the model's answer to one input varies from call to call"
             self.notes.append(message)
             warnings.warn(message, RandomizedModelWarning, stacklevel=5)
+            if lower is not None:
+                raise ValueError(
+                    f"precision must be left out for a randomised model, was {lower!r}"
+                )
         elif not _same(again, flipped.flip(0)):
             raise ValueError(
                 "model must judge each image by itself, its answer depended on the other images "
@@ -133,9 +143,13 @@ class Evaluator:
         if self.fused is not None:
             self.notes.append(self.fused.note)
             return
+        if lower is not None:
+            self.coarse = Coarse(lower, self.device)
+            self.notes.append(self.coarse.note)
+            compile = bool(compile)  # it would help the few draws in doubt alone
         # a full batch first: smaller ones then need no compilation of their own
         full = self.x[:1].expand(max(self.batch_size, 32), -1, -1, -1)
-        self.network.compile(compile, planned, self._formatted(full))
+        self.network.compile(compile, planned, self.formatted(full))
 
     # -- what methods call -------------------------------------------------------------------
 
@@ -149,12 +163,11 @@ class Evaluator:
         """Margin of each slot, float64 (S,): the model is right where it is positive."""
         out = torch.full((len(rows),), torch.nan, dtype=torch.float64, device=self.device)
 
-        def reduce(logits: Tensor, slots: Slots, at: slice) -> None:
-            out[at] = self.kernels.margins(logits, self.y, slots.rows)[0]
-            progress(at.stop - at.start)
+        def reduce(logits: Tensor, slots: Slots) -> None:
+            out[slots.index] = self.kernels.margins(logits, self.y, slots.rows)[0].double()
 
         with torch.no_grad():
-            self._run(self._table(rows, sigma, samples), reduce)
+            self.run(self.table(rows, sigma, samples), reduce, progress)
         self.n_forward += np.bincount(rows, minlength=len(self.x))
         return out.cpu().numpy()
 
@@ -162,11 +175,11 @@ class Evaluator:
         """The class that the model gives each slot, int64 (S,): of equal logits the lowest."""
         out = torch.empty(len(rows), dtype=torch.int64, device=self.device)
 
-        def reduce(logits: Tensor, slots: Slots, at: slice) -> None:
-            out[at] = logits.argmax(1)
+        def reduce(logits: Tensor, slots: Slots) -> None:
+            out[slots.index] = logits.argmax(1)
 
         with torch.no_grad():
-            self._run(self._table(rows, sigma, samples), reduce)
+            self.run(self.table(rows, sigma, samples), reduce)
         self.n_forward += np.bincount(rows, minlength=len(self.x))
         return out.cpu().numpy()
 
@@ -174,7 +187,7 @@ class Evaluator:
         """The images of slots, (S, C, H, W) float32, as the model sees them: in x's type."""
         if self.fused is not None and self.fused.packed.draws == "features":
             raise ValueError("model must draw its noise in pixels where noisy images are wanted")
-        out = self._formatted(self.x.new_empty((len(rows), *self.x.shape[1:])))
+        out = self.formatted(self.x.new_empty((len(rows), *self.x.shape[1:])))
         self.kernels.perturb(
             self.x, rows, sigma.float(), samples, self.ids, out,
             seed=self.seed, stream=self.stream, clip=self.clip,
@@ -207,95 +220,16 @@ class Evaluator:
         labels = self.y.repeat_interleave(len(grid))
         counts = torch.zeros(len(labels), dtype=torch.int64, device=self.device)
 
-        def cells(at: slice) -> Tensor:
-            return torch.arange(at.start, at.stop, device=self.device) // samples
+        def slots(at: Tensor) -> Slots:
+            cell = at // samples
+            return Slots(at, cell // len(grid), grid[cell % len(grid)], at % samples)
 
-        def slots(at: slice) -> Slots:
-            cell = cells(at)
-            draw = torch.arange(at.start, at.stop, device=self.device) % samples
-            return Slots(cell // len(grid), grid[cell % len(grid)], draw)
-
-        def reduce(logits: Tensor, _: Slots, at: slice) -> None:
-            self.kernels.count_errors(logits, labels, cells(at), counts)
-            progress(at.stop - at.start)
+        def reduce(logits: Tensor, slots: Slots) -> None:
+            self.kernels.count_errors(logits, labels, slots.index // samples, counts)
 
         with torch.no_grad():
-            self._run((len(labels) * samples, slots), reduce)
+            self.run((len(labels) * samples, slots), reduce, progress)
         return counts.view(-1, len(grid)).cpu().numpy()
-
-    # -- batches -----------------------------------------------------------------------------
-
-    def _table(
-        self, rows: np.ndarray, sigma: np.ndarray, samples: np.ndarray
-    ) -> tuple[int, Callable[[slice], Slots]]:
-        table = (
-            torch.as_tensor(rows, device=self.device).long(),
-            torch.as_tensor(sigma, device=self.device).float(),
-            torch.as_tensor(samples, device=self.device).long(),
-        )
-        return len(rows), lambda at: Slots(*(column[at] for column in table))
-
-    def _run(
-        self,
-        round_: tuple[int, Callable[[slice], Slots]],
-        reduce: Callable[[Tensor, Slots, slice], object],
-    ) -> None:
-        total, make = round_
-        start, together = 0, TOGETHER if self.device.type == "cpu" else 1
-        while start < total:
-            size = together * self.batch_size if self.fused is None else FUSED_BATCH
-            at = slice(start, min(start + size, total))
-            slots = make(at)
-            try:
-                logits = self._logits(slots, batches=(total - start) // self.batch_size)
-            except RuntimeError as error:
-                if self.batch_size == 1 or not out_of_memory(error):
-                    raise
-                self.halve()
-                continue
-            reduce(logits, slots, at)
-            start = at.stop
-
-    def _logits(self, slots: Slots, batches: int) -> Tensor:
-        if self.fused is not None:
-            return self.fused.logits(
-                self.x, slots.rows, slots.sigma, slots.samples, self.ids,
-                seed=self.seed, stream=self.stream, clip=self.clip,
-            )  # fmt: skip
-        if self.device.type == "cuda" and len(slots.rows) == self.batch_size:
-            if self._graph is None and batches >= GRAPH_BATCHES:
-                self._graph = Graph(self._perturbed, slots, self.notes)
-            if self._graph is not None:
-                return self._graph(slots)
-        return self._perturbed(slots)
-
-    def _perturbed(self, slots: Slots) -> Tensor:
-        n = len(slots.rows)
-        if self._images is None or len(self._images) < n:
-            self._images = self._formatted(self.x.new_empty((n, *self.x.shape[1:])))
-        out = self.kernels.perturb(
-            self.x,
-            slots.rows,
-            slots.sigma,
-            slots.samples,
-            self.ids,
-            self._images[:n],
-            seed=self.seed,
-            stream=self.stream,
-            clip=self.clip,
-        )
-        logits = [self.network(batch) for batch in out.split(self.batch_size)]
-        return logits[0] if len(logits) == 1 else torch.cat(logits)
-
-    def _formatted(self, images: Tensor) -> Tensor:
-        return images.contiguous(memory_format=self.network.layout)
-
-    def halve(self) -> None:
-        self.batch_size //= 2
-        self._images = self._graph = None
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.notes.append(f"out of memory: batch size halved to {self.batch_size}")
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -165,6 +165,11 @@ def clip_range(clip: Sequence[float] | None) -> tuple[float, float] | None:
     return low, high
 
 
+def left_out(name: str, value: Any, where: str) -> None:
+    if value is not None:
+        raise ValueError(f"{name} must be left out {where}, was {value!r}")
+
+
 def choice(name: str, value: Any, known: Sequence[str]) -> str:
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, was {value!r}")

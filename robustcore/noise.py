@@ -40,6 +40,7 @@ def error_rate(
     batch_size: int | None = None,
     backend: str | None = None,
     compile: bool | None = None,
+    precision: str | None = None,
     progress: bool | None = None,
     run: str | os.PathLike[str] | None = None,
     block: int | None = None,
@@ -61,6 +62,9 @@ def error_rate(
     clip: (low, high) clips noisy pixels; None, the default and the paper's way, does not.
     batch_size, backend ("reference", "native", "triton"), compile: chosen automatically by
         default; the choice is in the record's provenance. progress: None shows a bar on a terminal.
+    precision: "bfloat16" or, on a GPU, "tf32" evaluates the model in lower precision, and once more
+        as it is where the lead of the class it names is within twice the largest rounding measured:
+        counts stay those of the model as it is (robustcore.precision). None: as the model is.
     run: folder that keeps finished images; the same call goes on from there (docs/scale.md).
     block: images measured at a time in a run, in a set that is read, and in a process group, whose
         ranks share the work and all get the whole record.
@@ -75,6 +79,7 @@ def error_rate(
     samples = inputs.integer("samples", samples, 1, 2**32)
     confidence = inputs.fraction("confidence", confidence)
     if inputs.choice("method", method, RATE_METHODS) == "splitting":
+        inputs.left_out("precision", precision, "with method='splitting'")
         return splitting_rate(
             model, x, grid, y, samples=samples, confidence=confidence, progress=progress,
             seed=seed, ids=ids, clip=clip, batch_size=batch_size, backend=backend, compile=compile,
@@ -91,6 +96,7 @@ def error_rate(
         batch_size=batch_size,
         backend=backend,
         compile=compile,
+        precision=precision,
         planned=total,
     )
     with bar(total, "evaluations", progress) as shown:
@@ -130,6 +136,7 @@ def sigma_at_error_rate(
     batch_size: int | None = None,
     backend: str | None = None,
     compile: bool | None = None,
+    precision: str | None = None,
     progress: bool | None = None,
     run: str | os.PathLike[str] | None = None,
     block: int | None = None,
@@ -171,8 +178,8 @@ def sigma_at_error_rate(
     chosen = ("splitting" if rare else "quantile") if method is None else method
     note = f"splitting, as the error rate is below 1/samples = {1 / samples:g}"
     if inputs.choice("method", chosen, METHODS) == "splitting":
-        if rtol is not None:
-            raise ValueError(f"rtol must be left out with method='splitting', was {rtol:g}")
+        inputs.left_out("rtol", rtol, "with method='splitting'")
+        inputs.left_out("precision", precision, "with method='splitting'")
         return splitting_sigma(
             model, x, error_rate, y, samples=samples, confidence=confidence, sigma_max=sigma_max,
             progress=progress, note=note if method is None else None, seed=seed, ids=ids,
@@ -190,6 +197,7 @@ def sigma_at_error_rate(
         batch_size=batch_size,
         backend=backend,
         compile=compile,
+        precision=precision,
         planned=n_images * samples * (1 if method == "quantile" else 8),
     )
     if evaluator.randomized:

@@ -14,6 +14,7 @@ from robustcore.cli.common import (
     print_table,
     write,
 )
+from robustcore.precision import PRECISIONS
 from robustcore.runs import leads
 
 ABOUT = "randomised smoothing: the answer in noise, and the radius within which it cannot change"
@@ -26,6 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--n", type=int, default=100_000, help="draws that count it")
     add("--alpha", type=float, default=0.001, help="probability that a radius is wrong")
     add("--radius", type=float, help="ask only whether this radius holds")
+    add("--precision", choices=PRECISIONS, help="judged first in it (default: the model's own)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         n=args.n,
         alpha=args.alpha,
         radius=args.radius,
+        precision=args.precision,
         progress=True,
         run=args.kept,
         **engine(args),

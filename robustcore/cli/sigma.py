@@ -20,6 +20,7 @@ from robustcore.cli.common import (
 )
 from robustcore.distance import distance_to_error
 from robustcore.noise import METHODS, sigma_at_error_rate
+from robustcore.precision import PRECISIONS
 from robustcore.results import SigmaResult, compare
 from robustcore.runs import leads
 
@@ -35,6 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--sigma-max", type=float, default=1.0, help="where the search ends")
     how = "quantile, or splitting below 1/samples by default; bisection is the paper's"
     add("--method", choices=METHODS, help=how)
+    add("--precision", choices=PRECISIONS, help="judged first in it (default: the model's own)")
     add("--with-distance", action="store_true", help="find the nearest error (l2) as well")
 
 
@@ -50,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         confidence=args.confidence,
         sigma_max=args.sigma_max,
         method=args.method,
+        precision=args.precision,
         progress=True,
         run=args.kept,
         **engine(args),

@@ -93,8 +93,7 @@ def noisy_distance(
     if samples < points:
         raise ValueError(f"samples must be at least points = {points}, was {samples}")
     for name, value in (("eps", eps), ("steps", steps)) if method == "search" else ():
-        if value is not None:
-            raise ValueError(f"{name} must be left out with method='search', was {value!r}")
+        inputs.left_out(name, value, "with method='search'")
     eps = None if eps is None else inputs.positive("eps", eps)
     steps = inputs.integer("steps", PAPER_STEPS if steps is None else steps, 1)
     if (sigma is None) == (error_rate is None):

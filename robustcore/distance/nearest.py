@@ -84,8 +84,8 @@ def distance_to_error(
     method = inputs.choice("method", method, METHODS)
     given = {"effort": effort, "eps": eps, "steps": steps, "step_size": step_size, "loss": loss}
     for name, value in (given | {"refine": refine or None}).items():
-        if value is not None and name in UNUSED[method]:
-            raise ValueError(f"{name} must be left out with method={method!r}, was {value!r}")
+        if name in UNUSED[method]:
+            inputs.left_out(name, value, f"with method={method!r}")
     effort = inputs.integer("effort", EFFORT if effort is None else effort, 5)
     loss = "ce" if loss is None else loss
     search = isinstance(eps, str)
