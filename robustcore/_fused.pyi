@@ -22,31 +22,11 @@ class Net:
         ends: Sequence[int],
         dense: bool,
     ) -> None: ...
-    @property
-    def isa(self) -> str: ...
-    @property
-    def slots_at_once(self) -> int: ...
-    def logits(
+    def evaluate(
         self,
-        table: tuple[int, int, int, int],  # rows, sigma, samples, ids
-        x: int,
-        base: int,
-        out: int,
-        sizes: tuple[int, int],
+        tensors: Sequence[int],  # x, base, ids, sigma, rows, samples, labels, out
+        sizes: Sequence[int],  # slots, images, sigmas, first draw, draws
         names: tuple[int, int],  # seed, stream
-        clip: _Clip,
-        threads: int,
-    ) -> None: ...
-    def count_errors(
-        self,
-        x: int,
-        base: int,
-        ids: int,
-        labels: int,
-        grid: int,
-        counts: int,
-        sizes: tuple[int, int, int, int],  # images, sigmas, first draw, draws
-        names: tuple[int, int],
         clip: _Clip,
         threads: int,
     ) -> None: ...

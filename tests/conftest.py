@@ -6,7 +6,7 @@ they are those of a GPU: see elsewhere.py.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from elsewhere import DEVICE, INTERPRETED, Elsewhere
+from emulated import build, emulated, launched
 from torch import Tensor
 
 from robustcore.kernels import KERNELS, select
@@ -90,6 +91,21 @@ def batch() -> Callable[..., Batch]:
         return Batch(torch.rand(images, *shape, generator=generator), rows, sigma, samples, ids)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def emulation(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return build(tmp_path_factory.mktemp("emulated")) if DEVICE == "cpu" else None
+
+
+@pytest.fixture(scope="module")
+def cuda(emulation: Any) -> Iterator[Any]:
+    """The kernels in CUDA C++ and the fused networks, run by the CPU or on the device."""
+    if emulation is None:
+        yield launched()
+        return
+    with emulated(emulation) as doors:
+        yield doors
 
 
 @pytest.fixture

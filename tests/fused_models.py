@@ -1,10 +1,15 @@
-"""Small networks that can be fused, by name, with the shapes of their images."""
+"""Small networks that can be fused, by name, with the shapes of their images; how they round."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from robustcore.kernels import reference
+
+UNIT = 2.0**-24
 
 
 class Chain(nn.Module):
@@ -90,3 +95,44 @@ def slots(shape, n=83, images=5, seed=0):
     ids = torch.randint(2**32, (images,), generator=generator)
     samples[0], ids[rows[0]] = 2**32 - 1, 2**32 - 1
     return x, rows, torch.rand(n, generator=generator), samples, ids
+
+
+def band(packed, noisy):
+    """How far rounding may carry float32 logits, (S, K): lambda sqrt(n) u |W| |x| in each layer.
+
+    The bound of Higham and Mary (2019) on a sum of n terms, with lambda = 8: it is broken with
+    probability 2 exp(-32) at most. Layers hand it on by their absolute weights. Folding of weights
+    counts as one term.
+    """
+    value = noisy.double()
+    error = 2 * UNIT * value.abs()
+    for layer in packed.layers:
+        absolute = replace(
+            layer, weight=layer.weight.abs(), bias=layer.bias.abs(), relu=False, pool=1,
+            fill=None if layer.fill is None else layer.fill.abs(),
+        )  # fmt: skip
+        carried = replace(absolute, bias=torch.zeros_like(layer.bias), fill=None)
+        terms = layer.weight[0].numel() + 2
+        error = carried(error) + 8 * terms**0.5 * UNIT * absolute(value.abs())
+        value = layer(value)
+        error = nn.functional.max_pool2d(error, layer.pool) if layer.pool > 1 else error
+    return error
+
+
+def noisy_images(arguments, **names):
+    x, rows, sigma, samples, ids = arguments
+    out = torch.empty(len(rows), *x.shape[1:])
+    return reference.perturb(x, rows, sigma, samples, ids, out, **names)
+
+
+def in_doubt(packed, x, labels, grid, draws, **names):
+    """How many of `draws` first draws of each image rounding may decide, at each sigma: (B, G)."""
+    images = torch.arange(len(x))
+    rows, samples = images.repeat_interleave(draws), torch.arange(draws).repeat(len(x))
+    inside = torch.zeros(len(x), len(grid), dtype=torch.int64)
+    for g, sigma in enumerate(grid):
+        noisy = noisy_images((x, rows, torch.full((len(rows),), sigma), samples, images), **names)
+        margin = reference.margins(packed(noisy.double()), labels, rows)[0]
+        close = margin.abs() <= 2 * band(packed, noisy).amax(1)
+        inside[:, g] = close.view(len(x), draws).sum(1)
+    return inside

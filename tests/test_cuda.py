@@ -13,75 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from elsewhere import DEVICE, Elsewhere
-from fused_models import _dense, model, slots
 
 from robustcore import kernels
-from robustcore.fused import pack
-from robustcore.fused.native import ISAS, NativeNet
-from robustcore.fused.reference import ReferenceNet
 from robustcore.kernels import reference
 
 HERE = Path(__file__).parent
-SOURCES = HERE.parent / "csrc/cuda"
 built = pytest.mark.skipif(
     importlib.util.find_spec("robustcore._cuda") is None, reason="built without nvcc"
 )
-
-
-@pytest.fixture(scope="module")
-def cuda(tmp_path_factory):
-    """robustcore.kernels.cuda and the fused networks, over the emulation, for CPU tensors."""
-    if DEVICE != "cpu":
-        yield launched()
-        return
-    pybind11 = pytest.importorskip("pybind11")
-    if shutil.which("g++") is None:
-        pytest.skip("no g++")
-    path = tmp_path_factory.mktemp("emulated") / "_cuda.so"
-    includes = [f"-I{pybind11.get_include()}", f"-I{_python_include()}"]
-    command = ["g++", "-O1", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", *includes]
-    sources = [str(SOURCES / name) for name in ("emulated.cpp", "bindings.cpp")]
-    subprocess.run([*command, *sources, "-o", str(path)], check=True)
-    before = {name: sys.modules.get(name) for name in NAMES}
-    spec = importlib.util.spec_from_file_location("robustcore._cuda", path)
-    emulated = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(emulated)
-    import robustcore
-    import robustcore.fused
-    import robustcore.kernels
-
-    own = getattr(robustcore, "_cuda", None)
-    for name in NAMES:
-        sys.modules.pop(name, None)
-    sys.modules["robustcore._cuda"] = robustcore._cuda = emulated
-    doors = importlib.import_module("robustcore.kernels.cuda")
-    doors.DEVICE = "cpu"
-    doors.CudaNet = importlib.import_module("robustcore.fused.cuda").CudaNet
-    yield doors
-    robustcore._cuda = own
-    for name, module in before.items():
-        sys.modules.pop(name, None)
-        if module is not None:
-            sys.modules[name] = module
-
-
-def launched():
-    """The same, on the device."""
-    doors = importlib.import_module("robustcore.kernels.cuda")
-    made = importlib.import_module("robustcore.fused.cuda").CudaNet
-    there = Elsewhere(doors)
-    there.CudaNet = lambda packed, _: Elsewhere(made(packed, DEVICE))
-    return there
-
-
-NAMES = ("robustcore._cuda", "robustcore.kernels.cuda", "robustcore.fused.cuda")
-
-
-def _python_include():
-    import sysconfig
-
-    return sysconfig.get_paths()["include"]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -155,44 +94,7 @@ def test_steps_in_balls_have_the_bits_of_the_reference(cuda, elements, norm, sph
         assert torch.equal(mine, right)
 
 
-@pytest.mark.parametrize("name", ["linear", "mlp", "four"])
-def test_fused_networks_have_the_bits_of_the_cpu(cuda, name):
-    module, shape = model(name)
-    packed, arguments = pack(module, shape), slots(shape)
-    net = cuda.CudaNet(packed, "cpu")
-    got = net.logits(*arguments, seed=2**63 - 5, stream=3)
-    if {"avx512", "avx2"} & set(ISAS):  # the one without contraction rounds otherwise
-        assert torch.equal(got, NativeNet(packed).logits(*arguments, seed=2**63 - 5, stream=3))
-    wide = ReferenceNet(packed, torch.float64)
-    want = wide.logits(*arguments, seed=2**63 - 5, stream=3)
-    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
-    x, _, _, _, ids = arguments
-    grid, labels = torch.tensor([0.0, 0.3, 2.0]), packed(x).argmax(1)
-    counts, expected = torch.zeros(5, 3, dtype=torch.int64), torch.zeros(5, 3, dtype=torch.int64)
-    for body, out in ((net, counts), (NativeNet(packed), expected)):
-        body.count_errors(x, labels, grid, ids, (3, 41), out, seed=1)
-    assert torch.equal(counts, expected)
-    assert int(counts.sum()) > 0
-    with pytest.raises(ValueError, match="clip must be None for a fused network in CUDA, was"):
-        net.logits(*arguments, seed=0, clip=(0, 1))
-
-
-@pytest.mark.parametrize("width", [130, 600, 1024])
-def test_wide_layers_are_divided_among_threads(cuda, width):
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(width)
-        packed = pack(_dense(70, width, 40, 3).eval(), (1, 7, 10))
-    arguments = slots((1, 7, 10), 37)
-    got = cuda.CudaNet(packed, "cpu").logits(*arguments, seed=0)
-    want = ReferenceNet(packed, torch.float64).logits(*arguments, seed=0)
-    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
-
-
-def test_convolutions_and_wrong_tensors_are_refused(cuda):
-    module, shape = model("chain")
-    with pytest.raises(ValueError, match="packed must begin with a linear layer"):
-        cuda.CudaNet(pack(module, shape), "cpu")
+def test_wrong_tensors_are_refused(cuda):
     with pytest.raises(ValueError, match=r"logits must be \(S, K >= 2\)"):
         cuda.margins(torch.zeros(3, 1), torch.zeros(1).long(), torch.zeros(3).long())
     rows, two, one = torch.zeros(2).long(), torch.zeros(2, 4), torch.zeros(2)
@@ -234,4 +136,4 @@ def test_every_kernel_compiles_for_each_architecture_without_spills(capsys):
         print(f"\n{done.stdout}")
     assert done.returncode == 0, done.stdout + done.stderr
     for arch in (80, 90, 100):
-        assert len(re.findall(f"^sm_{arch} .* 0 bytes spilled$", done.stdout, re.M)) == 10
+        assert len(re.findall(f"^sm_{arch} .* 0 bytes spilled$", done.stdout, re.M)) == 11

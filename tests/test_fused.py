@@ -1,11 +1,9 @@
 """Fused networks: the same noise, the same counts, and a record that says so."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
-from fused_models import MODELS, _dense, model, slots
+from fused_models import MODELS, _dense, band, in_doubt, model, noisy_images, slots
 from models import direction, grey
 from scipy.stats import binom, norm
 from torch import nn
@@ -26,39 +24,6 @@ def isa(request):
     if request.param not in ISAS:
         pytest.skip(f"this machine does not run {request.param}")
     return request.param
-
-
-UNIT = 2.0**-24
-
-
-def band(packed, noisy):
-    """How far rounding may carry float32 logits, (S, K): lambda sqrt(n) u |W| |x| in each layer.
-
-    The bound of Higham and Mary (2019) on a sum of n terms, with lambda = 8: it is broken with
-    probability 2 exp(-32) at most. Layers hand it on by their absolute weights. Folding of weights
-    counts as one term.
-    """
-    value = noisy.double()
-    error = 2 * UNIT * value.abs()
-    for layer in packed.layers:
-        absolute = replace(
-            layer, weight=layer.weight.abs(), bias=layer.bias.abs(), relu=False, pool=1,
-            fill=None if layer.fill is None else layer.fill.abs(),
-        )  # fmt: skip
-        carried = replace(absolute, bias=torch.zeros_like(layer.bias), fill=None)
-        terms = layer.weight[0].numel() + 2
-        error = carried(error) + 8 * terms**0.5 * UNIT * absolute(value.abs())
-        value = layer(value)
-        error = nn.functional.max_pool2d(error, layer.pool) if layer.pool > 1 else error
-    return error
-
-
-def noisy_images(arguments, **names):
-    x, rows, sigma, samples, ids = arguments
-    from robustcore.kernels import reference
-
-    out = torch.empty(len(rows), *x.shape[1:])
-    return reference.perturb(x, rows, sigma, samples, ids, out, **names)
 
 
 @pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
@@ -117,17 +82,8 @@ def test_counts_are_those_of_the_unfused_path_outside_the_rounding_band(name, cl
     assert not any("fused" in note for note in plain.provenance.notes)
     np.testing.assert_array_equal(fused.labels, plain.labels)
     np.testing.assert_array_equal(fused.n_forward, plain.n_forward)
-    packed = pack(module, shape)
-    inside, labels = np.zeros((len(x), len(grid)), np.int64), torch.tensor(plain.labels)
-    rows, draws = torch.arange(len(x)).repeat_interleave(samples), torch.arange(samples).repeat(5)
-    for g, sigma in enumerate(grid):
-        at = (x, rows, torch.full((len(rows),), sigma), draws, torch.arange(len(x)))
-        noisy = noisy_images(at, seed=5, clip=clip)
-        logits = packed(noisy.double())
-        own = logits.gather(1, labels[rows][:, None])
-        lead = logits.scatter(1, labels[rows][:, None], -torch.inf).amax(1)
-        close = (own[:, 0] - lead).abs() <= 2 * band(packed, noisy).amax(1)
-        inside[:, g] = close.view(len(x), samples).sum(1).numpy()
+    labels = torch.tensor(plain.labels)
+    inside = in_doubt(pack(module, shape), x, labels, grid, samples, seed=5, clip=clip).numpy()
     assert np.all(np.abs(fused.n_errors - plain.n_errors) <= inside)
     assert inside[:, 1:].mean() < 0.02 * samples  # without noise all draws are one
     other = rc.error_rate(module, x, grid, **{**how, "seed": 6})

@@ -1,4 +1,4 @@
-"""Fused dense networks in Triton: these tests run again in its interpreter, in a process of theirs.
+"""Fused networks in Triton: these tests run again in its interpreter, in a process of theirs.
 
 Compiled for each architecture they are in triton_aot.py, with every other kernel.
 """
@@ -26,15 +26,22 @@ inside = pytest.mark.skipif(
 @pytest.fixture
 def net():
     from robustcore.fused.triton import TritonNet
+    from robustcore.fused.triton_convolved import TritonConvolvedNet
 
-    return lambda packed: Elsewhere(TritonNet(packed, DEVICE))
+    def made(packed):
+        return Elsewhere((TritonNet if packed.dense else TritonConvolvedNet)(packed, DEVICE))
+
+    return made
 
 
 @inside
-@pytest.mark.parametrize("name", ["linear", "mlp", "four"])
+@pytest.mark.parametrize("name", ["linear", "mlp", "four", "chain", "strided"])
+@torch.backends.cudnn.flags(allow_tf32=False)
 def test_logits_and_counts_are_those_of_the_reference(net, name):
     module, shape = model(name)
-    packed, arguments = pack(module, shape), slots(shape, 37)
+    packed = pack(module, shape)
+    few = not packed.dense  # a program makes one slot of them, at once 16 of the others
+    arguments, draws = slots(shape, 9 if few else 37), 3 if few else 19
     names = {"seed": 2**63 - 5, "stream": 2**32 - 1}
     got = net(packed).logits(*arguments, **names)
     want = ReferenceNet(packed, torch.float64).logits(*arguments, **names)
@@ -45,7 +52,7 @@ def test_logits_and_counts_are_those_of_the_reference(net, name):
     grid, labels = torch.tensor([0.0, 0.3, 2.0]), packed(x).argmax(1)
     counts, expected = torch.zeros(2, 5, 3, dtype=torch.int64)
     for body, out in ((net(packed), counts), (ReferenceNet(packed), expected)):
-        body.count_errors(x, labels, grid, ids, (2**32 - 20, 19), out, **names)
+        body.count_errors(x, labels, grid, ids, (2**32 - 20, draws), out, **names)
     assert torch.equal(counts, expected)
     assert int(counts.sum()) > 0
 
@@ -69,12 +76,27 @@ def test_features_ties_and_nan(net):
 
 
 @inside
+def test_convolutions_clip_and_propagate_nan(net):
+    module, shape = model("chain")
+    packed, (x, rows, *names) = pack(module, shape), slots(shape, 5)
+    x[4, 0, 3, 3] = torch.nan
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        got = net(packed).logits(x, rows, *names, seed=0, clip=(0.3, 0.6))
+    want = ReferenceNet(packed, torch.float64).logits(x, rows, *names, seed=0, clip=(0.3, 0.6))
+    assert bool((got.isnan().any(1) == (rows == 4)).all())
+    assert bool((rows == 4).any())
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+@inside
 def test_what_is_not_fused_is_refused(net):
+    from robustcore.fused.triton import TritonNet
+
     module, shape = model("chain")
     with pytest.raises(ValueError, match="packed must begin with a linear layer"):
-        net(pack(module, shape))
+        TritonNet(pack(module, shape), DEVICE)
     module, shape = model("mlp")
-    with pytest.raises(ValueError, match="clip must be None for a fused network in Triton"):
+    with pytest.raises(ValueError, match="clip must be None for a dense fused network in Triton"):
         net(pack(module, shape)).logits(*slots(shape, 5), seed=0, clip=(0, 1))
 
 
@@ -82,4 +104,4 @@ def test_what_is_not_fused_is_refused(net):
 def test_all_of_these_pass_in_the_interpreter():
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, interpret=True)
     assert done.returncode == 0, done.stdout
-    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) == 5
+    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) == 8

@@ -20,6 +20,7 @@ from triton.compiler import ASTSource
 
 from robustcore.corruptions import triton as corruptions
 from robustcore.fused import triton as fused
+from robustcore.fused import triton_convolved as convolved
 from robustcore.kernels import triton as kernels
 from robustcore.kernels import triton_ball as balls
 
@@ -29,6 +30,7 @@ from robustcore.kernels import triton_ball as balls
 CONTRACTED = re.compile(r"\bfma\.rn\.f(32|64)|\b(mul|add|sub)\.f(32|64)")
 
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
+PRODUCTS = ("dense", "convolution")  # of matrices
 LOGITS = {"labels": "*i64", "rows": "*i64"}
 SIZES = {"slots": "i32", "classes": "i32", "stride": "i32"}
 PERTURB = {
@@ -65,6 +67,14 @@ DENSE = {
     **dict.fromkeys(("n0", "n1", "n2", "n3", "classes", "slots", "elements", "grid"), "i32"),
     **dict.fromkeys(("first", "draws", "k0", "k1", "stream", "tiles"), "i32"),
     **dict.fromkeys(("memory", "widest"), "i32"),
+}
+
+CONVOLUTION = {
+    **{"x": "*fp32", "rows": "*i64", "sigma": "*fp32", "samples": "*i64", "ids": "*i64"},
+    **{"out": "*fp32", "scratch": "*fp32", "place": "*i32", "tap": "*i32", "start": "*i32"},
+    **{"weight": "*fp32", "bias": "*fp32", "slots": "i32", "elements": "i32", "units": "i32"},
+    **{"taps": "i32", "columns": "i32", "channels": "i32", "answers": "i32", "k0": "i32"},
+    **{"k1": "i32", "stream": "i32", "low": "fp32", "high": "fp32"},
 }
 
 
@@ -107,6 +117,12 @@ def cases():
     for layers, narrow in ((1, True), (2, False), (4, False)):
         constants = dense(layers, narrow)
         yield f"dense {layers} layers", fused.dense_kernel, DENSE, constants
+    at_once = ("COUNTERS", "COLUMNS", "UNITS", "TAPS", "POSITIONS")
+    for maximum in (True, False):
+        constants = {"CLIP": not maximum, "RELU": True, "MAXIMUM": maximum}
+        constants |= {each: getattr(convolved, each) for each in at_once}
+        constants["BLOCK"] = convolved.CHANNELS
+        yield f"convolution {maximum}", convolved.convolution_kernel, CONVOLUTION, constants
     for dtype in ("fp32", "fp64", "fp16", "bf16"):
         out = "fp64" if dtype == "fp64" else "fp32"
         for classes in (16, 1024):
@@ -152,11 +168,12 @@ def main() -> int:
                 constexprs={(kernel.arg_names.index(k),): v for k, v in constants.items()},
             )
             target = GPUTarget("cuda", arch, 32)
-            options = {**OPTIONS, **({"num_stages": 1} if name.startswith("dense") else {})}
+            product = name.startswith(PRODUCTS)
+            options = {**OPTIONS, **({"num_stages": 1} if product else {})}
             compiled = triton.compile(source, target=target, options=options)
             ptx = compiled.asm["ptx"]
             registers, spilled = assemble(ptx)
-            free = name == "poisson" or name.startswith("dense")
+            free = name == "poisson" or product
             contracted = CONTRACTED.search(ptx) is not None and not free
             failed += spilled > 0 or contracted
             note = ", contracted" if contracted else ""

@@ -4,12 +4,12 @@
 #include <pybind11/stl.h>
 
 #include <array>
-#include <optional>
 #include <stdexcept>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "../fused/round.h"
 #include "launch.h"
 
 namespace py = pybind11;
@@ -17,25 +17,14 @@ using namespace robustcore;
 
 namespace {
 
-using Range = std::optional<std::pair<float, float>>;
-
-template <class T>
-T* pointer(uintptr_t address) {
-    return reinterpret_cast<T*>(address);
-}
-
 void raise_on_error() {
     if (const char* const error = last_error())
         throw std::runtime_error(std::string("a CUDA kernel could not be started: ") + error);
 }
 
-Key key_of(uint64_t seed) {
-    return {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
-}
-
-void perturb(std::array<uintptr_t, 6> tensors, std::array<int64_t, 3> sizes, bool channels_last,
-             std::pair<uint64_t, uint32_t> names, Range range, std::array<uintptr_t, 2> normalise,
-             uintptr_t stream) {
+// tensors: x, rows, sigma, samples, ids, out; sizes: slots, channels, pixels.
+PerturbArgs perturb_args(std::array<uintptr_t, 6> tensors, std::array<int64_t, 3> sizes,
+                         std::pair<uint64_t, uint32_t> names, Range range) {
     PerturbArgs args{};
     args.x = pointer<const float>(tensors[0]);
     args.rows = pointer<const int64_t>(tensors[1]);
@@ -46,14 +35,44 @@ void perturb(std::array<uintptr_t, 6> tensors, std::array<int64_t, 3> sizes, boo
     args.slots = sizes[0];
     args.channels = sizes[1];
     args.pixels = sizes[2];
-    args.channels_last = channels_last;
     args.key = key_of(names.first);
     args.stream = names.second;
     args.has_clip = range.has_value();
     if (range) std::tie(args.low, args.high) = *range;
+    return args;
+}
+
+void perturb(std::array<uintptr_t, 6> tensors, std::array<int64_t, 3> sizes, bool channels_last,
+             std::pair<uint64_t, uint32_t> names, Range range, std::array<uintptr_t, 2> normalise,
+             uintptr_t stream) {
+    PerturbArgs args = perturb_args(tensors, sizes, names, range);
+    args.channels_last = channels_last;
     args.mean = pointer<const float>(normalise[0]);
     args.inv_std = pointer<const float>(normalise[1]);
     launch_perturb(args, pointer<void>(stream));
+    raise_on_error();
+}
+
+// tables: place, fill, tap, start, weight, bias; shape: units, taps, columns and what is answered.
+void convolution(std::array<uintptr_t, 6> tensors, std::array<int64_t, 3> sizes,
+                 std::pair<uint64_t, uint32_t> names, Range range, std::array<uintptr_t, 6> tables,
+                 std::array<int64_t, 6> shape, bool relu, bool maximum, uintptr_t stream) {
+    ConvolutionArgs args{};
+    args.noise = perturb_args(tensors, sizes, names, range);
+    args.place = pointer<const int32_t>(tables[0]);
+    args.fill = pointer<const float>(tables[1]);
+    args.tap = pointer<const int32_t>(tables[2]);
+    args.start = pointer<const int32_t>(tables[3]);
+    args.weight = pointer<const float>(tables[4]);
+    args.bias = pointer<const float>(tables[5]);
+    args.units = shape[0];
+    args.taps = shape[1];
+    args.columns = shape[2];
+    args.channels = shape[3];
+    args.answers = shape[4] * shape[5];
+    args.relu = relu;
+    args.maximum = maximum;
+    launch_convolution(args, pointer<void>(stream));
     raise_on_error();
 }
 
@@ -122,10 +141,10 @@ void update_best(uintptr_t x, uintptr_t rows, std::array<int64_t, 2> sizes, bool
     raise_on_error();
 }
 
-// layers: width, relu, weight (inputs, width), bias. With rows a table of slots, else a grid.
+// layers: width, relu, weight (inputs, width), bias.
 void dense(int64_t elements,
            const std::vector<std::tuple<int64_t, bool, uintptr_t, uintptr_t>>& layers,
-           std::array<uintptr_t, 6> tensors, uintptr_t out, std::array<int64_t, 4> sizes,
+           std::array<uintptr_t, 8> tensors, std::array<int64_t, 5> sizes,
            std::pair<uint64_t, uint32_t> names, uintptr_t stream) {
     if (layers.empty() || layers.size() > kDenseLayers)
         throw py::value_error("a dense network has 1 to 4 layers");
@@ -138,23 +157,7 @@ void dense(int64_t elements,
         args.weight[i] = pointer<const float>(std::get<2>(layers[i]));
         args.bias[i] = pointer<const float>(std::get<3>(layers[i]));
     }
-    Round& round = args.round;
-    round.base = pointer<const float>(tensors[0]);
-    round.ids = pointer<const int64_t>(tensors[1]);
-    round.sigma = pointer<const float>(tensors[2]);
-    round.rows = pointer<const int64_t>(tensors[3]);
-    round.samples = pointer<const int64_t>(tensors[4]);
-    round.labels = pointer<const int64_t>(tensors[5]);
-    round.key = key_of(names.first);
-    round.stream = names.second;
-    round.slots = sizes[0];
-    round.grid = sizes[1];
-    round.first = sizes[2];
-    round.draws = sizes[3];
-    if (round.rows)
-        round.logits = pointer<float>(out);
-    else
-        round.counts = pointer<int64_t>(out);
+    args.round = round_of(tensors, sizes, names, {});
     launch_dense(args, pointer<void>(stream));
     raise_on_error();
 }
@@ -173,4 +176,5 @@ PYBIND11_MODULE(_cuda, m) {
     m.def("ball_step", &ball_step);
     m.def("update_best", &update_best);
     m.def("dense", &dense);
+    m.def("convolution", &convolution);
 }

@@ -36,34 +36,40 @@ RC_FN int64_t perturb_blocks_per_slot(const PerturbArgs& a) {
     return (counters_of(a.channels * a.pixels) + kThreads - 1) / kThreads;
 }
 
+// The four elements of a slot's noisy image that counter n makes: write(e, channel, value).
+template <class Write>
+RC_FN void noisy_elements(const PerturbArgs& a, int64_t slot, int64_t n, Write write) {
+    const int64_t row = a.rows[slot], elements = a.channels * a.pixels;
+    const Words<Scalar> w =
+        philox<Scalar>({static_cast<uint64_t>(n), static_cast<uint64_t>(a.samples[slot]),
+                        static_cast<uint64_t>(a.ids[row]), a.stream},
+                       a.key);
+    const Normals<Scalar> first =
+        normals<Scalar>(static_cast<uint32_t>(w.c0), static_cast<uint32_t>(w.c1));
+    const Normals<Scalar> second =
+        normals<Scalar>(static_cast<uint32_t>(w.c2), static_cast<uint32_t>(w.c3));
+    const float z[4] = {first.z0, first.z1, second.z0, second.z1}, sigma = a.sigma[slot];
+    for (int k = 0; k < 4; ++k) {
+        const int64_t e = n / 16 * 64 + n % 16 + 16 * k;
+        if (e >= elements) continue;
+        const int64_t channel = e / a.pixels;
+        const float scaled = sigma * z[k];
+        write(e, channel, clipped_element(a, channel, a.x[row * elements + e], scaled));
+    }
+}
+
 // A thread makes one counter, hence four elements.
 template <class Block>
 RC_BLOCK void perturb_block(Block block, const PerturbArgs& a) {
     const int64_t tiles = perturb_blocks_per_slot(a), elements = a.channels * a.pixels;
-    const int64_t slot = block.index / tiles, row = a.rows[slot];
-    const float sigma = a.sigma[slot];
-    const float* const x = a.x + row * elements;
+    const int64_t slot = block.index / tiles;
     float* const out = a.out + slot * elements;
     block.each([&](int thread) {
         const int64_t n = block.index % tiles * kThreads + thread;
         if (n >= counters_of(elements)) return;
-        const Words<Scalar> w =
-            philox<Scalar>({static_cast<uint64_t>(n), static_cast<uint64_t>(a.samples[slot]),
-                            static_cast<uint64_t>(a.ids[row]), a.stream},
-                           a.key);
-        const Normals<Scalar> first =
-            normals<Scalar>(static_cast<uint32_t>(w.c0), static_cast<uint32_t>(w.c1));
-        const Normals<Scalar> second =
-            normals<Scalar>(static_cast<uint32_t>(w.c2), static_cast<uint32_t>(w.c3));
-        const float z[4] = {first.z0, first.z1, second.z0, second.z1};
-        for (int k = 0; k < 4; ++k) {
-            const int64_t e = n / 16 * 64 + n % 16 + 16 * k;
-            if (e >= elements) continue;
-            const int64_t channel = e / a.pixels;
-            const float scaled = sigma * z[k];
-            const float value = clipped_element(a, channel, x[e], scaled);
+        noisy_elements(a, slot, n, [&](int64_t e, int64_t channel, float value) {
             out[a.channels_last ? (e - channel * a.pixels) * a.channels + channel : e] = value;
-        }
+        });
     });
 }
 

@@ -50,18 +50,29 @@ __global__ void __launch_bounds__(kThreads) dense_kernel(const DenseArgs args) {
     dense_block<kSlots, kUnits>(this_block<kThreads>(), args, shared);
 }
 
-template <int kSlots, int kUnits>
-void start_dense(const DenseArgs& args, cudaStream_t stream) {
-    const int64_t blocks = (args.round.slots + kSlots - 1) / kSlots;
-    const int bytes = static_cast<int>(dense_floats<kSlots>(args) * sizeof(float));
-    cudaFuncSetAttribute(dense_kernel<kSlots, kUnits>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         bytes);
-    dense_kernel<kSlots, kUnits><<<static_cast<unsigned>(blocks), kThreads, bytes, stream>>>(args);
+__global__ void __launch_bounds__(kThreads) convolution_kernel(const ConvolutionArgs args) {
+    extern __shared__ float shared[];
+    convolution_block(this_block<kThreads>(), args, shared);
+}
+
+// Shared memory beyond 48 KiB is had only when asked for.
+template <class Kernel>
+int allowed(Kernel kernel, int64_t floats) {
+    const int bytes = static_cast<int>(floats * sizeof(float));
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    return bytes;
 }
 
 unsigned count(int64_t blocks) { return static_cast<unsigned>(blocks); }
 
 cudaStream_t on(void* stream) { return static_cast<cudaStream_t>(stream); }
+
+template <int kSlots, int kUnits>
+void start_dense(const DenseArgs& args, cudaStream_t stream) {
+    const int64_t blocks = (args.round.slots + kSlots - 1) / kSlots;
+    const int bytes = allowed(dense_kernel<kSlots, kUnits>, dense_floats<kSlots>(args));
+    dense_kernel<kSlots, kUnits><<<count(blocks), kThreads, bytes, stream>>>(args);
+}
 
 }  // namespace
 
@@ -100,6 +111,12 @@ void launch_dense(const DenseArgs& args, void* stream) {
         start_dense<kManySlots, 16>(args, on(stream));
     else
         start_dense<kManySlots, 4>(args, on(stream));
+    check();
+}
+
+void launch_convolution(const ConvolutionArgs& args, void* stream) {
+    const int bytes = allowed(convolution_kernel, convolution_floats(args));
+    convolution_kernel<<<count(convolution_blocks(args)), kThreads, bytes, on(stream)>>>(args);
     check();
 }
 

@@ -2,6 +2,7 @@
 // what last_error says.
 #pragma once
 
+#include "convolution.h"
 #include "dense.h"
 
 namespace robustcore {
@@ -14,6 +15,7 @@ void launch_count_errors(const LogitsArgs<T>& args, int64_t* counts, void* strea
 void launch_ball_step(const BallArgs& args, void* stream);
 void launch_update_best(const BallArgs& args, void* stream);
 void launch_dense(const DenseArgs& args, void* stream);
+void launch_convolution(const ConvolutionArgs& args, void* stream);
 
 // Null, or what went wrong with the last launch.
 const char* last_error();

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from robustcore import _fused
+from robustcore.fused.body import Body, Call, Clip
 from robustcore.fused.packed import Packed
 from robustcore.fused.plan import Plan, forward_plan, gradient_plan
 from robustcore.kernels import checks
@@ -20,17 +21,16 @@ from robustcore.kernels import checks
 DEVICE = "cpu"
 LOSSES = ("ce", "margin", "dlr")  # as csrc/core/loss.h counts them
 ISAS: tuple[str, ...] = tuple(_fused.isas())
-Clip = tuple[float, float]
 
 
-class NativeNet:
+class NativeNet(Body):
     """The fused kernels of one packed network."""
 
     name = "native"
 
     def __init__(self, packed: Packed, isa: str = "") -> None:
-        self.packed, self.isa = packed, isa
-        self._based: tuple[Tensor, Tensor] | None = None
+        super().__init__(packed, DEVICE)
+        self.isa = isa
         self._ascents: dict[bool, _fused.Net] = {}
 
     @cached_property
@@ -55,77 +55,10 @@ class NativeNet:
             self._ascents[channels_last] = self._made(gradient_plan(self.packed, channels_last))
         return self._ascents[channels_last]
 
-    def base(self, x: Tensor, clip: Clip | None) -> Tensor | None:
-        """What a linear first layer answers to the images, (B, N): noise is then added to it.
-
-        None where noise must be added to the images: before a convolution, and with a clip.
-        """
-        if not self.packed.dense or (clip is not None and self.packed.draws == "pixels"):
-            return None
-        if self._based is None or self._based[0] is not x:
-            self._based = x, self.packed.base(x)
-        return self._based[1]
-
-    def logits(
-        self,
-        x: Tensor,
-        rows: Tensor,
-        sigma: Tensor,
-        samples: Tensor,
-        ids: Tensor,
-        *,
-        seed: int,
-        stream: int = 0,
-        clip: Clip | None = None,
-    ) -> Tensor:
-        batch, slots = len(x), len(rows)
-        checks.tensor("x", x, torch.float32, (batch, *self.packed.shape), DEVICE)
-        checks.slots(slots, DEVICE, rows=rows, sigma=sigma, samples=samples)
-        checks.slots(batch, DEVICE, ids=ids)
-        base, out = self.base(x, clip), torch.empty(slots, self.packed.n_classes)
-        self._forward.logits(
-            (rows.data_ptr(), sigma.data_ptr(), samples.data_ptr(), ids.data_ptr()),
-            x.data_ptr(),
-            0 if base is None else base.data_ptr(),
-            out.data_ptr(),
-            (slots, batch),
-            (seed, stream),
-            clip,
-            torch.get_num_threads(),
-        )
-        return out
-
-    def count_errors(
-        self,
-        x: Tensor,
-        labels: Tensor,
-        sigma: Tensor,
-        ids: Tensor,
-        draws: tuple[int, int],
-        counts: Tensor,
-        *,
-        seed: int,
-        stream: int = 0,
-        clip: Clip | None = None,
-    ) -> None:
-        batch, grid = len(x), len(sigma)
-        checks.tensor("x", x, torch.float32, (batch, *self.packed.shape), DEVICE)
-        checks.slots(batch, DEVICE, labels=labels, ids=ids)
-        checks.slots(grid, DEVICE, sigma=sigma)
-        checks.tensor("counts", counts, torch.int64, (batch, grid), DEVICE)
-        base = self.base(x, clip)
-        self._forward.count_errors(
-            x.data_ptr(),
-            0 if base is None else base.data_ptr(),
-            ids.data_ptr(),
-            labels.data_ptr(),
-            sigma.data_ptr(),
-            counts.data_ptr(),
-            (batch, grid, *draws),
-            (seed, stream),
-            clip,
-            torch.get_num_threads(),
-        )
+    def _launch(self, call: Call) -> None:
+        pointers = call.addresses(self.base(call.x, call.clip))
+        threads = torch.get_num_threads()
+        self._forward.evaluate(pointers, call.sizes, call.names, call.clip, threads)
 
     def differentiate(
         self,

@@ -6,7 +6,7 @@ model: called with images it computes their logits in plain torch, the definitio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,6 +36,10 @@ class Layer:
     @property
     def convolution(self) -> bool:
         return self.weight.ndim == 4
+
+    def to(self, device: torch.device | str) -> Layer:
+        fill = None if self.fill is None else self.fill.to(device)
+        return replace(self, weight=self.weight.to(device), bias=self.bias.to(device), fill=fill)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(S, C, H, W) or (S, K) to the next such, in the dtype of x."""

@@ -12,7 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
-from robustcore.fused.dense import Call, DenseNet
+from robustcore.fused.body import Call
+from robustcore.fused.dense import DenseNet
 from robustcore.kernels.triton import _launch, _normals, _philox, _signed
 
 SLOTS, COLUMNS = 16, 32
@@ -190,7 +191,7 @@ class TritonNet(DenseNet):
     name, language = "triton", "Triton"
 
     def _launch(self, call: Call) -> None:
-        layers, unused = self.packed.layers, call.ids
+        layers, unused, base = self.packed.layers, call.ids, self.base(call.x, call.clip)
         widths = [len(layer.bias) for layer in layers]
         fill = 4 - len(layers)
         weights = self.weights + self.weights[:1] * fill
@@ -207,11 +208,11 @@ class TritonNet(DenseNet):
         )
         seed, stream = call.names
         _launch(
-            dense_kernel, programs, call.out.device, call.base, rows, samples, call.ids,
+            dense_kernel, programs, call.out.device, base, rows, samples, call.ids,
             call.sigma, labels, call.out, scratch, *weights, *biases[1:], *(widths + [1] * fill),
-            widths[-1], call.slots, elements, 1 if table else len(call.sigma), call.first,
-            max(1, call.draws), _signed(seed), _signed(seed >> 32), _signed(stream), tiles, memory,
-            max(widths), TABLE=table, LAYERS=len(layers), RELU0=relu[0], RELU1=relu[1],
+            widths[-1], call.slots, elements, 1 if table else len(call.sigma), call.draws[0],
+            max(1, call.draws[1]), _signed(seed), _signed(seed >> 32), _signed(stream), tiles,
+            memory, max(widths), TABLE=table, LAYERS=len(layers), RELU0=relu[0], RELU1=relu[1],
             RELU2=relu[2], NARROW=narrow, SLOTS=SLOTS, COLUMNS=COLUMNS,
             num_stages=1,  # loads ahead of their use would take the registers of the noise
         )  # fmt: skip
