@@ -2,20 +2,24 @@
 # Builds, tests and measures on a machine with a GPU, in ten minutes; downloads nothing.
 #
 #   bash benchmarks/gpu.sh [--dry-run] [--out FILE]
+#   bash benchmarks/gpu.sh --sets [--dry-run] [--out FILE] [--data FOLDER]
 #
 # Needs Python with torch and Triton, nvcc and a C++ compiler. Wheels in wheels/, if there, are
 # installed first, beside the build, in a folder that is removed. A part that fails or outlasts its
 # time does not stop the others; the exit status is 1 if any did. Numbers go to
-# benchmarks/results/gpu_NAME.json. --dry-run takes the CPU, tiny sizes and what is installed.
+# benchmarks/results/gpu_NAME.json. --sets measures whole test sets instead, in ten minutes of their
+# own; --data is a folder of CIFAR-10 for it. --dry-run takes the CPU, tiny sizes and what is installed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
-DRY='' OUT=''
+DRY='' OUT='' DATA='' SETS=''
 while [ $# -gt 0 ]; do
     case $1 in
     --dry-run) DRY=--dry-run ;;
     --out) OUT=$2 && shift ;;
-    *) echo "usage: gpu.sh [--dry-run] [--out FILE]; got $1" >&2 && exit 2 ;;
+    --sets) SETS=1 ;;
+    --data) DATA=$2 && shift ;;
+    *) echo "usage: gpu.sh [--sets] [--dry-run] [--out FILE] [--data FOLDER]; got $1" >&2 && exit 2 ;;
     esac
     shift
 done
@@ -70,8 +74,21 @@ DEVICE_TESTS=(tests/test_gpu.py tests/test_kernels.py tests/test_kernels_ball.py
 # what launches kernels, and no process of its own
 LAUNCHES='bits or margins or logits or counts or wide or step or start or taps'
 
+MEASURE=("$PYTHON" benchmarks/gpu.py ${DRY:+$DRY} ${OUT:+--out "$OUT"})
+summary() {
+    echo '== summary'
+    [ -z "$DRY" ] || echo 'a dry run on the CPU: the numbers mean nothing'
+    "${MEASURE[@]}" || FAILED=1
+    printf '%s\n' "${SAID[@]}"
+    exit $FAILED
+}
+
+[ -n "$DRY" ] || part build 90 bash -c build
+if [ -n "$SETS" ]; then
+    part 'whole sets' 480 "${MEASURE[@]}" ${DATA:+--data "$DATA"} sets
+    summary
+fi
 if [ -z "$DRY" ]; then
-    part build 90 bash -c build
     part 'tests on the device' 100 bash -c 'tests "$@"' tests "${DEVICE_TESTS[@]}" -rs
     for tool in memcheck racecheck; do
         if command -v compute-sanitizer >/dev/null; then
@@ -82,7 +99,6 @@ if [ -z "$DRY" ]; then
         fi
     done
 fi
-MEASURE=("$PYTHON" benchmarks/gpu.py ${DRY:+$DRY} ${OUT:+--out "$OUT"})
 part 'limits and kernels' 45 "${MEASURE[@]}" limits kernels
 part digest 45 "${MEASURE[@]}" digest
 part networks 110 "${MEASURE[@]}" networks
@@ -94,8 +110,4 @@ if [ -z "$DRY" ]; then
         "${DEVICE_TESTS[@]/#/--ignore=}" "${MANY[@]}"
 fi
 
-echo '== summary'
-[ -z "$DRY" ] || echo 'a dry run on the CPU: the numbers mean nothing'
-"${MEASURE[@]}" || FAILED=1
-printf '%s\n' "${SAID[@]}"
-exit $FAILED
+summary

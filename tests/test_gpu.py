@@ -18,10 +18,11 @@ from fused_models import _dense, slots
 from torch import nn
 
 import robustcore as rc
-from robustcore.evaluator import GRAPH_BATCHES, Evaluator
+from robustcore.evaluator import Evaluator
 from robustcore.fused import pack
 from robustcore.fused.native import ISAS, NativeNet
 from robustcore.kernels import reference, select, unavailable
+from robustcore.rounds import GRAPH_BATCHES
 from robustcore.zoo.resnet import ResNet
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks/gpu.sh"
@@ -175,8 +176,11 @@ def test_a_dry_run_measures_every_part(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     for part in ("limits and kernels", "digest", "networks", "attacks"):
         assert f"\n{part}: passed, " in done.stdout
+    done = script("--sets", "--dry-run", "--out", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\nwhole sets: passed, " in done.stdout
     found = json.loads(out.read_text())
-    assert {"limits", "digest", "kernels", "networks", "attacks", "machine"} <= {*found}
+    assert {"limits", "digest", "kernels", "networks", "attacks", "sets", "machine"} <= {*found}
     assert found["limits"]["copy_gigabytes"] > 0
     assert found["digest"]["bodies"] == ["native on cpu", "reference on cpu"]
     row = found["kernels"]["perturb, native"]
@@ -186,6 +190,7 @@ def test_a_dry_run_measures_every_part(tmp_path):
     assert "fused from noise to counts" in network["notes"]["fused, native"][0]
     assert network["ratio_to_plain"] > 0
     assert found["attacks"]["ratio_to_fastest"] > 0
+    assert found["sets"]["sigma, ResNet-20, bfloat16"]["brackets_apart"] == 0
 
 
 def test_a_part_that_fails_stops_no_other(tmp_path):
@@ -201,9 +206,10 @@ def test_a_part_that_fails_stops_no_other(tmp_path):
 
 def test_a_digest_that_differs_is_an_error(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    import gpu
+    import gpu_kernels as gpu
+    from gpu_run import Run
 
-    right = gpu.digest(gpu.Run(dry=True))
+    right = gpu.digest(Run(dry=True))
     assert right["normals"] == 2**13
     chosen = gpu.select
 
@@ -221,4 +227,4 @@ def test_a_digest_that_differs_is_an_error(monkeypatch):
 
     monkeypatch.setattr(gpu, "select", other)
     with pytest.raises(SystemExit, match="normals are not the same bits everywhere"):
-        gpu.digest(gpu.Run(dry=True))
+        gpu.digest(Run(dry=True))

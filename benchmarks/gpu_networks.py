@@ -1,0 +1,148 @@
+"""The parts of benchmarks/gpu.py with networks: errors counted in noise, and an attack."""
+
+import json
+
+import numpy as np
+import torch
+from bench_fused import SHAPE, SIGMA, dense, peers
+from gpu_kernels import limits
+
+import robustcore as rc
+from robustcore.evaluator import Evaluator
+from robustcore.fused import pack
+from robustcore.zoo.resnet import ResNet
+
+# name: network, shape of an image, multiply-adds of one, the ratio to plain torch to reach
+NETWORKS = {
+    "linear 784-10": (lambda: dense(784, 10), SHAPE, 7840, 30.0),
+    "MLP 784-256-10": (lambda: dense(784, 256, 10), SHAPE, 784 * 256 + 2560, 30.0),
+    "ResNet-20": (lambda: ResNet(20).eval(), (3, 32, 32), 40_810_000, 3.0),
+}
+
+
+def plain(step, draws, batch):
+    with torch.no_grad():
+        wrong = sum(step(batch) for _ in range(max(1, draws // batch)))
+    return int(wrong)
+
+
+def captured(run, model, images):
+    """A call of the forward pass alone: on a GPU, of its CUDA graph."""
+    if run.dry:
+        return lambda: model(images)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            model(images)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        model(images)
+    return graph.replay
+
+
+def networks(run):
+    """Nanoseconds a draw of errors counted in noise: plain torch, compiled torch, the engine."""
+    rates, found = limits(run), {}
+    for name, (make, shape, work, wanted) in NETWORKS.items():
+        torch.manual_seed(0)
+        model, x = make().to(run.device), torch.rand(1, *shape, device=run.device)
+        small = name != "ResNet-20"
+        draws = run.size(2**23 if small else 2**18, 64)
+        with torch.no_grad():
+            label = int(model(x).argmax(1))
+
+        def step(batch, model=model, x=x, label=label):
+            noisy = x + SIGMA * torch.randn(batch, *x.shape[1:], device=x.device)
+            return (model(noisy).argmax(1) != label).sum()
+
+        batches = run.size([1000, 8192, 65536], [64])
+        batches = batches[: None if small else 2]
+        took = {
+            f"plain torch, batches of {batch}": run.seconds(
+                lambda batch=batch: plain(step, draws, batch),  # noqa: B023
+                3,
+            )
+            for batch in batches
+        }
+        best = min(took, key=took.get)
+        batch = batches[[*took].index(best)]
+        quick = torch.compile(step, backend="eager" if run.dry else "inductor")
+        took["torch.compile"] = run.seconds(lambda: plain(quick, draws, batch), 3)  # noqa: B023
+        grid = np.array([SIGMA])
+        engines, notes = {}, {}
+        if small:
+            packed = pack(model, shape)
+            for backend in run.backends:
+                engine = Evaluator(packed, x, backend=backend)
+                if engine.fused is not None:
+                    engines[f"fused, {backend}"] = engine
+        engines["engine"] = Evaluator(model, x)
+        for which, engine in engines.items():
+            took[which] = run.seconds(
+                lambda engine=engine: engine.counts(grid, draws, lambda n: None),  # noqa: B023
+                3,
+            )
+            notes[which] = engine.notes
+        size = min(engines["engine"].batch_size, draws)
+        images = x.expand(size, -1, -1, -1).contiguous(
+            memory_format=engines["engine"].network.layout
+        )
+        with torch.no_grad():
+            alone = run.seconds(captured(run, model, images)) * draws / size
+        ours = min(engines, key=took.get)
+        flops = 2 * work * draws / took[ours] / 1e12
+        found[name] = {
+            "nanoseconds": {key: round(1e9 * each / draws, 2) for key, each in took.items()},
+            "forward_alone_nanoseconds": round(1e9 * alone / draws, 2),
+            "engine_overhead": round(took["engine"] / alone - 1, 3),
+            "best": ours,
+            "ratio_to_plain": round(took[best] / took[ours], 2),
+            "ratio_to_compiled": round(took["torch.compile"] / took[ours], 2),
+            "wanted_ratio": wanted,
+            "million_normals_per_second": round(x.numel() * draws / took[ours] / 1e6),
+            "share_of_fp32": round(flops / rates["fp32_teraflops"], 3),
+            "share_of_bf16": round(flops / rates["bf16_teraflops"], 3),
+            "notes": notes,
+        }
+        print(f"{name}: {json.dumps(found[name])}", flush=True)
+        run.keep(found)
+    return found
+
+
+def attacks(run):
+    """Seconds of PGD, 100 steps, no image fooled: all take every step."""
+    torch.manual_seed(0)
+    model = ResNet(20).eval().to(run.device)
+    x = torch.rand(run.size(1000, 2), 3, 32, 32, device=run.device)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    steps, eps = run.size(100, 3), 1e-6
+    alpha = eps / 40
+
+    def by_hand():
+        points = (x + eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
+        for _ in range(steps):
+            points.requires_grad_(True)
+            loss = torch.nn.functional.cross_entropy(model(points), y)
+            (slope,) = torch.autograd.grad(loss, points)
+            with torch.no_grad():
+                points = (points + alpha * slope.sign() - x).clamp(-eps, eps)
+                points = (points + x).clamp(0, 1)
+
+    calls, missing = peers(model, x, y, eps, alpha, steps, 1)
+    calls["plain torch"] = by_hand
+    calls["robustcore"] = lambda: rc.pgd(
+        model, x, y, eps=eps, steps=steps, step_size=alpha, restarts=1, progress=False
+    )
+    took = {name: run.seconds(call, 3) for name, call in calls.items()}
+    fastest = min(each for name, each in took.items() if name != "robustcore")
+    return {
+        "images": len(x),
+        "steps": steps,
+        "seconds": {name: round(each, 4) for name, each in took.items()},
+        "ratio_to_fastest": round(fastest / took["robustcore"], 2),
+        "wanted_ratio": 2.0,
+        "missing": missing,
+    }
