@@ -133,7 +133,7 @@ def test_the_figure_shows_what_was_measured(one, attack):
     better, worse = better_and_worse(one, other)
     assert rows == ["clean images", *(name.replace("_", " ") for name in [*better, *worse])]
     dots = np.asarray(ax.get_lines()[1].get_xdata())
-    assert dots[1:].tolist() == [other.by_corruption()[name] for name in [*better, *worse]]
+    assert dots[1:].tolist() == [100 * other.by_corruption()[name] for name in [*better, *worse]]
 
     bars = corruption_groups(models, {"natural": [attack], "other": [attack]}).containers
     heights = [bar.get_height() for bar in bars[0]]
@@ -141,7 +141,7 @@ def test_the_figure_shows_what_was_measured(one, attack):
     mine = one.by_corruption()
     means = [np.mean([mine[n] for n in group]) for group in groups if group]
     expected = [one.clean_accuracy, *means, *attack.robust_accuracy]
-    assert heights == pytest.approx(expected)
+    assert heights == pytest.approx(100 * np.array(expected))
 
 
 def test_radii_are_written_as_they_are_said():

@@ -14,7 +14,7 @@ from robustcore.plot.style import MARKS, SERIES, SIGMA_LABEL, axes
 from robustcore.results import NoisyDistance
 
 SIZE = (5.6, 4.2)
-EPS_LABEL = r"median $\ell_2$ distance of noisy images to errors, $\epsilon^*$"
+EPS_LABEL = r"median $\ell_2$ distance to errors, $\epsilon^*$ (pixel units of [0, 1])"
 
 
 def noisy_distance_at_sigma(

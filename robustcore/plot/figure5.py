@@ -28,7 +28,7 @@ def corruption_accuracy(models: Mapping[str, CorruptionResult], ax: Axes | None 
     for i, (name, each) in enumerate(models.items()):
         means = {"clean images": each.clean_accuracy, **each.by_corruption()}
         ax.plot(
-            [means[row] for row in order],
+            [100 * means[row] for row in order],
             rows,
             linestyle="",
             marker=MARKS[i % len(MARKS)],
@@ -40,9 +40,9 @@ def corruption_accuracy(models: Mapping[str, CorruptionResult], ax: Axes | None 
         ax.axhline(row, color=GREY, linewidth=1, linestyle=":")
     ax.set_yticks(rows, [row.replace("_", " ") for row in order])
     ax.set_ylim(len(order) - 0.5, -0.5)
-    ax.set_xlim(0, 1)
+    ax.set_xlim(0, 100)
     ax.grid(axis="y", color=GREY, alpha=0.2)
-    ax.set_xlabel(f"accuracy ({len(first)} images)")
+    ax.set_xlabel(f"accuracy (%) on {len(first)} images")
     _legend(ax, len(models))
     return ax
 
@@ -67,7 +67,7 @@ def corruption_groups(
     attacks = [i for i, test in enumerate(columns["test"]) if test.startswith(("L2 ", "Linf "))]
     labels = ["clean\nimages"]
     labels += [
-        f"{len(group)} {label}\ncorruptions"
+        f"{len(group)} kinds\n{label}"  # of corruptions
         for group, label in zip(groups, ("helped", "not helped"), strict=True)
         if group
     ]
@@ -80,11 +80,11 @@ def corruption_groups(
         heights += [float(np.mean([means[one] for one in group])) for group in groups if group]
         heights += [float(columns[name][j]) for j in attacks]
         at = np.arange(len(heights)) + (i - (len(models) - 1) / 2) * width
-        ax.bar(at, heights, 0.92 * width, color=SERIES[i % len(SERIES)], label=name)
+        ax.bar(at, 100 * np.array(heights), 0.92 * width, color=SERIES[i % len(SERIES)], label=name)
     ax.set_xticks(np.arange(len(labels)), labels, fontsize="small")
     ax.tick_params(axis="x", length=0)
-    ax.set_ylim(0, 1)
-    ax.set_ylabel("accuracy")
+    ax.set_ylim(0, 100)
+    ax.set_ylabel("accuracy (%)")
     _legend(ax, len(models))
     return ax
 

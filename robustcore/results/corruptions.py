@@ -20,6 +20,12 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 OMITTED = ("gaussian_noise",)  # from the paper's overall score, as a model may be trained on it
+FAMILIES = {  # of the 15 corruptions, without the one that is omitted
+    "noise": ("shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+}
 
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)
@@ -147,6 +153,27 @@ def better_and_worse(
     ordered = dict(sorted(gains.items(), key=lambda item: -item[1]))
     better = {name: gain for name, gain in ordered.items() if gain > 0}
     return better, {name: gain for name, gain in ordered.items() if gain <= 0}
+
+
+def gain(
+    one: CorruptionResult, other: CorruptionResult, names: Sequence[str]
+) -> tuple[float, float]:
+    """Accuracy of `other` less that of `one`, the mean of these corruptions, and its uncertainty.
+
+    Returns the mean over images and half of its 95 % interval (normal; each image is paired with
+    itself; infinite for one image). Raises ValueError for other images or conditions, and for a
+    name that was not measured.
+    """
+    _checked({"one": one, "other": other})
+    if not np.array_equal(one.ids, other.ids) or not np.array_equal(one.labels, other.labels):
+        raise ValueError("other must hold the images of one, held other ids or labels")
+    missing = [name for name in names if name not in one.names]
+    if missing or not len(one):
+        raise ValueError(f"one must hold {', '.join(missing) or 'an image'}, held none")
+    more = other.correct.astype(float) - one.correct
+    rows = np.mean([more[:, one.corruption == name].mean(1) for name in names], axis=0)
+    error = rows.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else np.inf
+    return float(rows.mean()), float(1.96 * error)
 
 
 def side_by_side(
