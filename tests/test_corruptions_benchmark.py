@@ -1,6 +1,7 @@
 """The benchmark: what it counts, what storage does, what it refuses, files on disk."""
 
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from robustcore.corruptions import (
     corruption_benchmark,
     corruption_benchmark_files,
 )
+from robustcore.corruptions.benchmark import Condition, _ahead
 from robustcore.results import CorruptionResult, Record
 from robustcore.results.corruptions import better_and_worse
 from robustcore.stats import clopper_pearson
@@ -71,6 +73,21 @@ def test_batches_and_order_change_no_count(x):
     backwards = corruption_benchmark(model, x.flip(0), ids=ids.flip(0), **FEW)
     assert np.array_equal(whole.correct, backwards.correct[::-1])
     assert np.array_equal(whole[5:9].correct, whole.correct[5:9])
+
+
+def test_the_next_batch_is_made_while_the_model_judges_this_one(x):
+    """The model waits, in its batch, for the next to be begun: one thread alone would not do it."""
+    begun = [threading.Event() for _ in range(3)]
+
+    def condition(number):
+        def make(part):
+            begun[number].set()
+            return x[part]
+
+        return Condition("fog", number, make)
+
+    for column, _, _ in _ahead([condition(number) for number in range(3)], len(x), len(x)):
+        assert column == 2 or begun[column + 1].wait(20)
 
 
 def test_ties_and_nan_are_errors(x):
@@ -130,6 +147,12 @@ def result(rates, names=COMMON, images=1000):
         confidence=0.95,
         provenance=made.provenance,
     )
+
+
+def test_alexnets_errors_are_the_published_ones():
+    published = [88.6, 89.4, 92.3, 82.0, 82.6, 78.6, 79.8, 86.7, 82.7, 81.9, 56.5, 85.3]
+    published += [64.6, 71.8, 60.7]
+    np.testing.assert_allclose([100 * ALEXNET[name] for name in COMMON], published, atol=0.051)
 
 
 def test_mce_is_one_for_the_reference():
