@@ -9,7 +9,9 @@ from distance_models import Waves
 from models import HalfSpace, grey
 
 import robustcore as rc
+from robustcore.rare.crossings import wanted
 from robustcore.rare.curve import Curve, family_variance, height, log_rate_of
+from robustcore.rare.pooling import pooled
 
 MODEL = HalfSpace(16, 0.5)
 X, Y = grey(2)
@@ -231,26 +233,37 @@ def test_a_curve_through_a_half_space_is_exact_between_and_beyond_its_levels():
     assert (wide[2] > narrow[2]).all()
 
 
-def test_the_curve_from_its_end_is_surest_there():
+def test_a_curve_is_surest_at_its_bridges():
     distance, sigma = 0.5, np.array([[0.4, 0.3, 0.2, np.nan], [0.4, 0.25, np.nan, np.nan]])
     variance = np.array([[0.01, 0.02, 0.04, np.nan], [0.01, 0.03, np.nan, np.nan]])
-    known = log_rate_of(distance / sigma)
+    known, nothing = log_rate_of(distance / sigma), np.full((2, 4), np.nan)
     start = Curve(sigma, known + 0.3, variance, 0 * sigma + 20, np.full(2, distance), 10**9)
-    ends = np.array([known[0, 2], np.nan]), np.array([0.001, np.nan]), np.array([50.0, np.nan])
-    end = start.from_end(*ends)
-    assert np.allclose(end.log_rate[0, :3], known[0, :3])
-    assert np.allclose(end.variance[0, :3], [0.031, 0.021, 0.001])
-    assert (end.variance[1, :2] > 1e5).all()  # nothing is known of it
-    assert end.families[0, 2] == pytest.approx(50)
-    assert np.isnan(end.log_rate[0, 3])
-    both = dataclasses.replace(start, other=end)
-    at = np.full((2, 1), 0.2)
-    assert np.allclose(both.rate_interval(at, 0.95)[0][0], known[0, 2])
-    assert np.array_equal(both.rate_interval(at, 0.95)[0][1], start.rate_interval(at, 0.95)[0][1])
-    assert both.support().tolist() == pytest.approx([50, 20])
-    # half a step away from the end, a quarter of what the step adds
-    half = np.full((2, 1), 1 / (0.5 / 0.2 + 0.5 / 0.3))
-    assert end.at_sigma(half)[1][0, 0] == pytest.approx(0.001 + 0.02 / 4)
+    log_rate, sure, terms = nothing.copy(), nothing.copy(), nothing.copy()
+    log_rate[0, 2], sure[0, 2], terms[0, 2] = known[0, 2], 1e-6, 51
+    curve = pooled(start, log_rate, sure, terms)
+    assert np.allclose(curve.log_rate[0, 2], known[0, 2], atol=1e-4)
+    assert np.allclose(curve.variance[0, 2], 1e-6, rtol=1e-3)
+    # from above 0.02, from the end below 0.02: half each; with what the weights are unsure of
+    assert np.allclose(curve.log_rate[0, 1], known[0, 1] + 0.15, atol=1e-4)
+    assert np.allclose(curve.variance[0, 1], 0.01 * (1 + 2 / 20), rtol=1e-3)
+    assert np.allclose(curve.families[0, :3], [32, 40, 50], rtol=1e-3)
+    assert np.isnan(curve.log_rate[0, 3])
+    # without a bridge all is as splitting has it
+    for part in ("log_rate", "variance", "families"):
+        a, b = (getattr(each, part)[1] for each in (curve, start))
+        assert np.allclose(a, b, rtol=1e-4, equal_nan=True), part
+    assert curve.support() == pytest.approx([50, 20], rel=1e-3)
+    # a second one, above: below it, splitting's own start no longer matters
+    log_rate[0, 0], sure[0, 0], terms[0, 0] = known[0, 0], 1e-6, 51
+    both = pooled(start, log_rate, sure, terms)
+    assert np.allclose(both.log_rate[0, :3], known[0, :3], atol=1e-4)
+    assert both.variance[0, 1] < curve.variance[0, 1]  # 0.01 and 0.02 away
+
+
+def test_bridges_stand_two_decades_apart():
+    rates = np.log([0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5, 1e-6])
+    assert np.allclose(np.exp(wanted(rates)), [0.01, 1e-4])
+    assert len(wanted(rates[-2:])) == len(wanted(rates[:1])) == 0
 
 
 def test_heights_and_rates_are_inverse_far_down():
@@ -263,6 +276,6 @@ def test_families_that_all_live_on_alike_have_no_variance():
     one = np.eye(50)[:1]
     assert family_variance(equal)[0][0] == pytest.approx(0, abs=1e-12)
     assert family_variance(equal)[1][0] == pytest.approx(50)
-    assert family_variance(one)[0][0] == pytest.approx(np.log(2))  # its error is all of it
+    assert family_variance(one)[0][0] == pytest.approx(np.log(50))  # its error is all of it
     half = np.repeat([[1 / 25, 0.0]], 25, 0).reshape(1, 50)  # a share p of 1/2 of n: (1 - p) / p n
-    assert np.expm1(family_variance(half)[0][0]) == pytest.approx(1 / 49)
+    assert family_variance(half)[0][0] == pytest.approx(np.log(49 / 48))

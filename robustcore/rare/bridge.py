@@ -36,6 +36,8 @@ OWN = 0.4  # of a direction; the rest is the mean of its class
 LENGTH = 0.85  # of a shift, in units of -Phi^-1(rate): errors lie so far along a mean gradient
 WORTH = 3.0  # independent particles, as which a family counts in the choice of W
 BOTH_WAYS = 2.0  # variance of the share: where one fold is near the other, so is that one to it
+MET = 0.1  # share of the errors, at least, that q must meet: else the draws know too little
+SMALLER = 0.05  # of the particles, at least, in the smaller fold: else nothing vouches
 TOGETHER = 48  # draws of a fold in a round
 BLOCK = 2**24  # elements at a time
 GRID = 2.0**20  # directions are multiples of 1/GRID: no rounding of a batch shows in a draw
@@ -64,6 +66,7 @@ class Bridge:
         self.particles = particles
         self.gradients = Gradients(particles.evaluator, None, 2.0)
         self.backward = np.zeros(len(sigma), np.int64)
+        self.drawn = np.zeros(len(sigma), np.int64)
         self.first = self._directions(np.arange(len(sigma)), sigma, FIRST)
 
     def cross(
@@ -95,10 +98,13 @@ class Bridge:
         rounds = np.maximum(2, -(-draws // (2 * TOGETHER)))
         bound = np.log(rounds * 2 * TOGETHER / (WORTH * families)) + log_rate  # log W
         mixture = _Mixture(centre, mine, torch.as_tensor(bound, device=own.device))
-        value, value_variance, terms = self._drawn(at, sigma, log_rate, mixture, rounds)
+        # each fold counts as its mixture's share is asked for: by the particles of the other one
+        asked_of = fold.gather(1, own.family[place]).double().mean(1)
+        weight_of = torch.stack([asked_of, 1 - asked_of], 1)
+        value, value_variance, terms = self._drawn(at, sigma, log_rate, mixture, rounds, weight_of)
         share, share_variance, asked = self._asked(place, fold, mixture)
-        both = (mine.amin(1) < mine.amax(1)).cpu().numpy()
-        known = both & (value > 0) & (share > 0) & (asked > 1)
+        both = (mine.amin(1) < mine.amax(1)) & (weight_of.amin(1) >= SMALLER)
+        known = both.cpu().numpy() & (value > 0) & (share >= MET) & (asked > 1)
         value, share = np.where(known, value, 1.0), np.where(known, share, 1.0)
         drawn, told = (
             np.log1p(value_variance / value**2),
@@ -136,7 +142,13 @@ class Bridge:
         return toward.view(*shape, -1), kind.view(shape), own.family[place].gather(1, numbers)
 
     def _drawn(
-        self, at: Ints, sigma: Floats, log_rate: Floats, mixture: _Mixture, rounds: Ints
+        self,
+        at: Ints,
+        sigma: Floats,
+        log_rate: Floats,
+        mixture: _Mixture,
+        rounds: Ints,
+        weight: Tensor,
     ) -> tuple[Floats, Floats, Floats]:
         """E_q[error, a p/q] over exp(log_rate), its variance, effective number of terms; (R,)."""
         own, width = self.particles, 2 * TOGETHER
@@ -149,13 +161,15 @@ class Bridge:
             many = max(1, own.evaluator.batch_size // (len(on) * width))
             many = int(min(many, (rounds[on] - done).min()))
             row = torch.as_tensor(on, device=device)
-            names = BRIDGE + done * width + torch.arange(many * width, device=device)
+            names = BRIDGE + torch.arange(many * width, device=device)
+            names = names + torch.as_tensor(self.drawn[at[on]], device=device)[:, None]
+            self.drawn[at[on]] += many * width
             margin, odds = [], []
             step = max(1, BLOCK // (many * width * mixture.centre.shape[2]))
             for start in range(0, len(on), step):
                 part = row[start : start + step]
                 here = at[on[start : start + step]]
-                z = own.around(here, mixture.drawn_from(part, many), names)
+                z = own.around(here, mixture.drawn_from(part, many), names[start : start + step])
                 margin.append(own.judge_drawn(here, sigma[on[start : start + step]], z))
                 odds.append(mixture.log_bounded(part, z, many))
             error = ~(torch.cat(margin) > 0)
@@ -167,9 +181,10 @@ class Bridge:
             done += many
         n = torch.as_tensor(rounds, device=device).double()[:, None]
         spread_of = (square - total.square() / n).clamp(min=0) / (n - 1) / n
-        value = (total / n).mean(1).cpu().numpy()
-        terms = total.sum(1).square() / square.sum(1).clamp(min=1e-300)
-        return value, (spread_of.sum(1) / width**2).cpu().numpy(), terms.cpu().numpy()
+        each = (weight / TOGETHER).repeat_interleave(TOGETHER, 1)
+        terms = (each * total).sum(1).square() / (each**2 * square).sum(1).clamp(min=1e-300)
+        value, variance = (each * total / n).sum(1), (each**2 * spread_of).sum(1)
+        return value.cpu().numpy(), variance.cpu().numpy(), terms.cpu().numpy()
 
     def _asked(
         self, place: Tensor, fold: Tensor, mixture: _Mixture

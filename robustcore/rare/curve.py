@@ -6,7 +6,6 @@ exactly where errors are a half-space. Rates are natural logarithms throughout: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +14,9 @@ from scipy.special import log_ndtr, ndtri_exp, stdtrit
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Read = tuple[Floats, tuple[Floats, Floats, Floats]]  # half-width of the log rate, interval
 
-UNKNOWN = 1e6  # variance of a log rate that nothing is known of
+MOST = 0.98  # relative variance of a rate that one family bears alone
+SURE = 4.0  # standard deviations
 FLATTEST = 0.3  # least h that a line through the origin is drawn from
 
 
@@ -35,25 +34,25 @@ def family_variance(shares: Floats) -> tuple[Floats, Floats]:
 
     A rate estimated by splitting is the mean, over its first draws, of what the family of each
     contributes; families are independent but for their competition. shares: of the last survivors,
-    by family, each row summing to 1. Source: Lee and Whiteley, Biometrika 105 (2018).
+    by family, each row summing to 1. Source: Lee and Whiteley, Biometrika 105 (2018), whose
+    estimate is unbiased for E[(estimate - rate)^2]: a share of E[estimate^2], not of rate^2.
     """
     first = shares.shape[1]
     squares = np.square(shares).sum(1)
     relative = (squares - 1 / first) * first / (first - 1)
-    return np.log1p(np.maximum(relative, 0.0)), 1 / np.maximum(squares, 1e-300)
+    return -np.log1p(-np.clip(relative, 0.0, MOST)), 1 / np.maximum(squares, 1e-300)
 
 
 def quantile(confidence: float, families: Floats) -> Floats:
-    """Of Student's t, with as many degrees as there are families to compare."""
-    return np.asarray(stdtrit(np.maximum(families - 1, 1.0), 0.5 + confidence / 2))
+    """Of Student's t, with a degree for each family."""
+    return np.asarray(stdtrit(np.maximum(families, 1.0), 0.5 + confidence / 2))
 
 
 @dataclass(frozen=True)
 class Curve:
     """Levels of R images: (R, L) arrays, nan beyond an image's last; sigma falls along a row.
 
-    slope (R,): of h in 1/sigma beyond the last level. particles: of a level. other: the same levels
-    known in another way, believed where it is the surer.
+    slope (R,): of h in 1/sigma beyond the last level. particles: of a level.
     """
 
     sigma: Floats
@@ -62,30 +61,8 @@ class Curve:
     families: Floats
     slope: Floats
     particles: int = 1
-    other: Curve | None = None
 
-    def from_end(self, log_rate: Floats, variance: Floats, terms: Floats) -> Curve:
-        """The curve read from its last level: its log rate, their variance and terms (R,).
-
-        What lies between a level and the last one adds to the variance: at least what the shares
-        of so many independent particles do. Without a finite variance nothing is known.
-        """
-        last = np.maximum(self._count() - 1, 0)
-        _, least = self._steps()
-        least = np.cumsum(least[:, ::-1], 1)[:, ::-1]  # at the last level none is left
-        between = np.maximum(np.take_along_axis(self.variance, last, 1) - self.variance, least)
-        end, known = variance[:, None], np.isfinite(variance)[:, None]
-        total = np.where(known, end + between, UNKNOWN)
-        shift = log_rate[:, None] - self._end()
-        below = np.minimum(self.log_rate + np.where(known, shift, 0.0), np.log(0.9))
-        left = np.maximum(np.take_along_axis(self.families, last, 1) - 1, 1.0)
-        end = np.where(known, end, 0.0)
-        degrees = end**2 / np.maximum(terms[:, None] - 1, 1.0) + between**2 / left
-        degrees = np.where(known, end + between, 0.0) ** 2 / np.maximum(degrees, 1e-300)
-        total = np.where(np.isfinite(self.sigma), total, np.nan)
-        return Curve(self.sigma, below, total, 1 + degrees, self.slope, self.particles)
-
-    def _steps(self) -> tuple[Floats, Floats]:
+    def steps(self) -> tuple[Floats, Floats]:
         """(fall of the log rate, least variance of it) from each level (R, L) to the next."""
         fall = np.maximum(-np.diff(self.log_rate, axis=1, append=np.nan), 1e-9)
         return fall, np.nan_to_num(np.expm1(fall) / self.particles)
@@ -96,7 +73,7 @@ class Curve:
         if self.sigma.shape[1] < 2:
             return np.zeros_like(gap)
         before = np.clip(count - 2, 0, None)
-        fall, least = (np.take_along_axis(each, before, 1) for each in self._steps())
+        fall, least = (np.take_along_axis(each, before, 1) for each in self.steps())
         rise = np.take_along_axis(np.diff(self.variance, axis=1, append=np.nan), before, 1)
         known = (count > 1) & np.isfinite(fall)
         share = np.where(known, np.maximum(gap, 0.0) / np.where(known, fall, 1.0), 0.0)
@@ -165,46 +142,13 @@ class Curve:
 
     def rate_interval(self, sigma: Floats, confidence: float) -> tuple[Floats, Floats, Floats]:
         """(log rate, low, high) at sigma (R, G)."""
-        return self._better(lambda curve: curve._rates(sigma, confidence))
-
-    def sigma_interval(self, log_rate: Floats, confidence: float) -> tuple[Floats, Floats, Floats]:
-        """(sigma, low, high) at log rates (R, G)."""
-        return self._better(lambda curve: curve._sigmas(log_rate, confidence))
-
-    def support(self) -> Floats:
-        """(R,): families, or terms, that the log rate of the last level rests on."""
-        last = np.maximum(self._count() - 1, 0)
-
-        def end(curve: Curve) -> tuple[Floats, Floats]:
-            variance, families = (
-                np.take_along_axis(each, last, 1)[:, 0] for each in (curve.variance, curve.families)
-            )
-            return quantile(0.95, families) * np.sqrt(variance), families
-
-        width, families = end(self)
-        if self.other is None:
-            return families
-        other_width, terms = end(self.other)
-        return np.where(other_width < width, terms, families)
-
-    def _better(
-        self, read: Callable[[Curve], tuple[Floats, tuple[Floats, Floats, Floats]]]
-    ) -> tuple[Floats, Floats, Floats]:
-        width, own = read(self)
-        if self.other is None:
-            return own
-        other_width, others = read(self.other)
-        better = other_width < width
-        low, middle, high = (np.where(better, b, a) for a, b in zip(own, others, strict=True))
-        return low, middle, high
-
-    def _rates(self, sigma: Floats, confidence: float) -> Read:
         log_rate, variance, families = self.at_sigma(sigma)
         half = quantile(confidence, families) * np.sqrt(variance)
         middle = log_rate + variance / 2  # the mean of a lognormal is above its median
-        return half, (log_rate, middle - half, np.minimum(middle + half, 0.0))
+        return log_rate, middle - half, np.minimum(middle + half, 0.0)
 
-    def _sigmas(self, log_rate: Floats, confidence: float) -> Read:
+    def sigma_interval(self, log_rate: Floats, confidence: float) -> tuple[Floats, Floats, Floats]:
+        """(sigma, low, high) at log rates (R, G)."""
         _, variance, families = self.at_rate(log_rate)
         half = quantile(confidence, families) * np.sqrt(variance)
         middle = log_rate - variance / 2
@@ -213,4 +157,12 @@ class Curve:
             self.at_rate(np.minimum(each, least))[0]
             for each in (middle, middle - half, middle + half)
         )
-        return half, (sigma, low, high)
+        # where the first level's rate is surely above, no higher sigma has this rate again
+        first = self.log_rate[:, :1] - SURE * np.sqrt(self.variance[:, :1])
+        start = np.where(log_rate < first, self.sigma[:, :1], np.inf)
+        return sigma, np.fmin(low, start), np.fmin(high, start)
+
+    def support(self) -> Floats:
+        """(R,): families, or terms, that the log rate of the last level rests on."""
+        last = np.maximum(self._count() - 1, 0)
+        return np.asarray(np.take_along_axis(self.families, last, 1)[:, 0])

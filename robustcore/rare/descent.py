@@ -13,7 +13,8 @@ from robustcore.evaluator import Evaluator
 from robustcore.gradients import Gradients
 from robustcore.network import Model
 from robustcore.rare import second_look as look
-from robustcore.rare.bridge import Bridge, Crossing
+from robustcore.rare.bridge import Bridge
+from robustcore.rare.crossings import Crossings
 from robustcore.rare.curve import Curve
 from robustcore.rare.particles import Particles
 from robustcore.rare.splitting import FIELDS, LEVELS, LOWEST, Path, Splitting
@@ -29,7 +30,7 @@ PILOT = 256  # draws that find where errors are common
 COMMON = 0.1  # error rate there
 PAST = 0.3  # in the log rate: so far below a goal a bridge is best, which moves the last level
 MEMORY = 2**26  # pixels of all particles held at a time
-FEW_FAMILIES = 4.0
+FEW_FAMILIES = 1.5
 ENDING = 0.9  # share of nested particles below which errors are said to end again
 EACH = 20  # evaluations for each of the first draws, about: what is planned
 
@@ -77,17 +78,21 @@ class Goal:
     """
 
     common: float
-    log_rate: float = LOWEST
+    log_rates: Floats
     sigma: float = 0.0
+
+    @property
+    def log_rate(self) -> float:
+        return float(self.log_rates.min())
 
     @staticmethod
     def at_rates(rates: Floats) -> Goal:
-        return Goal(min(0.5, max(COMMON, 2 * float(rates.max()))), float(np.log(rates.min())))
+        return Goal(min(0.5, max(COMMON, 2 * float(rates.max()))), np.log(rates))
 
     @staticmethod
     def at_sigmas(sigmas: Floats) -> Goal:
         """Without a positive sigma nothing is below any start."""
-        return Goal(COMMON, sigma=float(sigmas[sigmas > 0].min(initial=np.inf)))
+        return Goal(COMMON, np.array([LOWEST]), float(sigmas[sigmas > 0].min(initial=np.inf)))
 
 
 @dataclass
@@ -150,9 +155,11 @@ def descend(
         )  # fmt: skip
         down.begin()
         bridge = Bridge(particles, down.sigma) if settings.bridge else None
-        path = down.run()
-        paths.append(path if bridge is None else _crossed(path, bridge, down, settings))
-        if bridge is not None:
+        if bridge is None:
+            paths.append(down.run())
+        else:
+            crossings = Crossings(bridge, down, goal.log_rates)
+            paths.append(crossings.ended(down.run(crossings.settled)))
             backward[part] += bridge.backward
         shown.total = max(shown.total or 0, shown.n)
     found = _joined(paths, rows, start, wrong)
@@ -175,21 +182,6 @@ def _differentiable(evaluator: Evaluator) -> bool:
         evaluator.notes.append(f"no bridge at the last level: {error}")
         return False
     return True
-
-
-def _crossed(path: Path, bridge: Bridge, down: Splitting, settings: Settings) -> Path:
-    """The path with its curve known from its last level too."""
-    count = len(down.sigma)
-    at = np.flatnonzero(np.isfinite(path.curve.sigma).any(1) & ~path.dead)
-    nothing = Crossing(*np.full((4, count), np.nan))
-    if not len(at):
-        return replace(path, bridge=nothing)
-    spent = (down.number[at] * (settings.moves + 1) + 2) * settings.particles
-    found = bridge.cross(at, down.sigma[at], down.log_rate[at], down.families[at], spent)
-    for name, value in vars(nothing).items():
-        value[at] = getattr(found, name)
-    other = path.curve.from_end(nothing.log_rate, nothing.variance, nothing.terms)
-    return replace(path, curve=replace(path.curve, other=other), bridge=nothing)
 
 
 def _common(evaluator: Evaluator, settings: Settings, rate: float, shown: Any) -> Floats:
@@ -222,12 +214,7 @@ def _joined(paths: list[Path], rows: Ints, start: Floats, wrong: Bools) -> Found
             sigma, log_rate, variance, families, slope, curves[0].particles if curves else 1
         )
 
-    def unknown(path: Path) -> Curve:
-        return path.curve.from_end(*np.full((3, len(path.dead)), np.nan))
-
     curve = joined([each.curve for each in paths])
-    if any(each.curve.other is not None for each in paths):
-        curve = replace(curve, other=joined([each.curve.other or unknown(each) for each in paths]))
     reached = np.isfinite(curve.sigma)
     number = np.isfinite(levels["level_lineages"]).sum(1)
     last = np.maximum(number - 1, 0)[:, None]
@@ -235,7 +222,7 @@ def _joined(paths: list[Path], rows: Ints, start: Floats, wrong: Bools) -> Found
     support = np.where(number > 0, curve.support(), 0.0)
     descent = levels | {"families": left, "warning": np.full(len(start), "", "<U32")}
     for name in ("log_rate", "variance", "share"):
-        parts = [getattr(each.bridge, name, np.full(len(each.dead), np.nan)) for each in paths]
+        parts = [each.bridge.get(name, np.full(len(each.dead), np.nan)) for each in paths]
         descent[f"bridge_{name}"] = whole(parts, ())
     found = Found(start, wrong, curve, reached, descent, np.zeros(len(start), np.int64))
     stood = whole([each.slow | each.dead for each in paths], (), 0.0) > 0

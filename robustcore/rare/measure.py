@@ -63,7 +63,8 @@ def error_curve(
     second_look: search the nearest error of each image (25 gradients), and warn where errors around
         it alone are above the rate asked for at the low end of the interval.
     bridge: estimate the last level again by draws around its errors (robustcore.rare.bridge; 96
-        gradients), for about half of the evaluations: surest at the lowest of `rates`.
+        gradients), and others near rates two decades apart on the way down (64 gradients each),
+        for about half of the evaluations; all is pooled (robustcore.rare.pooling).
     Both are left out, with a note, for a model without gradients.
     Other arguments as in `sigma_at_error_rate`.
 
@@ -195,7 +196,7 @@ def splitting_rate(
     log_rate, log_low, log_high = found.curve.rate_interval(at, confidence)
     last = np.nanmin(np.where(found.reached, found.curve.sigma, np.inf), axis=1, initial=np.inf)
     beyond = (at < last[:, None]) | ~np.asarray(found.reached.any(1))[:, None]
-    bottom = np.nanmin(np.where(found.reached, found.curve.log_rate, 0.0), axis=1, initial=0.0)
+    bottom = np.nanmin(found.descent["level_log_rate"], axis=1, initial=0.0)
     unseen = beyond & ((bottom < LOWEST + NEAR) | ~np.asarray(found.reached.any(1)))[:, None]
     rate = np.where(split, np.exp(np.where(unseen, -np.inf, log_rate)), errors / samples)
     rate_low = np.where(split, np.where(beyond, 0.0, np.exp(np.minimum(log_low, 0.0))), low)

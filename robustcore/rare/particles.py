@@ -163,11 +163,11 @@ class Particles:
         return out.view(len(at), count)
 
     def around(self, at: Ints, centre: Tensor, names: Tensor) -> Tensor:
-        """Draws (len(at), S, D) of unit Gaussians around centre, alike, of images `at`."""
+        """Draws (len(at), S, D), by names (len(at), S), of unit Gaussians around centre, alike."""
         flat = centre.float().view(-1, *self.z.shape[1:])
-        draws = names.repeat(len(at))
+        draws = names.flatten().contiguous()
         ids = self.evaluator.ids[self.rows[torch.as_tensor(at, device=self.device)]]
-        ids = ids.repeat_interleave(len(names))
+        ids = ids.repeat_interleave(names.shape[1])
         out = torch.empty_like(flat)
 
         def draw(part: slice) -> None:
@@ -184,7 +184,7 @@ class Particles:
             )
 
         self._batches(len(flat), draw)
-        return out.view(len(at), len(names), -1)
+        return out.view(*names.shape, -1)
 
     def judge_drawn(self, at: Ints, sigma: Floats, z: Tensor) -> Tensor:
         """Margins (len(at), S) of draws z (len(at), S, D) of images `at` at sigma."""

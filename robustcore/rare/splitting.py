@@ -17,14 +17,14 @@ Del Moral, Furon and Guyader, Statistics and Computing 22 (2012).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustcore.rare.bridge import Crossing
 from robustcore.rare.curve import FLATTEST, Curve, family_variance, height, log_rate_of
 from robustcore.rare.particles import FIRST, Particles
 
@@ -68,7 +68,10 @@ class Path:
     first: Ints
     slow: Bools
     dead: Bools
-    bridge: Crossing | None = None
+    bridge: dict[str, Floats] = field(default_factory=dict)
+
+    def bridged(self, curve: Curve, bridge: dict[str, Floats]) -> Path:
+        return replace(self, curve=curve, bridge=bridge)
 
 
 class Splitting:
@@ -102,13 +105,14 @@ class Splitting:
         self.active = np.ones(count, bool)
         self.found = {name: np.full((count, LEVELS), np.nan) for name in FIELDS}
 
-    def run(self) -> Path:
-        """All levels, after `begin`."""
+    def run(self, settled: Callable[[Ints], None] = lambda at: None) -> Path:
+        """All levels, after `begin`. settled: told of images whose errors have moved."""
         while self.active.any():
             at = np.flatnonzero(self.active)
             self._move(at)
             margins = self.level[at] > 0
             self._check(at[~margins & np.isfinite(self.above[at])])
+            settled(at[~margins])
             self._finish(at[~margins])
             at, margins = at[self.active[at]], margins[self.active[at]]
             self._lower_margin(at[margins])
@@ -184,11 +188,11 @@ class Splitting:
         if not len(at):
             return
         share, asked = self._nested(at, CHECKED), np.full(len(at), min(CHECKED, self.particles.n))
-        self.ending[at] |= share < NESTED
-        again = self.ending[at]
+        again = self.ending[at] | (share < NESTED)
         if again.any():
             self._move(at[again], LONGER, radial=True)
             share[again], asked[again] = self._nested(at[again]), self.particles.n
+            self.ending[at] = again & (share < NESTED)
         last = self.number[at] - 1
         self.found["nested"][at, last] = share
         share = np.maximum(share, 0.5 / asked)
@@ -278,18 +282,15 @@ class Splitting:
         inverse = 1 / sigma + (height(log_rate - np.maximum(step, 0.05)) - h) / slope
         return np.maximum(1 / inverse, self.goal_sigma[at])
 
-    def _curve(self) -> Curve:
-        """The levels of error of each image, moved to the front."""
+    def errors(self, value: Floats) -> Floats:
+        """Of values (R, LEVELS) those of levels of error, moved to the front; nan behind them."""
         place = np.arange(LEVELS) + self.first[:, None]
-        inside = place < self.number[:, None]
-        place = np.minimum(place, LEVELS - 1)
+        found = np.take_along_axis(value, np.minimum(place, LEVELS - 1), 1)
+        return np.where(place < self.number[:, None], found, np.nan)
 
-        def part(name: str) -> Floats:
-            value = np.take_along_axis(self.found[f"level_{name}"], place, 1)
-            return np.where(inside, value, np.nan)
-
-        return Curve(
-            part("sigma"), part("log_rate"), part("variance"), part("lineages"),
-            self.slope,
-            self.particles.n,
-        )  # fmt: skip
+    def _curve(self) -> Curve:
+        sigma, log_rate, variance, families = (
+            self.errors(self.found[f"level_{each}"])
+            for each in ("sigma", "log_rate", "variance", "lineages")
+        )
+        return Curve(sigma, log_rate, variance, families, self.slope, self.particles.n)

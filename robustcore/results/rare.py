@@ -19,7 +19,7 @@ Ints = npt.NDArray[np.int64]
 Strings = npt.NDArray[np.str_]
 
 WARNINGS = {
-    "lineages": "fewer than 4 lineages or draws bear the answer: the interval is a guess",
+    "lineages": "the descendants of one first draw bear the answer: the interval is wide",
     "moves": "the moves stood still: what was found may be one corner of the errors",
     "rays": "errors end again along rays: sigma is one of several with this rate",
     "missed": "errors near the nearest one found are more probable than the whole estimate",
