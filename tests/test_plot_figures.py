@@ -10,6 +10,7 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
 from scipy.special import ndtri
 from test_plot import record as sigma_record
 from test_results import provenance
@@ -155,9 +156,13 @@ def test_a_vector_picture_is_small_enough_to_embed(name: str) -> None:
 
 
 def test_axes_carry_units() -> None:
-    for name in ("fig 2", "fig 4 bottom", "distances", "robust", "accuracy", "histograms"):
+    across = {"fig 2", "fig 4 bottom", "distances", "robust", "accuracy", "histograms", "window"}
+    up = {"fig 2", "fig 4 top", "fig 4 bottom"}
+    for name in across | up:
         ax = FIGURES[name](None)
-        assert "pixel units of [0, 1]" in ax.get_xlabel() + ax.get_ylabel(), name
+        assert name not in across or "pixel units of [0, 1]" in ax.get_xlabel(), name
+        assert name not in up or "pixel units of [0, 1]" in ax.get_ylabel(), name
+        assert "accuracy" not in ax.get_ylabel() or "(%)" in ax.get_ylabel(), name
 
 
 def test_the_half_space_is_to_scale() -> None:
@@ -205,6 +210,7 @@ def test_histograms_count_every_image_once() -> None:
     assert "one (2 above)" in [text.get_text() for text in ax.get_legend().get_texts()]
     near = plot.distance_histograms({"one": distances(30, 4)})
     assert near.patches[0].get_data().values.sum() == 26
+    assert plot.distance_histograms({"one": distances(30)}).get_legend() is None
     assert "one (4 not found)" in [text.get_text() for text in near.get_legend().get_texts()]
 
 
@@ -221,6 +227,12 @@ def test_a_window_shows_classes_and_marks() -> None:
     extent = ax.images[0].get_extent()
     assert extent == [-2.0, 2.0, -2.0, 2.0]
     assert plot.church_window(record, eps=None, legend=False).get_legend() is None
+    # the plane is that of two components, so the ball is the square of eps about the image
+    for eps, shown in ((1.9, True), (2.1, False)):
+        ax = plot.church_window(record, eps=eps)
+        words = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert any("beyond the window" in word for word in words) != shown
+        assert len([each for each in ax.patches if isinstance(each, Polygon)]) == shown
     many = plot.church_window(window(classes=12))
     assert (
         "others" in [text.get_text() for text in many.get_legend().get_texts()]
@@ -265,6 +277,10 @@ def test_accuracy_lines() -> None:
     x, y = ax.containers[0].lines[0].get_data()
     assert x.tolist() == [0.0, 0.1, 0.2]
     assert y == pytest.approx(100 * (1 - result.rate.mean(0))[[1, 2, 0]])
+    few = plot.accuracy_in_noise(result[:2]).containers[0]  # bars as wide as 0 to 100
+    ends = np.stack(few.lines[2][0].get_segments())[..., 1]
+    assert ends.min() >= 0
+    assert ends.max() <= 100
     x, y = plot.robust_accuracy(robust()).lines[0].get_data()
     assert x.tolist() == [0.0, 0.1, 0.2]
     assert y == pytest.approx([90.0, 80.0, 50.0])

@@ -22,8 +22,8 @@ def distance_histograms(
 ) -> Axes:
     """Histograms of the distance of the nearest error found, one outline for each model.
 
-    A misclassified image counts at 0; images without an error found are counted in the legend.
-    Raises ValueError where norms differ.
+    A misclassified image counts at 0; images without an error found are counted in the legend,
+    which one model alone needs for nothing else. Raises ValueError where norms differ.
     """
     ax = axes(ax, (5.6, 3.0))
     records = {"": models} if isinstance(models, DistanceResult) else dict(models)
@@ -39,9 +39,9 @@ def distance_histograms(
         counts, colour = np.histogram(values, edges)[0], SERIES[i % len(SERIES)]
         ax.stairs(counts, edges, color=colour, linewidth=1.6, label=label or None)
         ax.stairs(counts, edges, color=colour, alpha=0.18, fill=True)
-    if any(records):
+    if len(records) > 1 or any(not np.isfinite(each.distance).all() for each in records.values()):
         ax.legend(frameon=False, fontsize="small")
-    ax.set_xlim(0, top)
+    ax.set_xlim(0, 1.01 * top)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel(DISTANCE_LABEL if norms != {"Linf"} else LINF_LABEL)
     ax.set_ylabel("images")

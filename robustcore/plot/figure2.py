@@ -92,7 +92,7 @@ def sigma_histograms(
         ax.stairs(counts, edges, color=colour, alpha=0.18, fill=True)
     if len(records) > 1 or any(record.count("censored") for record in records.values()):
         ax.legend(frameon=False, fontsize="small")
-    ax.set_xlim(0, top)
+    ax.set_xlim(0, 1.01 * top)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel(_label(next(iter(records.values())).rate) if records else SIGMA_LABEL)
     ax.set_ylabel("images")

@@ -146,10 +146,7 @@ def _marks(ax: Axes, record: SliceResult, image: int, eps: float | None) -> list
     ax.add_patch(Circle((0, 0), radius, fill=False, color="black", linewidth=1.2))
     found = [Line2D([], [], color="black", label=rf"$\sigma\sqrt{{n}}$ = {radius:.3g}")]
     if eps is not None:
-        corners = record.linf_ball(image, eps)
-        ax.add_patch(Polygon(corners, fill=False, edgecolor="black", linewidth=1, linestyle=":"))
-        word = rf"$\ell_\infty$ ball of {_eps(eps)}"
-        found.append(Line2D([], [], color="black", linestyle=":", label=word))
+        found.append(_ball(ax, record, image, eps))
     predicted = record.half_space_distance[image]
     if record.up == "adversarial" and 0 < predicted < half:
         ax.axhline(predicted, color=GREY, linewidth=1.2, linestyle="--")
@@ -175,6 +172,17 @@ def _marks(ax: Axes, record: SliceResult, image: int, eps: float | None) -> list
     ax.set_xlim(-half, half)
     ax.set_ylim(-half, half)
     return found
+
+
+def _ball(ax: Axes, record: SliceResult, image: int, eps: float) -> Line2D:
+    """The trace of the l_inf ball of eps, or words where it lies outside the window."""
+    across, up = (np.abs(np.asarray(axis[image])) for axis in (record.axis_across, record.axis_up))
+    word = rf"$\ell_\infty$ ball of {_eps(eps)}"
+    if record.half_width[image] * float((across + up).max()) <= eps:
+        return Line2D([], [], linestyle="", label=f"{word}: beyond the window")
+    corners = record.linf_ball(image, eps)
+    ax.add_patch(Polygon(corners, fill=False, edgecolor="black", linewidth=1, linestyle=":"))
+    return Line2D([], [], color="black", linestyle=":", label=word)
 
 
 def _eps(eps: float) -> str:

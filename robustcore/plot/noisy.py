@@ -56,18 +56,19 @@ def accuracy_in_noise(records: ErrorRate | Mapping[str, ErrorRate], ax: Axes | N
     """Mean accuracy over images against sigma, one line for each record.
 
     Training against test: {"training images": ..., "test images": ...}. Bars are two standard
-    errors over images on either side.
+    errors over images on either side, and end at 0 and 100 %.
     """
     ax = axes(ax)
     named = {"": records} if isinstance(records, ErrorRate) else dict(records)
     for i, (name, record) in enumerate(named.items()):
         order = np.argsort(record.sigma)
         right = 100 * (1 - record.rate[:, order])
-        spread = right.std(0, ddof=1) / np.sqrt(len(record)) if len(record) > 1 else 0 * right[0]
+        mean = right.mean(0)
+        bars = 2 * right.std(0, ddof=1) / np.sqrt(len(record)) if len(record) > 1 else 0 * mean
         ax.errorbar(
             record.sigma[order],
-            right.mean(0),
-            yerr=2 * spread,
+            mean,
+            yerr=np.minimum(bars, [mean, 100 - mean]),
             color=SERIES[i % len(SERIES)],
             marker=MARKS[i % len(MARKS)],
             markersize=5,
