@@ -90,6 +90,37 @@ def test_the_command_writes_the_page_and_names_it(tmp_path, capsys):
     assert len(rc.Record.load(out / "pool.sigma.npz")) == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_models_of_every_form_stand_side_by_side(tmp_path):
+    x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    np.savez(tmp_path / "some.npz", images=x.numpy(), labels=Pool()(x).argmax(1).numpy())
+    (tmp_path / "net.py").write_text(
+        "from types import SimpleNamespace\n"
+        "def pool(): return lambda x: x.mean((2, 3))\n"  # as RobustBench: pixels to logits
+        "def face(): return lambda x: SimpleNamespace(logits=x.mean((2, 3)))\n"
+    )
+    torch.jit.trace(Pool(), x).save(str(tmp_path / "script.pt"))
+    program = torch.export.export(Pool(), (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, tmp_path / "program.pt2")
+    models = [
+        tmp_path / each for each in ("net.py:pool", "net.py:face", "script.pt", "program.pt2")
+    ]
+    command = ["report", "--data", tmp_path / "some.npz", "--out", tmp_path / "out", "--quick"]
+    command += ["--sections", "noise", "distance", "--model", *models]
+    assert main([str(each) for each in command]) == 0
+    names = ("pool", "face", "script", "program")
+    folder = tmp_path / "out"
+    # one function in four wrappers: the same draws, and so the same numbers up to rounding
+    sigma = [rc.Record.load(folder / f"{name}.sigma.npz").sigma for name in names]
+    near = [rc.Record.load(folder / f"{name}.distance.npz").distance for name in names]
+    assert np.allclose(sigma, sigma[0], rtol=1e-4)
+    assert np.allclose(near, near[0], rtol=1e-2)
+    assert (sigma[0] > 0).all()
+    page = (folder / "report.html").read_text()
+    for name in names:
+        assert f'class="number">{name}</th>' in page, name
+
+
 def test_images_come_from_a_folder(tmp_path):
     for i in range(3):
         Image.new("RGB", (8, 8), (80 * i, 100, 0)).save(tmp_path / f"{i}.png")
