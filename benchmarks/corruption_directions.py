@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from robustcore.results import Record
+from robustcore.results.corruptions import gain
 
 
 def published(path):
@@ -34,13 +35,6 @@ def published(path):
         column: {name: float(np.mean(values)) for name, values in each.items()}
         for column, each in found.items()
     }
-
-
-def gain(one, other, name):
-    """Mean and half-width in percent points, images being paired."""
-    here = one.corruption == name
-    rows = 100 * (other.correct[:, here].mean(1) - one.correct[:, here].mean(1))
-    return float(rows.mean()), float(1.96 * rows.std(ddof=1) / np.sqrt(len(rows)))
 
 
 def judged(paper, mean, wide):
@@ -64,7 +58,7 @@ def main():
         print(f"\n{other} against {one}, points (paper; ours)\n")
         for name in (each for each in ours[one].names if each in paper[one]):
             theirs = paper[other][name] - paper[one][name]
-            mean, wide = gain(ours[one], ours[other], name)
+            mean, wide = (100 * each for each in gain(ours[one], ours[other], [name]))
             verdict = judged(theirs, mean, wide)
             verdicts[verdict] += 1
             print(f"| {name} | {theirs:+.1f} | {mean:+.1f} +- {wide:.1f} | {verdict} |")
