@@ -127,8 +127,7 @@ def test_convolutional_networks_are_the_reference_outside_the_rounding_band(cuda
     assert bool(((got - want).abs() <= allowed).all())
 
 
-@pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
-@pytest.mark.parametrize("name", ["chain", "awkward"])
+@pytest.mark.parametrize(("name", "clip"), [("chain", (0.0, 1.0)), ("awkward", None)])
 def test_convolutional_counts_are_the_reference_outside_the_rounding_band(cuda, name, clip):
     module, shape = model(name)
     packed, x, ids = pack(module, shape), slots(shape)[0], torch.arange(5)

@@ -39,9 +39,12 @@ def ask(gradients, images, rows, loss, wanted):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_are_those_of_autograd_in_float64(name, isa):
+    check_gradients(*both(name, isa))
+
+
+def check_gradients(ours, plain, repeats=15):
     """To a thousand units of rounding of the largest; dlr, a quotient, to a hundredth of it."""
-    ours, plain = both(name, isa)
-    classes, rows = ours.engine.n_classes, torch.arange(5).repeat(15)
+    classes, rows = ours.engine.n_classes, torch.arange(5).repeat(repeats)
     images = ours.engine.x[rows]
     images = images + 0.3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
     for targets, loss in itertools.product((None, (ours.y + 1) % classes), LOSSES):

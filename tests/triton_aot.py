@@ -20,6 +20,7 @@ from triton.compiler import ASTSource
 
 from robustcore.corruptions import triton as corruptions
 from robustcore.fused import triton as fused
+from robustcore.fused import triton_ascent as ascents
 from robustcore.fused import triton_convolved as convolved
 from robustcore.kernels import triton as kernels
 from robustcore.kernels import triton_ball as balls
@@ -30,7 +31,7 @@ from robustcore.kernels import triton_ball as balls
 CONTRACTED = re.compile(r"\bfma\.rn\.f(32|64)|\b(mul|add|sub)\.f(32|64)")
 
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
-PRODUCTS = ("dense", "convolution")  # of matrices
+PRODUCTS = ("dense", "ascent", "convolution")  # of matrices
 LOGITS = {"labels": "*i64", "rows": "*i64"}
 SIZES = {"slots": "i32", "classes": "i32", "stride": "i32"}
 PERTURB = {
@@ -69,6 +70,15 @@ DENSE = {
     **dict.fromkeys(("memory", "widest"), "i32"),
 }
 
+ASCENT = {
+    **{"points": "*fp32", "rows": "*i64", "goal": "*i64", "wanted": "*i64", "margins": "*fp32"},
+    **{"gains": "*fp32", "founds": "*i64", "gradient": "*fp32", "x": "*fp32", "radii": "*fp32"},
+    **{"sizes": "*fp32", "ages": "*i64", "usables": "*i8", "scratch": "*fp32"},
+    **dict.fromkeys((f"{kind}{i}" for kind in "wbv" for i in range(4)), "*fp32"),
+    **dict.fromkeys(("n0", "n1", "n2", "classes", "slots", "elements", "widest"), "i32"),
+    **{"hidden": "i32", "memory": "i32", "tiles": "i32", "steps": "i32"},
+    **{"low": "fp32", "high": "fp32"},
+}
 CONVOLUTION = {
     **{"x": "*fp32", "rows": "*i64", "sigma": "*fp32", "samples": "*i64", "ids": "*i64"},
     **{"out": "*fp32", "scratch": "*fp32", "place": "*i32", "tap": "*i32", "start": "*i32"},
@@ -117,6 +127,15 @@ def cases():
     for layers, narrow in ((1, True), (2, False), (4, False)):
         constants = dense(layers, narrow)
         yield f"dense {layers} layers", fused.dense_kernel, DENSE, constants
+    for layers, loss, classes in ((1, 0, 16), (2, 2, 16), (4, 2, ascents.MOST_CLASSES)):
+        for descends in (True, False):
+            flags = {"LOSS": loss, "TARGETED": loss == 2, "WANTED": not descends}
+            flags |= {"DESCEND": descends, "ADAPTS": descends, "L2": layers > 2, "BOX": True}
+            flags |= {"LAYERS": layers, **{f"RELU{i}": i < layers - 1 for i in range(3)}}
+            flags |= {"SLOTS": fused.SLOTS, "COLUMNS": fused.COLUMNS, "CLASSES": classes}
+            constants = {**flags, "ELEMENTS": ascents.ELEMENTS}
+            name = f"ascent {layers} layers {descends}"
+            yield name, ascents.ascent_kernel, ASCENT, constants
     at_once = ("COUNTERS", "COLUMNS", "UNITS", "TAPS", "POSITIONS")
     for maximum in (True, False):
         constants = {"CLIP": not maximum, "RELU": True, "MAXIMUM": maximum}
@@ -170,6 +189,7 @@ def main() -> int:
             target = GPUTarget("cuda", arch, 32)
             product = name.startswith(PRODUCTS)
             options = {**OPTIONS, **({"num_stages": 1} if product else {})}
+            options |= ascents.REGISTERS if name.startswith("ascent") else {}
             compiled = triton.compile(source, target=target, options=options)
             ptx = compiled.asm["ptx"]
             registers, spilled = assemble(ptx)

@@ -39,6 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustcore.fused.ascent import Ascents
 from robustcore.fused.chain import NotPackable
 from robustcore.fused.convolved import MOST, ConvolvedNet, units
 from robustcore.fused.pack import pack
@@ -62,7 +63,7 @@ class Fused:
     @property
     def ascent(self) -> Any:
         """The body, where it differentiates; the others leave that to torch."""
-        return self.body if hasattr(self.body, "differentiate") else None
+        return self.body if isinstance(self.body, Ascents) else None
 
     @property
     def note(self) -> str:
@@ -110,9 +111,12 @@ def _body(packed: Packed, backend: str, device: torch.device, clip: Any) -> Any:
 
             return (CudaNet if packed.dense else CudaConvolvedNet)(packed, device)
         from robustcore.fused.triton import TritonNet
+        from robustcore.fused.triton_ascent import MOST_CLASSES, TritonAscents
         from robustcore.fused.triton_convolved import TritonConvolvedNet
 
-        return (TritonNet if packed.dense else TritonConvolvedNet)(packed, device)
+        if not packed.dense:
+            return TritonConvolvedNet(packed, device)
+        return (TritonAscents if packed.n_classes <= MOST_CLASSES else TritonNet)(packed, device)
     return ReferenceNet(packed)
 
 

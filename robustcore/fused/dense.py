@@ -1,6 +1,6 @@
 """What the fused kernels of dense networks on GPUs share. Contracts are in `robustcore.fused`.
 
-Gradients are left to torch; noise with a clip, too.
+Noise with a clip is left to torch.
 """
 
 from __future__ import annotations

@@ -7,23 +7,21 @@ changes no result, and `isa` names an instruction set for tests.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from robustcore import _fused
-from robustcore.fused.body import Body, Call, Clip
+from robustcore.fused.ascent import Ascent, Ascents, Descent
+from robustcore.fused.body import Call
 from robustcore.fused.packed import Packed
 from robustcore.fused.plan import Plan, forward_plan, gradient_plan
-from robustcore.kernels import checks
 
 DEVICE = "cpu"
-LOSSES = ("ce", "margin", "dlr")  # as csrc/core/loss.h counts them
 ISAS: tuple[str, ...] = tuple(_fused.isas())
 
 
-class NativeNet(Body):
+class NativeNet(Ascents):
     """The fused kernels of one packed network."""
 
     name = "native"
@@ -31,7 +29,7 @@ class NativeNet(Body):
     def __init__(self, packed: Packed, isa: str = "") -> None:
         super().__init__(packed, DEVICE)
         self.isa = isa
-        self._ascents: dict[bool, _fused.Net] = {}
+        self._backwards: dict[bool, _fused.Net] = {}
 
     @cached_property
     def _forward(self) -> _fused.Net:
@@ -50,103 +48,45 @@ class NativeNet(Body):
         sizes = (plan.sizes(), stages, plan.forward, self.packed.n_classes, list(plan.ends))
         return _fused.Net(self.isa, places, plan.fills(), *sizes, self.packed.dense)
 
-    def _ascent(self, channels_last: bool) -> _fused.Net:
-        if channels_last not in self._ascents:
-            self._ascents[channels_last] = self._made(gradient_plan(self.packed, channels_last))
-        return self._ascents[channels_last]
+    def _backward(self, channels_last: bool) -> _fused.Net:
+        if channels_last not in self._backwards:
+            self._backwards[channels_last] = self._made(gradient_plan(self.packed, channels_last))
+        return self._backwards[channels_last]
 
     def _launch(self, call: Call) -> None:
         pointers = call.addresses(self.base(call.x, call.clip))
         threads = torch.get_num_threads()
         self._forward.evaluate(pointers, call.sizes, call.names, call.clip, threads)
 
-    def differentiate(
-        self,
-        points: Tensor,
-        rows: Tensor,
-        goal: Tensor,
-        gradient: Tensor,
-        *,
-        loss: str,
-        targeted: bool = False,
-        wanted: Tensor | None = None,
-        channels_last: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        slots = _points(points, rows, goal, wanted)
-        checks.tensor("gradient", gradient, torch.float32, tuple(points.shape), DEVICE)
-        results = _Results.of(len(rows))
-        self._ascent(channels_last).differentiate(
-            slots,
-            (*results.addresses, gradient.data_ptr()),
-            (len(rows), len(goal)),
-            targeted,
-            LOSSES.index(loss),
+    def _differentiate(self, ascent: Ascent, gradient: Tensor) -> None:
+        self._backward(ascent.channels_last).differentiate(
+            *_shared(ascent, gradient), torch.get_num_threads()
+        )
+
+    def _descend(self, ascent: Ascent, descent: Descent) -> None:
+        order = ascent.rows.argsort(stable=True)  # starts of an image side by side: much alike
+        self._backward(ascent.channels_last).descend(
+            *_shared(ascent, descent.age),
+            _addresses(descent.x, descent.radius, descent.size, order),
+            descent.usable.data_ptr(),
+            descent.steps,
+            descent.adapts,
+            descent.l2,
+            descent.box,
             torch.get_num_threads(),
         )
-        return results.margin, results.gain, results.found
-
-    def descend(
-        self,
-        x: Tensor,
-        points: Tensor,
-        rows: Tensor,
-        goal: Tensor,
-        radius: Tensor,
-        size: Tensor,
-        *,
-        norm: float,
-        steps: int,
-        adapts: bool,
-        loss: str,
-        targeted: bool = False,
-        box: Clip | None = None,
-        channels_last: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        slots = _points(points, rows, goal, None)
-        checks.tensor("x", x, torch.float32, (len(goal), points.shape[1]), DEVICE)
-        checks.slots(len(rows), DEVICE, radius=radius, size=size)
-        results = _Results.of(len(rows))
-        age, usable = torch.empty_like(results.found), torch.empty(len(rows), dtype=torch.bool)
-        order = rows.argsort(stable=True)  # starts of an image side by side: much alike
-        self._ascent(channels_last).descend(
-            slots,
-            (*results.addresses, age.data_ptr()),
-            (len(rows), len(goal)),
-            targeted,
-            LOSSES.index(loss),
-            (x.data_ptr(), radius.data_ptr(), size.data_ptr(), order.data_ptr()),
-            usable.data_ptr(),
-            steps,
-            adapts,
-            norm == 2,
-            box,
-            torch.get_num_threads(),
-        )
-        return results.margin, results.found, age, usable
 
 
-class _Results(NamedTuple):
-    margin: Tensor
-    gain: Tensor
-    found: Tensor
-
-    @staticmethod
-    def of(slots: int) -> _Results:
-        empty = torch.empty(slots)
-        return _Results(empty, torch.empty(slots), torch.empty(slots, dtype=torch.int64))
-
-    @property
-    def addresses(self) -> tuple[int, int, int]:
-        return self.margin.data_ptr(), self.gain.data_ptr(), self.found.data_ptr()
+Four = tuple[int, int, int, int]
 
 
-def _points(
-    points: Tensor, rows: Tensor, goal: Tensor, wanted: Tensor | None
-) -> tuple[int, int, int, int]:
-    checks.tensor("points", points, torch.float32, tuple(points.shape), DEVICE)
-    checks.slots(len(points), DEVICE, rows=rows)
-    checks.slots(len(goal), DEVICE, labels=goal)
-    if wanted is not None:
-        checks.tensor("wanted", wanted, torch.int64, (len(points),), DEVICE)
-    address = 0 if wanted is None else wanted.data_ptr()
-    return rows.data_ptr(), goal.data_ptr(), address, points.data_ptr()
+def _addresses(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Four:
+    return a.data_ptr(), b.data_ptr(), c.data_ptr(), d.data_ptr()
+
+
+def _shared(a: Ascent, last: Tensor) -> tuple[Four, Four, tuple[int, int], bool, int]:
+    """What both take: slots, results with `last` among them, sizes and the loss."""
+    wanted = 0 if a.wanted is None else a.wanted.data_ptr()
+    slots = (a.rows.data_ptr(), a.goal.data_ptr(), wanted, a.points.data_ptr())
+    results = _addresses(a.margin, a.gain, a.found, last)
+    return slots, results, (len(a.rows), len(a.goal)), a.targeted, a.loss

@@ -6,6 +6,7 @@ model: called with images it computes their logits in plain torch, the definitio
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -77,6 +78,10 @@ class Packed:
         return not self.layers[0].convolution
 
     @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def n_classes(self) -> int:
         return len(self.layers[-1].bias)
 
@@ -100,6 +105,12 @@ class Packed:
                 width = f"conv {width} {layer.weight.shape[2]}x{layer.weight.shape[3]}"
             words += [width] + [f"pool {layer.pool}"] * (layer.pool > 1)
         return ", ".join(words)
+
+    def channels_last(self) -> Packed:
+        """A dense network that takes an image's elements in the order of channels_last."""
+        first, *rest = self.layers
+        order = torch.arange(self.elements).view(self.shape).permute(1, 2, 0).flatten()
+        return replace(self, layers=(replace(first, weight=first.weight[:, order]), *rest))
 
     def base(self, x: Tensor) -> Tensor:
         """What a linear first layer answers to images x, (B, N) float32: noise is added to it."""

@@ -81,10 +81,7 @@ def gradient_plan(packed: Packed, channels_last: bool = False) -> Plan:
     channels_last: the order of points. A dense network's first layer takes them as they are.
     """
     if channels_last and packed.dense:
-        first, *rest = packed.layers
-        order = np.arange(first.weight.shape[1]).reshape(packed.shape).transpose(1, 2, 0).ravel()
-        layers = (replace(first, weight=first.weight[:, order]), *rest)
-        packed, channels_last = replace(packed, layers=layers), False
+        packed, channels_last = packed.channels_last(), False
     return _Planner(packed, gradient=True).plan(channels_last)
 
 

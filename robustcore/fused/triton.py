@@ -75,10 +75,13 @@ def _make(noise, elements, sample, image, stream, k0, k1, SLOTS: tl.constexpr):
 
 @triton.jit
 def _layer(
-    before, after, weight, bias, inputs, width, SLOTS: tl.constexpr, COLUMNS: tl.constexpr,
-    BIAS: tl.constexpr, RELU: tl.constexpr,
+    before, after, weight, bias, mask, inputs, width, SLOTS: tl.constexpr, COLUMNS: tl.constexpr,
+    BIAS: tl.constexpr, RELU: tl.constexpr, MASK: tl.constexpr,
 ):  # fmt: skip
-    """after (SLOTS, width) = act(before (SLOTS, inputs) W + bias), some columns at a time."""
+    """after (SLOTS, width) = act(before (SLOTS, inputs) W + bias), some columns at a time.
+
+    MASK: only where mask (SLOTS, width) is positive.
+    """
     slot = tl.arange(0, SLOTS)[:, None]
     tl.debug_barrier()  # what other threads wrote
     for start in range(0, width, COLUMNS):
@@ -92,6 +95,10 @@ def _layer(
             acc = _product(acc, x, weight, unit, column, inputs, width)
         if RELU:
             acc = tl.where(acc < 0.0, 0.0, acc)
+        if MASK:
+            by = mask + slot * width + column[None, :]
+            known = (column < width)[None, :]
+            acc = tl.where(tl.load(by, mask=known, other=0.0) > 0.0, acc, 0.0)
         tl.store(after + slot * width + column[None, :], acc, mask=(column < width)[None, :])
     tl.debug_barrier()
 
@@ -156,7 +163,7 @@ def dense_kernel(
             _narrow(sums, w0, elements, n0, sample, image, name, key0, key1, SLOTS, COLUMNS)
         else:
             _make(noise, elements, sample, image, name, key0, key1, SLOTS)
-            _layer(noise, sums, w0, w0, elements, n0, SLOTS, COLUMNS, False, False)
+            _layer(noise, sums, w0, w0, w0, elements, n0, SLOTS, COLUMNS, False, False, False)
         for g in range(0, grid):
             if TABLE:
                 scale = tl.load(sigma + slot, mask=inside, other=0.0)
@@ -165,13 +172,13 @@ def dense_kernel(
             _scale(one, base, sums, scale, row, n0, SLOTS, COLUMNS, RELU0)
             logits = one
             if LAYERS > 1:
-                _layer(one, two, w1, b1, n0, n1, SLOTS, COLUMNS, True, RELU1)
+                _layer(one, two, w1, b1, b1, n0, n1, SLOTS, COLUMNS, True, RELU1, False)
                 logits = two
             if LAYERS > 2:
-                _layer(two, one, w2, b2, n1, n2, SLOTS, COLUMNS, True, RELU2)
+                _layer(two, one, w2, b2, b2, n1, n2, SLOTS, COLUMNS, True, RELU2, False)
                 logits = one
             if LAYERS > 3:
-                _layer(one, two, w3, b3, n2, n3, SLOTS, COLUMNS, True, False)
+                _layer(one, two, w3, b3, b3, n2, n3, SLOTS, COLUMNS, True, False, False)
                 logits = two
             if TABLE:
                 for start in range(0, classes, COLUMNS):

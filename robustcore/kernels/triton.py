@@ -224,7 +224,7 @@ def _signed(word: int) -> int:
 def _launch(kernel: Any, programs: int, device: torch.device, *args: Any, **meta: Any) -> None:
     if programs:
         with torch.cuda.device_of(torch.empty(0, device=device)):
-            kernel[(programs,)](*args, **meta, num_warps=4, enable_fp_fusion=False)
+            kernel[(programs,)](*args, **{"num_warps": 4, **meta}, enable_fp_fusion=False)
 
 
 def _budget(device: torch.device) -> int:

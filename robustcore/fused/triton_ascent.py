@@ -1,0 +1,318 @@
+"""Gradients and descents of dense networks in Triton. Contracts are in `robustcore.fused`.
+
+A program takes 16 slots through all steps of their descents; points, layers and gradients lie in a
+piece of memory that no other program touches, so they stay in the cache. A tile is done when its
+last slot is. Products are those of three TF32 parts, lengths are summed in float64.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from robustcore.fused.ascent import Ascent, Ascents, Descent
+from robustcore.fused.packed import Packed
+from robustcore.fused.triton import COLUMNS, PROGRAMS, SLOTS, TritonNet, _layer
+from robustcore.kernels.triton import _launch, _margin
+from robustcore.kernels.triton_ball import _box, _clip
+
+MOST_CLASSES = 32  # a row of logits is held in registers
+ELEMENTS = 32  # of each slot, at once in a step
+# with fewer, the assembler would rather spill a little than run one program at a time
+REGISTERS = {"num_warps": 8, "maxnreg": 255, "num_stages": 1}
+PATIENCE = tl.constexpr(2)  # as robustcore/attack/projected.py has them
+LAST = tl.constexpr(0.05)
+
+
+@triton.jit
+def _gain(
+    logits, slope, label, wanted, classes, LOSS: tl.constexpr, TARGETED: tl.constexpr,
+    WANTED: tl.constexpr, SLOTS: tl.constexpr, CLASSES: tl.constexpr,
+):  # fmt: skip
+    """(margin, gain, class found) of each slot, as csrc/core/loss.h; slope: the gain's gradient."""
+    lane, column = tl.arange(0, SLOTS), tl.arange(0, CLASSES)[None, :]
+    row = logits + lane * classes
+    margin, best = _margin(row, label, lane >= 0, classes, CLASSES)
+    known, goal = column < classes, column == label[:, None]
+    value = tl.load(row[:, None] + column, mask=known, other=float("-inf"))
+    top = tl.load(row + best)
+    pick = best
+    if WANTED:
+        pick = tl.where(wanted >= 0, wanted, best)
+    gain = tl.load(row + pick)
+    by = tl.where(column == pick[:, None], 1.0, 0.0)
+    if LOSS == 0:
+        shares = tl.where(known & (goal == 0), tl.exp(value - top[:, None]), 0.0)
+        total = tl.sum(shares, 1)
+        soft = shares / total[:, None]
+        whole = top + tl.log(total)
+        if WANTED:
+            by = tl.where(wanted[:, None] >= 0, by, soft)
+            gain = tl.where(wanted >= 0, gain, whole)
+        else:
+            by, gain = soft, whole
+    by = tl.where(goal, by - 1.0, by)
+    gain = gain - tl.load(row + label)
+    if LOSS == 2:
+        first = tl.argmax(value, 1)
+        rest = tl.where(column == first[:, None], float("-inf"), value)
+        last = tl.argmax(rest, 1)
+        third = tl.argmax(tl.where(column == last[:, None], float("-inf"), rest), 1)
+        last = tl.where(classes > 2, third, last)
+        spread = tl.load(row + first) - tl.load(row + last) + 1e-12
+        gain = gain / spread
+        by, share = by / spread[:, None], (gain / spread)[:, None]
+        by = tl.where(column == first[:, None], by - share, by)
+        by = tl.where(column == last[:, None], by + share, by)
+    found = best.to(tl.int64)
+    if TARGETED:
+        by, gain = -by, -gain
+        behind = tl.where(margin == margin, -margin, float("inf"))
+        behind = tl.where(behind > 1.17549435e-38, behind, 1.17549435e-38)
+        margin, found = tl.where(margin > 0, -margin, behind), label
+    tl.store(slope + lane[:, None] * classes + column, by, mask=known)
+    return margin, gain, found
+
+
+@triton.jit
+def _step(
+    point, slope, x, row, live, size, radius, elements, low, high, L2: tl.constexpr,
+    BOX: tl.constexpr, SLOTS: tl.constexpr, ELEMENTS: tl.constexpr,
+):  # fmt: skip
+    """Move the points of slots that live, as `ball_step` does; whether the gradient was of use."""
+    at = tl.arange(0, SLOTS)[:, None] * elements
+    x += row[:, None] * elements
+    some = tl.zeros((SLOTS,), tl.int32)
+    wrong = tl.zeros((SLOTS,), tl.int32)
+    squared = tl.zeros((SLOTS,), tl.float64)
+    product = tl.zeros((SLOTS,), tl.float64)
+    length = tl.zeros((SLOTS,), tl.float64)
+    tl.debug_barrier()
+    for start in range(0, elements, ELEMENTS):
+        e = (start + tl.arange(0, ELEMENTS))[None, :]
+        g = tl.load(slope + at + e, mask=e < elements, other=0.0)
+        if L2:
+            clean = tl.load(x + e, mask=e < elements, other=0.0)
+            offset = tl.load(point + at + e, mask=e < elements, other=0.0) - clean
+            wide, old = g.to(tl.float64), offset.to(tl.float64)
+            squared += tl.sum(wide * wide, 1)
+            product += tl.sum(old * wide, 1)
+            length += tl.sum(old * old, 1)
+        else:
+            some = tl.maximum(some, tl.max(tl.where(g != 0.0, 1, 0), 1))
+            wrong = tl.maximum(wrong, tl.max(tl.where(g - g != 0.0, 1, 0), 1))
+    usable = (squared > 0.0) & (squared < float("inf")) if L2 else (some > 0) & (wrong == 0)
+    kept = tl.full((SLOTS,), 1.0, tl.float64)
+    move = tl.zeros((SLOTS,), tl.float64)
+    if L2:
+        squared = tl.where(usable, squared, 1.0)
+        reach = radius.to(tl.float64)
+        along = tl.where(usable, size.to(tl.float64) / tl.sqrt(squared), 0.0)
+        grown = length + 2.0 * (along * tl.where(usable, product, 0.0))
+        grown = grown + tl.where(usable, along * along * squared, 0.0)
+        away = tl.sqrt(tl.where(grown > 0.0, grown, 0.0))
+        kept = tl.where(away > reach, reach / tl.where(away > reach, away, 1.0), 1.0)
+        move = along * kept
+    for start in range(0, elements, ELEMENTS):
+        e = (start + tl.arange(0, ELEMENTS))[None, :]
+        g = tl.load(slope + at + e, mask=e < elements, other=0.0)
+        clean = tl.load(x + e, mask=e < elements, other=0.0)
+        offset = tl.load(point + at + e, mask=e < elements, other=0.0) - clean
+        if L2:
+            by = tl.where(usable[:, None], g.to(tl.float64) * move[:, None], 0.0)
+            moved = (offset.to(tl.float64) * kept[:, None] + by).to(tl.float32)
+        else:
+            sign = tl.where(g > 0, 1.0, tl.where(g < 0, -1.0, 0.0))
+            moved = offset + size[:, None] * tl.where(usable[:, None], sign, 0.0)
+            moved = _clip(moved, -radius[:, None], radius[:, None])
+        value = clean + moved
+        if BOX:
+            value = _clip(value, low, high)
+        tl.store(point + at + e, value, mask=(e < elements) & (live[:, None] > 0))
+    tl.debug_barrier()
+    return usable
+
+
+@triton.jit
+def _copy(
+    own, rows, slot, inside, elements, OUT: tl.constexpr, SLOTS: tl.constexpr,
+    ELEMENTS: tl.constexpr,
+):  # fmt: skip
+    """Rows of slots to a program's own memory, zeros where there is no slot; or back."""
+    at = tl.arange(0, SLOTS)[:, None] * elements
+    there = rows + slot[:, None] * elements
+    tl.debug_barrier()
+    for start in range(0, elements, ELEMENTS):
+        e = (start + tl.arange(0, ELEMENTS))[None, :]
+        known = inside[:, None] & (e < elements)
+        if OUT:
+            tl.store(there + e, tl.load(own + at + e, mask=known), mask=known)
+        else:
+            value = tl.load(there + e, mask=known, other=0.0)
+            tl.store(own + at + e, value, mask=e < elements)
+    tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=["steps"])
+def ascent_kernel(
+    points, rows, goal, wanted, margins, gains, founds, gradient, x, radii, sizes, ages, usables,
+    scratch, w0, w1, w2, w3, b0, b1, b2, b3, v0, v1, v2, v3, n0, n1, n2, classes, slots, elements,
+    widest, hidden, memory, tiles, steps, low, high, LOSS: tl.constexpr, TARGETED: tl.constexpr,
+    WANTED: tl.constexpr, DESCEND: tl.constexpr, ADAPTS: tl.constexpr, L2: tl.constexpr,
+    BOX: tl.constexpr, LAYERS: tl.constexpr, RELU0: tl.constexpr, RELU1: tl.constexpr,
+    RELU2: tl.constexpr, SLOTS: tl.constexpr, COLUMNS: tl.constexpr, CLASSES: tl.constexpr,
+    ELEMENTS: tl.constexpr,
+):  # fmt: skip
+    point = scratch + tl.program_id(0).to(tl.int64) * memory
+    slope = point + SLOTS * elements
+    one = slope + SLOTS * elements  # layers, then two gradients of layers by turns
+    two = one + SLOTS * n0
+    three = two + SLOTS * n1
+    even = one + SLOTS * hidden
+    odd = even + SLOTS * widest
+    logits = odd + SLOTS * widest
+    lane = tl.arange(0, SLOTS)
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        slot = lane.to(tl.int64) + tile * SLOTS
+        inside = slot < slots
+        row = tl.load(rows + slot, mask=inside, other=0)
+        label = tl.load(goal + row)
+        want = label
+        if WANTED:
+            want = tl.load(wanted + slot, mask=inside, other=-1)
+        size = tl.zeros((SLOTS,), tl.float32)
+        radius = tl.zeros((SLOTS,), tl.float32)
+        if DESCEND:
+            size = tl.load(sizes + slot, mask=inside, other=0.0)
+            radius = tl.load(radii + slot, mask=inside, other=0.0)
+        best = tl.full((SLOTS,), float("-inf"), tl.float32)
+        since = tl.zeros((SLOTS,), tl.int32)
+        age = tl.zeros((SLOTS,), tl.int32)
+        stuck = tl.zeros((SLOTS,), tl.int32)
+        useful = tl.zeros((SLOTS,), tl.int32)
+        live = tl.where(inside, 1, 0)
+        _copy(point, points, slot, inside, elements, False, SLOTS, ELEMENTS)
+        while tl.max(live, 0) > 0:
+            if LAYERS > 1:
+                _layer(point, one, w0, b0, b0, elements, n0, SLOTS, COLUMNS, True, RELU0, False)
+                if LAYERS > 2:
+                    _layer(one, two, w1, b1, b1, n0, n1, SLOTS, COLUMNS, True, RELU1, False)
+                    if LAYERS > 3:
+                        _layer(two, three, w2, b2, b2, n1, n2, SLOTS, COLUMNS, True, RELU2, False)
+                        _layer(
+                            three, logits, w3, b3, b3, n2, classes, SLOTS, COLUMNS, True, False,
+                            False,
+                        )  # fmt: skip
+                    else:
+                        _layer(
+                            two, logits, w2, b2, b2, n1, classes, SLOTS, COLUMNS, True, False,
+                            False,
+                        )  # fmt: skip
+                else:
+                    _layer(one, logits, w1, b1, b1, n0, classes, SLOTS, COLUMNS, True, False, False)
+            else:
+                _layer(
+                    point, logits, w0, b0, b0, elements, classes, SLOTS, COLUMNS, True, False, False
+                )
+            margin, gain, found = _gain(
+                logits, even, label, want, classes, LOSS, TARGETED, WANTED, SLOTS, CLASSES
+            )
+            done = live > 0
+            if DESCEND:
+                done = ((margin > 0) == 0) | (stuck > 0) | (age >= steps)
+                if ADAPTS:
+                    better = gain > best
+                    best = tl.where(better, gain, best)
+                    since = tl.where(better, 0, since + 1)
+                    halve = since >= PATIENCE
+                    size = tl.where(halve, size * 0.5, size)
+                    since = tl.where(halve, 0, since)
+                    done = done | (size < radius * LAST)
+            ends = (live > 0) & done
+            tl.store(margins + slot, margin, mask=ends)
+            tl.store(gains + slot, gain, mask=ends)
+            tl.store(founds + slot, found, mask=ends)
+            if DESCEND:
+                tl.store(ages + slot, age.to(tl.int64), mask=ends)
+                tl.store(usables + slot, useful.to(tl.int8), mask=ends)
+            live = tl.where(done, 0, live)
+            if LAYERS > 3:
+                _layer(even, odd, v3, v3, three, classes, n2, SLOTS, COLUMNS, False, False, RELU2)
+                _layer(odd, even, v2, v2, two, n2, n1, SLOTS, COLUMNS, False, False, RELU1)
+                _layer(even, odd, v1, v1, one, n1, n0, SLOTS, COLUMNS, False, False, RELU0)
+                _layer(odd, slope, v0, v0, v0, n0, elements, SLOTS, COLUMNS, False, False, False)
+            elif LAYERS > 2:
+                _layer(even, odd, v2, v2, two, classes, n1, SLOTS, COLUMNS, False, False, RELU1)
+                _layer(odd, even, v1, v1, one, n1, n0, SLOTS, COLUMNS, False, False, RELU0)
+                _layer(even, slope, v0, v0, v0, n0, elements, SLOTS, COLUMNS, False, False, False)
+            elif LAYERS > 1:
+                _layer(even, odd, v1, v1, one, classes, n0, SLOTS, COLUMNS, False, False, RELU0)
+                _layer(odd, slope, v0, v0, v0, n0, elements, SLOTS, COLUMNS, False, False, False)
+            else:
+                _layer(
+                    even, slope, v0, v0, v0, classes, elements, SLOTS, COLUMNS, False, False, False
+                )
+            if DESCEND:
+                usable = _step(
+                    point, slope, x, row, live, size, radius, elements, low, high, L2, BOX, SLOTS,
+                    ELEMENTS,
+                )  # fmt: skip
+                moves = tl.where(usable, live, 0)
+                age += live
+                stuck = live - moves
+                useful = tl.maximum(useful, moves)
+        if DESCEND:
+            _copy(point, points, slot, inside, elements, True, SLOTS, ELEMENTS)
+        else:
+            _copy(slope, gradient, slot, inside, elements, True, SLOTS, ELEMENTS)
+
+
+class TritonAscents(TritonNet, Ascents):
+    """A dense network of at most MOST_CLASSES classes, with gradients and descents."""
+
+    def __init__(self, packed: Packed, device: torch.device | str) -> None:
+        super().__init__(packed, device)
+        self._weights: dict[bool, tuple[list[Tensor], list[Tensor]]] = {}
+
+    def _both(self, channels_last: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """The weights (inputs, width) and (width, inputs) of each layer."""
+        if channels_last not in self._weights:
+            packed = self.packed.channels_last() if channels_last else self.packed
+            wide = [layer.weight.contiguous().to(self.device) for layer in packed.layers]
+            self._weights[channels_last] = [each.T.contiguous() for each in wide], wide
+        return self._weights[channels_last]
+
+    def _differentiate(self, ascent: Ascent, gradient: Tensor) -> None:
+        self._start(ascent, gradient, None)
+
+    def _descend(self, ascent: Ascent, descent: Descent) -> None:
+        self._start(ascent, ascent.points, descent)
+
+    def _start(self, a: Ascent, gradient: Tensor, d: Descent | None) -> None:
+        layers, slots, elements = self.packed.layers, len(a.rows), self.packed.elements
+        fill = 4 - len(layers)
+        weights, wide = ([*each, *each[:1] * fill] for each in self._both(a.channels_last))
+        biases = [*self.biases, *self.biases[:1] * fill]
+        widths = [len(layer.bias) for layer in layers[:-1]]
+        relu = [layer.relu for layer in layers[:-1]] + [False] * 3
+        classes, widest = self.packed.n_classes, max(len(layer.bias) for layer in layers)
+        memory = SLOTS * (2 * elements + sum(widths) + 2 * widest + classes)
+        tiles = triton.cdiv(slots, SLOTS)
+        programs = min(tiles, PROGRAMS)
+        scratch = torch.empty(programs * memory, device=gradient.device)
+        none = a.margin
+        ball = (none,) * 5 if d is None else (d.x, d.radius, d.size, d.age, d.usable)
+        box = None if d is None else d.box
+        _launch(
+            ascent_kernel, programs, gradient.device, a.points, a.rows, a.goal,
+            a.rows if a.wanted is None else a.wanted, a.margin, a.gain, a.found, gradient, *ball,
+            scratch, *weights, *biases, *wide, *(widths + [0] * 3)[:3], classes, slots, elements,
+            widest, sum(widths), memory, tiles, 0 if d is None else d.steps, *_box(box),
+            LOSS=a.loss, TARGETED=a.targeted, WANTED=a.wanted is not None, DESCEND=d is not None,
+            ADAPTS=d is not None and d.adapts, L2=d is not None and d.l2, BOX=box is not None,
+            LAYERS=len(layers), RELU0=relu[0], RELU1=relu[1], RELU2=relu[2], SLOTS=SLOTS,
+            COLUMNS=COLUMNS, CLASSES=max(2, triton.next_power_of_2(classes)), ELEMENTS=ELEMENTS,
+            **REGISTERS,
+        )  # fmt: skip
