@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from limits import SHAPE, SIGMA, dense, in_turns, perturb_rate, rates
 from machine import machine
-from pgd_peers import peers as peers  # for gpu.py
 from pgd_peers import pgd_table
 from torch import nn
 

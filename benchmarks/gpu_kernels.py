@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 import torch
-from bench_fused import SIGMA, dense
+from limits import SIGMA, dense
 
 from robustcore.evaluator import Evaluator
 from robustcore.fused import pack

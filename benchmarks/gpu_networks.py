@@ -4,18 +4,21 @@ import json
 
 import numpy as np
 import torch
-from bench_fused import SHAPE, SIGMA, dense, peers
 from gpu_kernels import limits
+from limits import SHAPE, SIGMA, dense
+from pgd_peers import peers
 
 import robustcore as rc
 from robustcore.evaluator import Evaluator
 from robustcore.fused import pack
+from robustcore.zoo.mnist import MnistNet
 from robustcore.zoo.resnet import ResNet
 
 # name: network, shape of an image, multiply-adds of one, the ratio to plain torch to reach
 NETWORKS = {
     "linear 784-10": (lambda: dense(784, 10), SHAPE, 7840, 30.0),
     "MLP 784-256-10": (lambda: dense(784, 256, 10), SHAPE, 784 * 256 + 2560, 30.0),
+    "MNIST, 2 convolutions and maxima": (lambda: MnistNet().eval(), SHAPE, 3_024_384, None),
     "ResNet-20": (lambda: ResNet(20).eval(), (3, 32, 32), 40_810_000, 3.0),
 }
 
@@ -49,7 +52,7 @@ def networks(run):
         torch.manual_seed(0)
         model, x = make().to(run.device), torch.rand(1, *shape, device=run.device)
         small = name != "ResNet-20"
-        draws = run.size(2**23 if small else 2**18, 64)
+        draws = run.size(2**23 if work < 2**20 else 2**20 if small else 2**18, 64)
         with torch.no_grad():
             label = int(model(x).argmax(1))
 

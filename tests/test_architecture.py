@@ -102,7 +102,7 @@ def test_runs_know_no_method() -> None:
 
 
 def test_fused_networks_know_kernels_alone() -> None:
-    parts = ("", ".checks", ".cuda", ".triton")
+    parts = ("", ".checks", ".cuda", ".triton", ".triton_ball")
     allowed = {"robustcore", *(f"robustcore.kernels{part}" for part in parts)}
     for path in sorted((PACKAGE / "fused").glob("*.py")):
         names = imports_of(path.read_text(encoding="utf-8"))

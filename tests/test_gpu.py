@@ -23,6 +23,7 @@ from robustcore.fused import pack
 from robustcore.fused.native import ISAS, NativeNet
 from robustcore.kernels import reference, select, unavailable
 from robustcore.rounds import GRAPH_BATCHES
+from robustcore.zoo.mnist import MnistNet
 from robustcore.zoo.resnet import ResNet
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks/gpu.sh"
@@ -132,22 +133,26 @@ def test_a_full_device_halves_the_batch_and_changes_no_count():
 
 
 @cuda
+@pytest.mark.parametrize("network", ["dense", "convolved"])
 @pytest.mark.parametrize("name", ["cuda", "triton"])
-def test_fused_networks_on_the_device_are_those_of_the_cpu(name):
+def test_fused_networks_on_the_device_are_those_of_the_cpu(name, network):
     """CUDA has the CPU's bits; Triton's products of parts of TF32 are float32 to some units."""
     if name not in FAST:
         pytest.skip(str(unavailable(name, DEVICE)))
-    from robustcore.fused.cuda import CudaNet
+    from robustcore.fused.cuda import CudaConvolvedNet, CudaNet
     from robustcore.fused.triton import TritonNet
+    from robustcore.fused.triton_convolved import TritonConvolvedNet
 
+    bodies = {"dense": (CudaNet, TritonNet), "convolved": (CudaConvolvedNet, TritonConvolvedNet)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        packed = pack(_dense(784, 256, 10).eval(), (1, 28, 28))
-    arguments = slots((1, 28, 28), 500)
-    net = Elsewhere({"cuda": CudaNet, "triton": TritonNet}[name](packed, "cuda"))
-    got = net.logits(*arguments, seed=3)
+        model = _dense(784, 256, 10) if network == "dense" else MnistNet()
+    packed, arguments = pack(model.eval(), (1, 28, 28)), slots((1, 28, 28), 500)
+    net = Elsewhere(bodies[network][name == "triton"](packed, "cuda"))
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        got = net.logits(*arguments, seed=3)
     want = NativeNet(packed).logits(*arguments, seed=3)
-    if name == "cuda" and {"avx512", "avx2"} & set(ISAS):
+    if (name, network) == ("cuda", "dense") and {"avx512", "avx2"} & set(ISAS):
         assert torch.equal(got, want)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
