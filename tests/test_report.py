@@ -88,6 +88,9 @@ def test_verdicts_say_what_the_records_hold(made):
     assert "connected region in 1 of 1" in made.verdicts["Slices"][0]
     text = made.path.read_text()
     assert all(line in text for line in made.verdicts["Noise"][:1])
+    assert repr(made) == f"Report({made.path}: near, far <b>; left out of Corruptions)"
+    assert "near is right on 5 of 6 images" in made._repr_html_()
+    assert "far <b>" not in made._repr_html_()
 
 
 def test_tables_are_copied_as_csv_with_every_digit(made):
@@ -152,6 +155,7 @@ def test_what_cannot_be_made_is_left_out_in_plain_words(tmp_path):
     text = made.path.read_text()
     assert text.count("Left out:") >= 3
     assert "Corruptions" in text
+    assert "left out of Nearest error, Agreement with theory" in repr(made)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -34,14 +34,18 @@ PAGE = "report.html"
 CHECKED = 256  # images that are looked at before anything is measured
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """Where the page is, what it says in short, and the records it was made from."""
 
     path: Path
     verdicts: Mapping[str, Sequence[str]]
     skipped: Mapping[str, Sequence[str]]
-    records: Mapping[str, Mapping[str, Record]] = field(repr=False)
+    records: Mapping[str, Mapping[str, Record]]
+
+    def __repr__(self) -> str:
+        left = f"; left out of {', '.join(self.skipped)}" if self.skipped else ""
+        return f"Report({self.path}: {', '.join(self.records)}{left})"
 
     def _repr_html_(self) -> str:
         from html import escape
