@@ -69,10 +69,12 @@ build() {
 tests() { "$PYTHON" -P -m pytest -q -p no:cacheprovider "$@"; }
 export -f build tests
 export PYTHON WORK
-DEVICE_TESTS=(tests/test_gpu.py tests/test_kernels.py tests/test_kernels_ball.py tests/test_cuda.py
-    tests/test_fused_triton.py tests/test_corruptions_kernels.py tests/test_evaluator.py)
+FUSED_TESTS=(tests/test_cuda.py tests/test_cuda_fused.py tests/test_fused_triton.py
+    tests/test_fused_triton_ascent.py)
+DEVICE_TESTS=(tests/test_gpu.py tests/test_kernels.py tests/test_kernels_ball.py "${FUSED_TESTS[@]}"
+    tests/test_corruptions_kernels.py tests/test_evaluator.py)
 # what launches kernels, and no process of its own
-LAUNCHES='bits or margins or logits or counts or wide or step or start or taps'
+LAUNCHES='bits or margins or logits or counts or wide or step or start or taps or convol or descents'
 
 MEASURE=("$PYTHON" benchmarks/gpu.py ${DRY:+$DRY} ${OUT:+--out "$OUT"})
 summary() {
@@ -93,7 +95,7 @@ if [ -z "$DRY" ]; then
     for tool in memcheck racecheck; do
         if command -v compute-sanitizer >/dev/null; then
             part "$tool" 45 compute-sanitizer --tool "$tool" --error-exitcode 9 "$PYTHON" -P -m pytest \
-                -q -p no:cacheprovider tests/test_cuda.py tests/test_fused_triton.py -k "$LAUNCHES"
+                -q -p no:cacheprovider "${FUSED_TESTS[@]}" -k "$LAUNCHES"
         else
             skip "$tool" 'compute-sanitizer was not found'
         fi

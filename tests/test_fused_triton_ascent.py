@@ -72,8 +72,8 @@ def test_descents_end_where_those_of_single_steps_do(name, how):
 
 def descended(net, x, rows, norm, points=None, **more):
     points = x[rows].contiguous() if points is None else points
-    count, goal = len(rows), torch.arange(5) % 10
-    radius = torch.full((count,), 0.4 if norm == 2 else 0.03)
+    goal = torch.arange(5, device=x.device)
+    radius = torch.full((len(rows),), 0.4 if norm == 2 else 0.03, device=x.device)
     how = {"norm": norm, "steps": 4, "adapts": True, "loss": "ce", "box": (0.2, 0.8), **more}
     return points, net.descend(x, points, rows, goal, radius, radius.clone(), **how)
 
