@@ -6,27 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_plot_figures import robust
-from test_results import provenance
+from plot_records import robust, table
 
 import robustcore as rc
 from robustcore.corruptions import COMMON
-from robustcore.results import CorruptionResult
 from robustcore.results.corruptions import FAMILIES, OMITTED, gain
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 HELPED = {"shot_noise": 0.9, "impulse_noise": 0.8, "glass_blur": 0.9, "fog": 0.3, "contrast": 0.4}
-
-
-def table(images=20, **accuracy):
-    """A record of the 15 corruptions at severity 1, half right where nothing else is said."""
-    share = np.array([accuracy.get(name, 0.5) for name in COMMON])
-    return CorruptionResult(
-        ids=np.arange(images), labels=np.zeros(images, np.int64),
-        correct=np.arange(images)[:, None] < images * share, clean_correct=np.ones(images, bool),
-        corruption=np.array(COMMON), severity=np.ones(15, np.int64),
-        n_forward=np.ones(images, np.int64), confidence=0.95, provenance=provenance(),
-    )  # fmt: skip
 
 
 def changed(record, **values):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -43,7 +43,7 @@ def corruption_accuracy(models: Mapping[str, CorruptionResult], ax: Axes | None 
     ax.set_xlim(0, 100)
     ax.grid(axis="y", color=GREY, alpha=0.2)
     ax.set_xlabel(f"accuracy (%) on {len(first)} images")
-    _legend(ax, len(models))
+    _legend(ax, models)
     return ax
 
 
@@ -85,7 +85,7 @@ def corruption_groups(
     ax.tick_params(axis="x", length=0)
     ax.set_ylim(0, 100)
     ax.set_ylabel("accuracy (%)")
-    _legend(ax, len(models))
+    _legend(ax, models)
     return ax
 
 
@@ -98,11 +98,13 @@ def _attack(test: str) -> str:
     return f"{name}\n{steps}/255" if near and steps.denominator == 1 else f"{name}\n{eps}"
 
 
-def _legend(ax: Axes, models: int) -> None:
+def _legend(ax: Axes, names: Collection[str]) -> None:
+    """Above the Axes, in as many columns as 6 inches hold."""
+    column = 0.5 + 0.062 * max(map(len, names))
     ax.legend(
         frameon=False,
         fontsize="small",
         loc="lower center",
         bbox_to_anchor=(0.5, 1.0),
-        ncols=min(models, 4),
+        ncols=max(1, min(len(names), int(6 / column))),
     )
