@@ -12,8 +12,9 @@ in 150,528 dimensions, fewer runs. pieces: two half-spaces, one 10 times rarer w
 begins, a ball and a shell of errors. missed: a half-space that the first draws often miss; in how
 many runs where it was missed a warning said so. control: a half-space alone, where no warning is
 due. openturns: the same answers in 100 dimensions, by the Python given. networks: cost and width at
-1e-4 and 1e-6 on the first images of each network that are right, and --plain draws of 5 of them
-near the sigma of 1e-4: in rounds kept in the file --counts, which a later run goes on with.
+1e-4 and 1e-6 on the first images of each network that are right, and agreement with plain draws
+of 5 of them at a sigma near that of 1e-4. plain: makes these, up to --plain of each image, in
+rounds kept in the file --counts, which a later run goes on with.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import machine
-from rare_networks import networks
+from rare_networks import networks, plain
 from rare_peer import openturns
 from scipy.stats import beta
 
@@ -165,7 +166,8 @@ def control(args):
 
 
 PARTS = {
-    each.__name__: each for each in (linear, wide, pieces, missed, control, openturns, networks)
+    each.__name__: each
+    for each in (linear, wide, pieces, missed, control, openturns, plain, networks)
 }
 
 
@@ -178,8 +180,9 @@ def main():
     parser.add_argument("--rates", type=float, nargs="+", choices=SAMPLES, default=list(SAMPLES))
     parser.add_argument("--model", nargs="+", default=["cifar10-natural"], help="names of the zoo")
     parser.add_argument("--images", type=int, default=12)
-    parser.add_argument("--plain", type=int, default=1_000_000, help="draws an image; 0: none")
-    parser.add_argument("--counts", type=Path, help="file that keeps the plain draws")
+    parser.add_argument("--plain", type=int, default=1_000_000, help="draws of an image")
+    counts = ROOT / "results" / "rare_plain_draws.json"
+    parser.add_argument("--counts", type=Path, default=counts, help="keeps the plain draws")
     parser.add_argument("--single", type=float, nargs="*", default=[1e-4])
     parser.add_argument("--openturns", help="a Python that has openturns")
     parser.add_argument("--progress", action="store_true")

@@ -30,16 +30,18 @@ def network(args, name):
     about["alone"] = [of_images(each, 0) for each in single.values()]
     for row in about["both"] + about["alone"]:
         print(name, json.dumps(row), flush=True)
-    if args.plain:
-        about["plain"] = agreement(args, name, model, x[:AGREEING], y[:AGREEING], right[:AGREEING])
+    kept = json.loads(args.counts.read_text()) if args.counts.exists() else {}
+    if name in kept:
+        about["plain"] = agreement(kept[name], name, model, x, y, right)
     return about
 
 
-def agreement(args, name, model, x, y, ids):
-    """Plain draws near the sigma of 1e-4, and the interval of splitting there."""
-    drawn = plain_draws(args, name, model, x, y, ids)
+def agreement(drawn, name, model, x, y, ids):
+    """What the plain draws found near the sigma of 1e-4, and the interval of splitting there."""
     rows = []
-    for i in range(len(x)):
+    for i in range(min(len(x), len(drawn["ids"]))):
+        if drawn["ids"][i] != int(ids[i]):
+            raise SystemExit(f"--counts holds images {drawn['ids']} of {name}, not {ids.tolist()}")
         sigma, errors, draws = (drawn[key][i] for key in ("sigma", "errors", "draws"))
         if not draws:
             continue
@@ -65,17 +67,25 @@ def agreement(args, name, model, x, y, ids):
     return rows
 
 
-def plain_draws(args, name, model, x, y, ids):
-    """Errors in rounds of ROUND draws, each with its own seed; --counts keeps what is done."""
-    kept = json.loads(args.counts.read_text()) if args.counts and args.counts.exists() else {}
+def plain(args):
+    """Plain draws of AGREEING images of each network, kept in --counts; how many there are."""
+    kept = json.loads(args.counts.read_text()) if args.counts.exists() else {}
+    return {name: plain_draws(args, kept, name)["draws"] for name in args.model}
+
+
+def plain_draws(args, kept, name):
+    """Errors in rounds of ROUND draws, each with its own seed: a later run goes on from there."""
+    model, x, y = rc.load_example(name, 24)
+    ids = (model(x).argmax(1) == y).nonzero().flatten()[:AGREEING]
+    x, y = x[ids], y[ids]
     if name not in kept:
-        about = rc.error_curve(model, x, y, [1e-4], samples=400, ids=ids, second_look=False)
+        about = rc.error_curve(
+            model, x, y, [1e-4], samples=400, ids=ids, second_look=False, sigma_max=2.0
+        )
         sigma = [float(f"{each:.4g}") for each in about.sigma[:, 0]]
         kept[name] = {"ids": ids.tolist(), "sigma": sigma}
         kept[name] |= {"errors": [0] * len(x), "draws": [0] * len(x)}
     found = kept[name]
-    if found["ids"] != ids.tolist():
-        raise SystemExit(f"--counts holds images {found['ids']} of {name}, not {ids.tolist()}")
     for start in range(0, args.plain, ROUND):
         for i in range(len(x)):
             if found["draws"][i] > start:
@@ -86,8 +96,7 @@ def plain_draws(args, name, model, x, y, ids):
             )  # fmt: skip
             found["errors"][i] += int(one.n_errors[0, 0])
             found["draws"][i] += ROUND
-            if args.counts:
-                args.counts.write_text(json.dumps(kept, indent=1) + "\n")
+            args.counts.write_text(json.dumps(kept, indent=1) + "\n")
     return found
 
 
