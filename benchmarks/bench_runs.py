@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine
 
 RESULTS = Path(__file__).parent / "results" / "runs.json"
 GROWTH = (25, 50, 100, 200, 400)
@@ -197,7 +197,7 @@ def main(wanted: list[str]) -> int:
     for name in wanted or PARTS:
         found = PARTS[name]()
         held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        held["machine"] = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"
+        held["machine"] = machine()
         held[name] = found
         RESULTS.write_text(json.dumps(held, indent=1) + "\n")
         print(name, json.dumps(found, indent=1))

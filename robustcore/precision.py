@@ -3,7 +3,8 @@
 A lower precision changes an answer only where the lead of the class it names is smaller than its
 rounding. How large that is, is measured: draws whose lead lies within SAFE times the largest
 difference seen so far are in doubt and looked at again in full precision, which measures more of
-them. The first such difference is that of MEASURED draws from all over the first round.
+them. The first such difference is that of MEASURED draws from all over the first round. This is no
+proof: a rounding beyond SAFE times all that were seen, at a draw that it decides, would go unseen.
 """
 
 from __future__ import annotations

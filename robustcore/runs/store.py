@@ -1,6 +1,6 @@
 """A run on disk: one SQLite file that holds each finished image, and survives its process.
 
-A block's images, its provenance and the session's progress are written in one transaction
+A block's images, its provenance and how far the run is are written in one transaction
 (write-ahead log, synchronous), so that a file holds a block whole or not at all. Each image
 carries a checksum. One process writes at a time; any number may read.
 """
