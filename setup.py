@@ -16,7 +16,11 @@ from setuptools.command.build_ext import build_ext
 
 # No contraction: a fused multiply-add rounds once where every other backend rounds twice.
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"]
+# Chains that stand side by side (csrc/cpu/normals.h) are mixed, as far as registers allow. Products
+# of matrices are in order as they are written, so the flags are not for every file.
+MIX = ["-fschedule-insns", "-fsched-pressure", "--param=sched-pressure-algorithm=2"]
 ISA_FLAGS = {
+    "baseline": [],
     "avx2": ["-mavx2"],
     "avx512": [
         "-mavx512f",
@@ -29,11 +33,11 @@ ISA_FLAGS = {
     ],
 }
 FILE_FLAGS = {
-    f"{kernel}_{isa}.cpp": flags
-    for kernel in ("perturb", "ball", "fused")
+    f"{kernel}_{isa}.cpp": [*flags, *own]
+    for kernel, own in {"perturb": MIX, "ball": [], "fused": [], "noise": MIX}.items()
     for isa, flags in ISA_FLAGS.items()
 }
-FILE_FLAGS["fused_avx2.cpp"] = ["-mavx2", "-mfma"]  # products of matrices name their contraction
+FILE_FLAGS["fused_avx2.cpp"].append("-mfma")  # products of matrices name their contraction
 
 # CUDA is built where nvcc is found; ROBUSTCORE_CUDA=0 leaves it out, =1 fails without nvcc.
 WANTED = os.environ.get("ROBUSTCORE_CUDA", "")
@@ -59,17 +63,23 @@ class BuildExt(build_ext):
 
     def build_extensions(self):
         compile_one = self.compiler._compile
+        unknown = () if self.accepts(MIX) else MIX
 
         def compile_with_flags(obj, src, ext, cc_args, postargs, pp_opts):
             if ext == ".cu":
                 self.spawn([NVCC, *NVCC_FLAGS, "-c", src, "-o", obj])
                 return
-            own = FILE_FLAGS.get(Path(src).name, [])
+            own = [flag for flag in FILE_FLAGS.get(Path(src).name, []) if flag not in unknown]
             compile_one(obj, src, ext, cc_args, [*postargs, *own], pp_opts)
 
         self.compiler._compile = compile_with_flags
         self.compiler.src_extensions.append(".cu")
         super().build_extensions()
+
+    def accepts(self, flags):
+        """Whether this compiler knows the flags: not every one knows all of gcc's."""
+        command = [*self.compiler.compiler_so, *flags, "-E", "-x", "c++", os.devnull]
+        return subprocess.run(command, capture_output=True).returncode == 0
 
 
 x86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -78,7 +88,7 @@ x86 = platform.machine().lower() in ("x86_64", "amd64")
 def sources(folder):
     """What this kind of processor compiles."""
     paths = sorted(Path("csrc", folder).glob("*.cpp"))
-    return [str(path) for path in paths if x86 or path.name not in FILE_FLAGS]
+    return [str(path) for path in paths if x86 or "_avx" not in path.name]
 
 
 POOL = "csrc/cpu/parallel.cpp"

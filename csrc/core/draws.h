@@ -6,6 +6,8 @@
 
 namespace robustcore {
 
+constexpr int64_t kGroup = 64;  // elements made by 16 counters
+
 template <class V>
 struct Draws {
     typename V::W id_product, sample_product;  // of the first round and of the second

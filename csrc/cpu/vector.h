@@ -56,7 +56,23 @@ struct Vector {
 #endif
     }
 
-    // Words of even and of odd lanes, each in a 64-bit lane, to words in lane order.
+    // Words of even lanes and words of odd ones, each in the low half of a 64-bit lane.
+    static RC_FN W even(U words) {
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        return (W)words;
+#else
+        return (W)words >> 32;
+#endif
+    }
+    static RC_FN W odd(U words) {
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        return (W)words >> 32;
+#else
+        return (W)words;
+#endif
+    }
+
+    // Back to words in lane order.
     static RC_FN U interleave(W even, W odd) {
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
         return (U)((even & 0xFFFFFFFFu) | (odd << 32));

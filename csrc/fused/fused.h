@@ -99,6 +99,12 @@ struct Ascent {
     int64_t* next;  // the slot to be taken next, shared by all workers
 };
 
+// Elements [begin, begin + n) of the draws of slots, in whole groups: element begin + e of slot i
+// goes to z[e * slots + i]. Slots fill registers, begin is a group's first element.
+using Noise = void(float* z, int64_t begin, int64_t n, int64_t slots, const uint32_t* sample,
+                   const uint32_t* id, uint32_t stream, Key key);
+extern Noise noise_baseline, noise_avx2, noise_avx512;
+
 struct FusedBodies {
     const char* name;
     int64_t channels_at_once;

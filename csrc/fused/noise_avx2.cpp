@@ -1,0 +1,2 @@
+#define RC_NOISE noise_avx2
+#include "noise.inc"

@@ -1,0 +1,2 @@
+#define RC_NOISE noise_avx512
+#include "noise.inc"

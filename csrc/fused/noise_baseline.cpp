@@ -1,0 +1,2 @@
+#define RC_NOISE noise_baseline
+#include "noise.inc"
