@@ -136,3 +136,28 @@ def in_doubt(packed, x, labels, grid, draws, **names):
         close = margin.abs() <= 2 * band(packed, noisy).amax(1)
         inside[:, g] = close.view(len(x), draws).sum(1)
     return inside
+
+
+def check_steps(net, name, norm, loss="margin", box=(0.1, 0.9), steps=5):
+    """A descent is single steps of the reference by the same net's gradients."""
+    module, shape = model(name)
+    x = torch.rand(7, *shape, generator=torch.Generator().manual_seed(4)).clamp(*box)
+    x, goal, rows = x.flatten(1), module(x).argmax(1), torch.arange(7).repeat(7)
+    radius = torch.linspace(0.002, 0.1, 49) * (1 if norm == 2 else 0.1)
+    one, gradient, other = torch.ones(49), torch.empty(49, x.shape[1]), radius / 4
+    points, single, shorter = torch.stack([x[rows]] * 3)
+    age = net.descend(
+        x, points, rows, goal, radius, other, norm=norm, steps=steps, adapts=False, loss=loss,
+        box=box,
+    )[2]  # fmt: skip
+    for own, size in ((single, other), (shorter, other / 2)):
+        offset = torch.zeros_like(own)
+        for _ in range(steps):
+            net.differentiate(own, rows, goal, gradient, loss=loss)
+            reference.ball_step(
+                x, rows, offset, gradient, one, size, radius, own, norm=norm, box=box
+            )
+    right = age == steps
+    assert int(right.sum()) > 20
+    torch.testing.assert_close(points[right], single[right], rtol=0, atol=1e-5)
+    assert float((points - shorter)[right].abs().max()) > 1e-4

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from fused_models import MODELS, model, slots
+from fused_models import MODELS, check_steps, model, slots
 from torch import nn
 
 import robustcore as rc
@@ -150,6 +150,13 @@ def test_a_descent_neither_leaves_its_ball_nor_its_box(norm):
     assert bool((away <= radius.double() * (1 + 1e-6))[inside[rows] & moved].all())
     assert bool(((points >= 0.1) & (points <= 0.9))[moved].all())
     assert bool((age[margin > 0] == 9).all())
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("norm", [2.0, np.inf])
+@pytest.mark.parametrize("name", ["linear", "mlp", "chain"])
+def test_a_descent_is_its_steps_one_by_one(name, norm, isa):
+    check_steps(NativeNet(pack(*model(name)), isa), name, norm)
 
 
 def test_threads_and_company_change_no_descent():
