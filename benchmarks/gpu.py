@@ -65,6 +65,12 @@ def table(result):
     if "attacks" in result:
         ratio = result["attacks"]["ratio_to_fastest"]
         lines.append(f"{'PGD on ResNet-20':44} {ratio:>10} times the fastest other")
+        fused = result["attacks"].get("MLP 784-256-10, fused")
+        if fused is not None:
+            told = ", ".join(f"{name} {took} s" for name, took in fused["seconds"].items())
+            lines.append(
+                f"{'PGD on the MLP':44} {fused['ratio_to_not_fused']:>10} times not fused, {told}"
+            )
     for name, row in result.get("sets", {}).items():
         if isinstance(row, dict) and "," in name:
             lines.append(f"{name:44} " + ", ".join(f"{k} {v}" for k, v in row.items()))

@@ -69,8 +69,8 @@ build() {
 tests() { "$PYTHON" -P -m pytest -q -p no:cacheprovider "$@"; }
 export -f build tests
 export PYTHON WORK
-FUSED_TESTS=(tests/test_cuda.py tests/test_cuda_fused.py tests/test_fused_triton.py
-    tests/test_fused_triton_ascent.py)
+FUSED_TESTS=(tests/test_cuda.py tests/test_cuda_fused.py tests/test_cuda_ascent.py
+    tests/test_fused_triton.py tests/test_fused_triton_ascent.py)
 DEVICE_TESTS=(tests/test_gpu.py tests/test_kernels.py tests/test_kernels_ball.py "${FUSED_TESTS[@]}"
     tests/test_corruptions_kernels.py tests/test_evaluator.py)
 # what launches kernels, and no process of its own

@@ -114,6 +114,27 @@ def networks(run):
     return found
 
 
+def fused_attacks(run):
+    """Seconds of PGD on a packed MLP, 100 steps from 10 starts, by each body that descends."""
+    torch.manual_seed(0)
+    model = dense(784, 256, 10).to(run.device)
+    x = torch.rand(run.size(1000, 2), *SHAPE, device=run.device)
+    how = {"eps": 1e-6, "step_size": 1e-6 / 40, "steps": run.size(100, 3), "progress": False}
+    how["restarts"] = run.size(10, 2)
+    packed, took = pack(model, SHAPE), {}
+    for backend in run.backends:
+        fused = Evaluator(packed, x[:1], backend=backend).fused
+        if fused is not None and fused.ascent is not None:
+            took[backend] = run.seconds(lambda: rc.pgd(packed, x, backend=backend, **how), 3)  # noqa: B023
+    took["not fused"] = run.seconds(lambda: rc.pgd(lambda images: model(images), x, **how), 3)
+    best = min(each for name, each in took.items() if name != "not fused")
+    return {
+        "images": len(x),
+        "seconds": {name: round(each, 5) for name, each in took.items()},
+        "ratio_to_not_fused": round(took["not fused"] / best, 2),
+    }
+
+
 def attacks(run):
     """Seconds of PGD, 100 steps, no image fooled: all take every step."""
     torch.manual_seed(0)
@@ -148,4 +169,5 @@ def attacks(run):
         "ratio_to_fastest": round(fastest / took["robustcore"], 2),
         "wanted_ratio": 2.0,
         "missing": missing,
+        "MLP 784-256-10, fused": fused_attacks(run),
     }

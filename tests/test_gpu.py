@@ -157,6 +157,39 @@ def test_fused_networks_on_the_device_are_those_of_the_cpu(name, network):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+@cuda
+@pytest.mark.parametrize("norm", [2.0, np.inf])
+@pytest.mark.parametrize("name", ["cuda", "triton"])
+def test_fused_descents_on_the_device_end_where_those_of_the_cpu_do(name, norm):
+    """CUDA has the CPU's bits, as the loss has no exponential; Triton rounds otherwise."""
+    if name not in FAST:
+        pytest.skip(str(unavailable(name, DEVICE)))
+    from robustcore.fused.cuda import CudaNet
+    from robustcore.fused.triton_ascent import TritonAscents
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = _dense(784, 256, 10).eval()
+    packed, (x, rows, *_) = pack(model, (1, 28, 28)), slots((1, 28, 28), 500)
+    goal, flat = model(x).argmax(1), x.flatten(1)
+    radius = torch.linspace(0.001, 0.5, 500) * (1 if norm == 2 else 0.03)
+    answers = []
+    for net in (Elsewhere((CudaNet if name == "cuda" else TritonAscents)(packed, "cuda")),
+                NativeNet(packed)):  # fmt: skip
+        points, gradient = flat[rows], torch.empty(500, 784)
+        seen = net.differentiate(points, rows, goal, gradient, loss="margin")
+        ends = net.descend(
+            flat, points, rows, goal, radius, radius.clone(), norm=norm, steps=20, adapts=True,
+            loss="margin", box=(0.0, 1.0),
+        )  # fmt: skip
+        answers.append((gradient, *seen, points, *ends))
+    if name == "cuda" and "avx512" in ISAS:
+        assert all(torch.equal(*each) for each in zip(*answers, strict=True))
+    for one, other in zip(*answers, strict=True):
+        close = torch.isclose(one.double(), other.double(), 1e-3, 1e-4)
+        assert float(close.double().mean()) > 0.98
+
+
 # -- gpu.sh --------------------------------------------------------------------------------------
 
 
@@ -195,6 +228,9 @@ def test_a_dry_run_measures_every_part(tmp_path):
     assert "fused from noise to counts" in network["notes"]["fused, native"][0]
     assert network["ratio_to_plain"] > 0
     assert found["attacks"]["ratio_to_fastest"] > 0
+    fused = found["attacks"]["MLP 784-256-10, fused"]
+    assert "native" in fused["seconds"]
+    assert fused["ratio_to_not_fused"] > 0
     assert found["sets"]["sigma, ResNet-20, bfloat16"]["brackets_apart"] == 0
 
 

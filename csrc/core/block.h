@@ -46,11 +46,12 @@ struct HostBlock {
     }
 };
 
-RC_FN void add_one(int64_t* count) {
+// What was there before.
+RC_FN int64_t add_one(int64_t* count) {
 #if defined(__CUDA_ARCH__)
-    atomicAdd(reinterpret_cast<unsigned long long*>(count), 1ull);
+    return static_cast<int64_t>(atomicAdd(reinterpret_cast<unsigned long long*>(count), 1ull));
 #else
-    __atomic_fetch_add(count, int64_t{1}, __ATOMIC_RELAXED);
+    return __atomic_fetch_add(count, int64_t{1}, __ATOMIC_RELAXED);
 #endif
 }
 

@@ -8,6 +8,22 @@ namespace robustcore {
 
 enum class Loss { kCrossEntropy, kMargin, kDlr };
 
+RC_FN float exponential(float value) {
+#if defined(__CUDA_ARCH__)
+    return expf(value);
+#else
+    return __builtin_expf(value);
+#endif
+}
+
+RC_FN float logarithm(float value) {
+#if defined(__CUDA_ARCH__)
+    return logf(value);
+#else
+    return __builtin_logf(value);
+#endif
+}
+
 struct Gain {
     float margin, gain;
     int64_t found;  // the class that an error is taken for
@@ -15,7 +31,7 @@ struct Gain {
 
 // A margin as the goal has it: an error where not > 0. With a target an error is that class alone,
 // a tie is not yet one, and no NaN ever is.
-RC_FN Gain judged(const float* logits, int64_t classes, int64_t goal, bool targeted) {
+RC_FN Gain judged(Spaced<const float> logits, int64_t classes, int64_t goal, bool targeted) {
     const Margin<float> m = margin(logits, classes, goal);
     if (!targeted) return {m.margin, 0.0f, m.runner_up};
     if (m.margin > 0.0f) return {-m.margin, 0.0f, goal};
@@ -26,8 +42,8 @@ RC_FN Gain judged(const float* logits, int64_t classes, int64_t goal, bool targe
 
 // wanted: a class whose lead over the goal is raised, or -1 for the best of all. slope (classes,)
 // receives the gradient of the gain.
-RC_FN Gain gain(const float* logits, int64_t classes, int64_t goal, bool targeted, Loss loss,
-                int64_t wanted, float* slope) {
+RC_FN Gain gain(Spaced<const float> logits, int64_t classes, int64_t goal, bool targeted, Loss loss,
+                int64_t wanted, Spaced<float> slope) {
     Gain result = judged(logits, classes, goal, targeted);
     int64_t best = goal == 0 ? 1 : 0;
     for (int64_t j = 0; j < classes; ++j)
@@ -41,9 +57,9 @@ RC_FN Gain gain(const float* logits, int64_t classes, int64_t goal, bool targete
         // log(1 + exp(gain)) is the cross-entropy: the same direction, and it never vanishes
         float sum = 0.0f;
         for (int64_t j = 0; j < classes; ++j)
-            if (j != goal) sum += slope[j] = __builtin_expf(logits[j] - logits[best]);
+            if (j != goal) sum += slope[j] = exponential(logits[j] - logits[best]);
         for (int64_t j = 0; j < classes; ++j) slope[j] = slope[j] / sum;
-        value = logits[best] + __builtin_logf(sum);
+        value = logits[best] + logarithm(sum);
     } else {
         slope[best] = 1.0f;
     }
@@ -60,12 +76,12 @@ RC_FN Gain gain(const float* logits, int64_t classes, int64_t goal, bool targete
                 if ((candidate = lower) < 0) break;
             }
         }
-        const int64_t last = classes < 3 ? 1 : 2;
-        const float spread = logits[top[0]] - logits[top[last]] + 1e-12f;
+        const int64_t last = classes < 3 ? top[1] : top[2];
+        const float spread = logits[top[0]] - logits[last] + 1e-12f;
         for (int64_t j = 0; j < classes; ++j) slope[j] = slope[j] / spread;
         value = value / spread;
         slope[top[0]] -= value / spread;
-        slope[top[last]] += value / spread;
+        slope[last] += value / spread;
     }
     if (targeted)
         for (int64_t j = 0; j < classes; ++j) slope[j] = -slope[j];

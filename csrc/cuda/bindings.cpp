@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <stdexcept>
 #include <tuple>
@@ -141,24 +142,72 @@ void update_best(uintptr_t x, uintptr_t rows, std::array<int64_t, 2> sizes, bool
     raise_on_error();
 }
 
-// layers: width, relu, weight (inputs, width), bias.
-void dense(int64_t elements,
-           const std::vector<std::tuple<int64_t, bool, uintptr_t, uintptr_t>>& layers,
-           std::array<uintptr_t, 8> tensors, std::array<int64_t, 5> sizes,
-           std::pair<uint64_t, uint32_t> names, uintptr_t stream) {
-    if (layers.empty() || layers.size() > kDenseLayers)
-        throw py::value_error("a dense network has 1 to 4 layers");
-    DenseArgs args{};
+constexpr char kLayers[] = "a dense network has 1 to 4 layers";
+
+// Layers: width, relu, weight (inputs, width), bias, and of an ascent weight (width, inputs).
+using Layers = std::vector<std::tuple<int64_t, bool, std::vector<uintptr_t>>>;
+
+void read(const Layers& layers, int64_t elements, Dense& args, const float** back = nullptr) {
+    if (layers.empty() || layers.size() > kDenseLayers) throw py::value_error(kLayers);
     args.elements = elements;
     args.layers = static_cast<int64_t>(layers.size());
     for (size_t i = 0; i < layers.size(); ++i) {
+        const std::vector<uintptr_t>& tensors = std::get<2>(layers[i]);
         args.width[i] = std::get<0>(layers[i]);
         args.relu[i] = std::get<1>(layers[i]);
-        args.weight[i] = pointer<const float>(std::get<2>(layers[i]));
-        args.bias[i] = pointer<const float>(std::get<3>(layers[i]));
+        args.weight[i] = pointer<const float>(tensors.at(0));
+        args.bias[i] = pointer<const float>(tensors.at(1));
+        if (back) back[i] = pointer<const float>(tensors.at(2));
     }
+}
+
+// Bytes that a block shares in the one of a network's kernels that takes the most; what it may.
+std::pair<int64_t, int64_t> memory(const std::vector<int64_t>& widths, int device) {
+    if (widths.empty() || widths.size() > kDenseLayers) throw py::value_error(kLayers);
+    Dense args{};
+    args.layers = static_cast<int64_t>(widths.size());
+    std::copy(widths.begin(), widths.end(), args.width);
+    return {std::max(dense_bytes(args), ascent_bytes(args)), block_bytes(device)};
+}
+
+void dense(int64_t elements, const Layers& layers, std::array<uintptr_t, 8> tensors,
+           std::array<int64_t, 5> sizes, std::pair<uint64_t, uint32_t> names, uintptr_t stream) {
+    DenseArgs args{};
+    read(layers, elements, args);
     args.round = round_of(tensors, sizes, names, {});
     launch_dense(args, pointer<void>(stream));
+    raise_on_error();
+}
+
+// tensors: points, rows, goal, wanted or null, gradient, margin, gain, found, next; ball: x,
+// radius, size, age, usable, or null of a gradient; how it descends: steps, adapts, l2.
+void ascent(int64_t elements, const Layers& layers, std::array<uintptr_t, 9> tensors, int64_t slots,
+            bool targeted, int loss, std::array<uintptr_t, 5> ball,
+            std::tuple<int64_t, bool, bool> how, Range box, uintptr_t stream) {
+    AscentArgs args{};
+    read(layers, elements, args, args.back);
+    Ascent& own = args.ascent;
+    own.points = pointer<float>(tensors[0]);
+    own.rows = pointer<const int64_t>(tensors[1]);
+    own.goal = pointer<const int64_t>(tensors[2]);
+    own.wanted = pointer<const int64_t>(tensors[3]);
+    own.gradient = pointer<float>(tensors[4]);
+    own.margin = pointer<float>(tensors[5]);
+    own.gain = pointer<float>(tensors[6]);
+    own.found = pointer<int64_t>(tensors[7]);
+    own.next = pointer<int64_t>(tensors[8]);
+    own.slots = slots;
+    own.targeted = targeted;
+    own.loss = static_cast<Loss>(loss);
+    own.x = pointer<const float>(ball[0]);
+    own.radius = pointer<const float>(ball[1]);
+    own.size = pointer<const float>(ball[2]);
+    own.age = pointer<int64_t>(ball[3]);
+    own.usable = pointer<bool>(ball[4]);
+    std::tie(own.steps, own.adapts, own.l2) = how;
+    own.has_box = box.has_value();
+    if (box) std::tie(own.low, own.high) = *box;
+    launch_ascent(args, pointer<void>(stream));
     raise_on_error();
 }
 
@@ -175,6 +224,8 @@ PYBIND11_MODULE(_cuda, m) {
     m.def("count_errors_float64", &count_errors_of<double>);
     m.def("ball_step", &ball_step);
     m.def("update_best", &update_best);
+    m.def("memory", &memory);
     m.def("dense", &dense);
+    m.def("ascent", &ascent);
     m.def("convolution", &convolution);
 }

@@ -20,6 +20,10 @@ namespace robustcore {
 
 constexpr int kThreads = 256;
 
+struct alignas(16) Quad {  // read at once
+    float value[4];
+};
+
 RC_FN float clipped_element(const PerturbArgs& a, int64_t channel, float x, float noise) {
     float value = x + noise;
     if (a.has_clip) value = clip(value, a.low, a.high);

@@ -25,10 +25,6 @@ constexpr int64_t kPositions = 4, kChannels = 8;
 constexpr int64_t kImages = 6144;
 constexpr int64_t kMostImages = 8;
 
-struct alignas(16) Quad {
-    float value[4];
-};
-
 // From the network alone, so that it always runs the same way.
 RC_FN int64_t convolution_slots(const ConvolutionArgs& a) {
     const int64_t held = kImages / a.units;

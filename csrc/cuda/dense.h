@@ -10,12 +10,15 @@ namespace robustcore {
 
 constexpr int kDenseLayers = 4;
 
-struct DenseArgs {
+struct Dense {
     int64_t elements, layers;
     int64_t width[kDenseLayers];  // of each layer; the last is the number of classes
     bool relu[kDenseLayers];
     const float* weight[kDenseLayers];  // (inputs, width): a row for each input
     const float* bias[kDenseLayers];
+};
+
+struct DenseArgs : Dense {
     Round round;  // with a base
 };
 
@@ -23,7 +26,7 @@ struct DenseArgs {
 constexpr int64_t kManySlots = 32, kFewSlots = 16;
 constexpr int64_t kWideLayer = 512;
 
-RC_FN int64_t widest(const DenseArgs& a) {
+RC_FN int64_t widest(const Dense& a) {
     int64_t most = 0;
     for (int64_t i = 0; i < a.layers; ++i) most = a.width[i] > most ? a.width[i] : most;
     return most;
@@ -31,8 +34,31 @@ RC_FN int64_t widest(const DenseArgs& a) {
 
 // Floats of shared memory: noise of 64 elements, and two layers.
 template <int kSlots>
-RC_FN int64_t dense_floats(const DenseArgs& a) {
+RC_FN int64_t dense_floats(const Dense& a) {
     return (64 + 2 * widest(a)) * kSlots;
+}
+
+template <int kSlotsOf, int kUnitsOf>
+struct Shape {
+    static constexpr int kSlots = kSlotsOf, kUnits = kUnitsOf;
+};
+
+// start(Shape): how many slots a block takes and how many units a thread. From the widths alone, so
+// that the same network always runs the same way.
+template <class Start>
+void dense_shape(const Dense& a, Start start) {
+    if (widest(a) > kWideLayer)
+        start(Shape<kFewSlots, 16>{});
+    else if (a.width[0] > 4 * (kThreads / (kManySlots / 4)))
+        start(Shape<kManySlots, 16>{});
+    else
+        start(Shape<kManySlots, 4>{});
+}
+
+inline int64_t dense_bytes(const Dense& a) {
+    int64_t floats = 0;
+    dense_shape(a, [&](auto shape) { floats = dense_floats<shape.kSlots>(a); });
+    return 4 * floats;
 }
 
 // A thread's part of a layer: four slots side by side of kUnits units.
@@ -54,19 +80,19 @@ template <int kSlots, int kUnits>
 RC_FN void add_product(Sums<kUnits>& sums, const float* weight, int64_t width, int64_t held,
                        const float* in, int thread, int64_t first) {
     using Own = Share<kSlots, kUnits>;
-    const int quad = Own::quad(thread);
-    for (int64_t k = 0; k < held; ++k) {
-        const float* const x = in + k * kSlots + quad;
-        const float x0 = x[0], x1 = x[1], x2 = x[2], x3 = x[3];
+    const int64_t own = first + Own::unit(thread, 0);
+    const int left = static_cast<int>(width - own);
+    in += Own::quad(thread);
+    weight += own;
+    for (int64_t k = 0; k < held; ++k, in += kSlots, weight += width) {
+        const Quad x = *reinterpret_cast<const Quad*>(in);
         RC_UNROLL
         for (int u = 0; u < kUnits; ++u) {
-            const int64_t n = first + Own::unit(thread, u);
-            if (n >= width) continue;
-            const float w = weight[k * width + n];
-            sums.value[u][0] = contracted(x0, w, sums.value[u][0]);
-            sums.value[u][1] = contracted(x1, w, sums.value[u][1]);
-            sums.value[u][2] = contracted(x2, w, sums.value[u][2]);
-            sums.value[u][3] = contracted(x3, w, sums.value[u][3]);
+            if (u * Own::kStep >= left) continue;
+            const float w = weight[u * Own::kStep];
+            RC_UNROLL
+            for (int q = 0; q < 4; ++q)
+                sums.value[u][q] = contracted(x.value[q], w, sums.value[u][q]);
         }
     }
 }

@@ -2,7 +2,6 @@
 //   g++ -O1 -std=c++17 -ffp-contract=off -shared -fPIC emulated.cpp bindings.cpp -o _cuda.so
 #include <stdlib.h>
 
-#include "dense.h"
 #include "launch.h"
 
 using namespace robustcore;
@@ -12,6 +11,17 @@ namespace {
 template <int kSize, class Body>
 void over(int64_t blocks, Body body) {
     for (int64_t b = 0; b < blocks; ++b) body(HostBlock<kSize>{b});
+}
+
+// With memory that each block finds full of NaN.
+template <int kSize, class Body>
+void sharing(int64_t blocks, int64_t floats, Body body) {
+    float* const shared = static_cast<float*>(malloc(floats * sizeof(float)));
+    over<kSize>(blocks, [&](auto block) {
+        for (int64_t i = 0; i < floats; ++i) shared[i] = __builtin_nanf("");
+        body(block, shared);
+    });
+    free(shared);
 }
 
 double lanes[3 * kSumLanes];
@@ -47,30 +57,33 @@ void launch_update_best(const BallArgs& args, void*) {
 }
 
 void launch_dense(const DenseArgs& args, void*) {
-    const bool wide = widest(args) > kWideLayer;
-    const int64_t slots = wide ? kFewSlots : kManySlots;
-    const int64_t floats = wide ? dense_floats<kFewSlots>(args) : dense_floats<kManySlots>(args);
-    float* const shared = static_cast<float*>(malloc(floats * sizeof(float)));
-    over<kThreads>((args.round.slots + slots - 1) / slots, [&](auto block) {
-        for (int64_t i = 0; i < floats; ++i) shared[i] = __builtin_nanf("");
-        dense_tile(block, args, shared);
+    dense_shape(args, [&](auto shape) {
+        constexpr int kSlots = shape.kSlots, kUnits = shape.kUnits;
+        sharing<kThreads>(
+            blocks(args.round.slots, kSlots), dense_floats<kSlots>(args),
+            [&](auto block, float* shared) { dense_block<kSlots, kUnits>(block, args, shared); });
     });
-    free(shared);
+}
+
+void launch_ascent(const AscentArgs& args, void*) {
+    ascent_shape(args, [&](auto shape) {
+        constexpr int kSlots = shape.kSlots, kUnits = shape.kUnits;
+        sharing<kThreads>(
+            blocks(args.ascent.slots, kSlots), ascent_floats<kSlots>(args),
+            [&](auto block, float* shared) { ascent_block<kSlots, kUnits>(block, args, shared); });
+    });
 }
 
 void launch_convolution(const ConvolutionArgs& args, void*) {
-    const int64_t floats = convolution_floats(args);
-    float* const images = static_cast<float*>(malloc(floats * sizeof(float)));
-    over<kThreads>(convolution_blocks(args), [&](auto block) {
-        for (int64_t i = 0; i < floats; ++i) images[i] = __builtin_nanf("");
-        convolution_block(block, args, images);
-    });
-    free(images);
+    sharing<kThreads>(convolution_blocks(args), convolution_floats(args),
+                      [&](auto block, float* images) { convolution_block(block, args, images); });
 }
 
 const char* last_error() { return nullptr; }
 
 int device_count() { return 0; }
+
+int64_t block_bytes(int) { return 163 * 1024; }  // as the least of those it is built for has
 
 template void launch_margins(const LogitsArgs<float>&, float*, int64_t*, void*);
 template void launch_margins(const LogitsArgs<double>&, double*, int64_t*, void*);

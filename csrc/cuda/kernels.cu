@@ -46,12 +46,18 @@ __global__ void __launch_bounds__(kThreads) update_best_kernel(const BallArgs ar
 
 template <int kSlots, int kUnits>
 __global__ void __launch_bounds__(kThreads) dense_kernel(const DenseArgs args) {
-    extern __shared__ float shared[];
+    extern __shared__ __align__(16) float shared[];
     dense_block<kSlots, kUnits>(this_block<kThreads>(), args, shared);
 }
 
+template <int kSlots, int kUnits>
+__global__ void __launch_bounds__(kThreads, 2) ascent_kernel(const AscentArgs args) {
+    extern __shared__ __align__(16) float shared[];
+    ascent_block<kSlots, kUnits>(this_block<kThreads>(), args, shared);
+}
+
 __global__ void __launch_bounds__(kThreads) convolution_kernel(const ConvolutionArgs args) {
-    extern __shared__ float shared[];
+    extern __shared__ __align__(16) float shared[];
     convolution_block(this_block<kThreads>(), args, shared);
 }
 
@@ -66,13 +72,6 @@ int allowed(Kernel kernel, int64_t floats) {
 unsigned count(int64_t blocks) { return static_cast<unsigned>(blocks); }
 
 cudaStream_t on(void* stream) { return static_cast<cudaStream_t>(stream); }
-
-template <int kSlots, int kUnits>
-void start_dense(const DenseArgs& args, cudaStream_t stream) {
-    const int64_t blocks = (args.round.slots + kSlots - 1) / kSlots;
-    const int bytes = allowed(dense_kernel<kSlots, kUnits>, dense_floats<kSlots>(args));
-    dense_kernel<kSlots, kUnits><<<count(blocks), kThreads, bytes, stream>>>(args);
-}
 
 }  // namespace
 
@@ -105,12 +104,22 @@ void launch_update_best(const BallArgs& args, void* stream) {
 }
 
 void launch_dense(const DenseArgs& args, void* stream) {
-    if (widest(args) > kWideLayer)
-        start_dense<kFewSlots, 16>(args, on(stream));
-    else if (args.width[0] > 4 * (kThreads / (kManySlots / 4)))
-        start_dense<kManySlots, 16>(args, on(stream));
-    else
-        start_dense<kManySlots, 4>(args, on(stream));
+    dense_shape(args, [&](auto shape) {
+        constexpr int kSlots = shape.kSlots, kUnits = shape.kUnits;
+        const unsigned tiles = count(blocks(args.round.slots, kSlots));
+        const int bytes = allowed(dense_kernel<kSlots, kUnits>, dense_floats<kSlots>(args));
+        dense_kernel<kSlots, kUnits><<<tiles, kThreads, bytes, on(stream)>>>(args);
+    });
+    check();
+}
+
+void launch_ascent(const AscentArgs& args, void* stream) {
+    ascent_shape(args, [&](auto shape) {
+        constexpr int kSlots = shape.kSlots, kUnits = shape.kUnits;
+        const unsigned tiles = count(blocks(args.ascent.slots, kSlots));
+        const int bytes = allowed(ascent_kernel<kSlots, kUnits>, ascent_floats<kSlots>(args));
+        ascent_kernel<kSlots, kUnits><<<tiles, kThreads, bytes, on(stream)>>>(args);
+    });
     check();
 }
 
@@ -121,6 +130,12 @@ void launch_convolution(const ConvolutionArgs& args, void* stream) {
 }
 
 const char* last_error() { return error; }
+
+int64_t block_bytes(int device) {
+    int bytes = 0;
+    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    return bytes;
+}
 
 int device_count() {
     int found = 0;

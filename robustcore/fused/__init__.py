@@ -107,9 +107,12 @@ def _body(packed: Packed, backend: str, device: torch.device, clip: Any) -> Any:
         return NativeNet(packed)
     if backend in ("cuda", "triton") and (clip is None if packed.dense else units(packed) <= MOST):
         if backend == "cuda":
-            from robustcore.fused.cuda import CudaConvolvedNet, CudaNet
+            from robustcore.fused.cuda import CudaConvolvedNet, CudaNet, memory
 
-            return (CudaNet if packed.dense else CudaConvolvedNet)(packed, device)
+            if not packed.dense:
+                return CudaConvolvedNet(packed, device)
+            need, most = memory(packed, device)
+            return CudaNet(packed, device) if need <= most else ReferenceNet(packed)
         from robustcore.fused.triton import TritonNet
         from robustcore.fused.triton_ascent import MOST_CLASSES, TritonAscents
         from robustcore.fused.triton_convolved import TritonConvolvedNet

@@ -26,6 +26,15 @@ class DenseNet(Body):
             weights[0] = packed.factor().float()
         self.weights = [each.T.contiguous().to(device) for each in weights]
         self.biases = [layer.bias.to(device) for layer in packed.layers]
+        self._transposed: dict[bool, tuple[list[Tensor], list[Tensor]]] = {}
+
+    def both(self, channels_last: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """The weights (inputs, width) and (width, inputs) of each layer, for gradients."""
+        if channels_last not in self._transposed:
+            packed = self.packed.channels_last() if channels_last else self.packed
+            wide = [layer.weight.contiguous().to(self.device) for layer in packed.layers]
+            self._transposed[channels_last] = [each.T.contiguous() for each in wide], wide
+        return self._transposed[channels_last]
 
     def base(self, x: Tensor, clip: Clip | None) -> Tensor:
         if clip is not None:

@@ -13,7 +13,6 @@ import triton.language as tl
 from torch import Tensor
 
 from robustcore.fused.ascent import Ascent, Ascents, Descent
-from robustcore.fused.packed import Packed
 from robustcore.fused.triton import COLUMNS, PROGRAMS, SLOTS, TritonNet, _layer
 from robustcore.fused.triton_step import _gain, _step
 from robustcore.kernels.triton import _launch
@@ -164,18 +163,6 @@ def ascent_kernel(
 class TritonAscents(TritonNet, Ascents):
     """A dense network of at most MOST_CLASSES classes, with gradients and descents."""
 
-    def __init__(self, packed: Packed, device: torch.device | str) -> None:
-        super().__init__(packed, device)
-        self._weights: dict[bool, tuple[list[Tensor], list[Tensor]]] = {}
-
-    def _both(self, channels_last: bool) -> tuple[list[Tensor], list[Tensor]]:
-        """The weights (inputs, width) and (width, inputs) of each layer."""
-        if channels_last not in self._weights:
-            packed = self.packed.channels_last() if channels_last else self.packed
-            wide = [layer.weight.contiguous().to(self.device) for layer in packed.layers]
-            self._weights[channels_last] = [each.T.contiguous() for each in wide], wide
-        return self._weights[channels_last]
-
     def _differentiate(self, ascent: Ascent, gradient: Tensor) -> None:
         self._start(ascent, gradient, None)
 
@@ -185,7 +172,7 @@ class TritonAscents(TritonNet, Ascents):
     def _start(self, a: Ascent, gradient: Tensor, d: Descent | None) -> None:
         layers, slots, elements = self.packed.layers, len(a.rows), self.packed.elements
         fill = 4 - len(layers)
-        weights, wide = ([*each, *each[:1] * fill] for each in self._both(a.channels_last))
+        weights, wide = ([*each, *each[:1] * fill] for each in self.both(a.channels_last))
         biases = [*self.biases, *self.biases[:1] * fill]
         widths = [len(layer.bias) for layer in layers[:-1]]
         relu = [layer.relu for layer in layers[:-1]] + [False] * 3
