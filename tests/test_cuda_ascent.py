@@ -104,7 +104,7 @@ WIDTHS = [(2,), (700,), (130, 3), (200, 150, 40), (513, 33), (1024, 256, 1024, 1
 
 
 @pytest.mark.parametrize("widths", WIDTHS)
-def test_widths_and_depths_are_divided_among_threads(cuda, widths):
+def test_wide_and_deep_networks_are_divided_among_threads(cuda, widths):
     """As many places as a tile has, fewer, and one more; also more classes than Triton takes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(widths[0])
