@@ -72,7 +72,29 @@ def test_errors_that_the_draws_cannot_meet_are_told_by_the_particles(monkeypatch
     assert np.sum(np.abs(z) > 2.5) <= binom.isf(ALARM, RUNS, 0.06)
     # without asking the particles all would be too low
     alone = z + np.log(share) / np.sqrt(curve.bridge_variance[known])
-    assert np.mean(alone) < -6 * np.std(alone) / np.sqrt(RUNS)
+    assert np.median(alone) < -0.6
+
+
+def test_draws_have_the_density_that_they_are_weighed_by():
+    torch.manual_seed(0)
+    way = torch.nn.functional.normalize(torch.randn(1, 6, 4, dtype=torch.float64), dim=2)
+    shift, none = torch.tensor([0.5], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    mixture = bridge._Mixture(way, shift, torch.tensor([[0, 1] * 3]), none)
+    rounds, row = 200, torch.tensor([0])
+    along, centre = mixture.drawn_from(row, rounds)
+    z = bridge.narrowed((centre + torch.randn_like(centre)).float(), along, centre).double()
+    own = (z * along).sum(2)
+    across = z - own[..., None] * along
+    many = own.numel()
+    assert abs(own.mean() - 0.5) < 4 * bridge.NARROW / np.sqrt(many)
+    assert abs(own.std() / bridge.NARROW - 1) < 4 / np.sqrt(2 * many)
+    assert abs(across.square().sum(2).mean() / 3 - 1) < 4 * np.sqrt(2 / 3 / many)
+    # E_p[q/p] = 1, for the mixture of either fold
+    plain = torch.randn(1, 100_000, 4, dtype=torch.float64)
+    for side in (0, 1):
+        odds = mixture.log_odds(row, plain, torch.full(plain.shape[:2], side)).exp()
+        assert abs(odds.mean() - 1) < 4 * odds.std() / np.sqrt(odds.numel())
+        assert abs((odds / bridge.NARROW).mean() - 1) > 4 * odds.std() / np.sqrt(odds.numel())
 
 
 def test_folds_share_out_families_alike():
@@ -88,7 +110,7 @@ def test_without_a_bridge_more_particles_descend():
     assert curve.provenance.settings["particles"] == 250
     assert np.isnan(curve.bridge_log_rate).all()
     assert (curve.n_backward == 0).all()
-    assert (descended(HalfSpace(30, 0.5), 30, runs=2).n_backward == 96).all()
+    assert (descended(HalfSpace(30, 0.5), 30, runs=2).n_backward == 132).all()
 
 
 def test_folds_of_unlike_sizes_count_as_their_shares_are_asked_for():

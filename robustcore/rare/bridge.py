@@ -9,8 +9,9 @@ but only some kinds of them. Both together tell the rate: for any function a,
 and a = 1 / (1 + W p/q) bounds every term, counts errors that q meets, and has the particles say
 what share of the errors these are. W is the one of least variance.
 
-q is a mixture of unit Gaussians. Particles of one half of the families make it and those of the
-other half are asked, both ways round, so that none vouches for itself.
+q is a mixture of Gaussians, each narrower along the way to its centre. Particles of one half of the
+families make it and those of the other half are asked, both ways round, so that none vouches for
+itself.
 
 Sources: Meng and Wong, Statistica Sinica 6 (1996); Owen and Zhou, JASA 95 (2000), on mixtures.
 """
@@ -31,14 +32,15 @@ from robustcore.rare.particles import BRIDGE, Particles, spread
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-FIRST, LAST = 32, 64  # gradients: at the first errors, at those of the last level
+FIRST, LAST = 32, 256  # gradients, at most: at the first errors, at those of the last level
 OWN = 0.4  # of a direction; the rest is the mean of its class
-LENGTH = 0.85  # of a shift, in units of -Phi^-1(rate): errors lie so far along a mean gradient
+LENGTH = 0.9  # of a shift, in units of -Phi^-1(rate): errors lie so far along a mean gradient
+NARROW = 0.7  # deviation there: a half-space leaves the noise little room along its normal
 WORTH = 3.0  # independent particles, as which a family counts in the choice of W
 BOTH_WAYS = 2.0  # variance of the share: where one fold is near the other, so is that one to it
 MET = 0.1  # share of the errors, at least, that q must meet: else the draws know too little
 SMALLER = 0.05  # of the particles, at least, in the smaller fold: else nothing vouches
-TOGETHER = 48  # draws of a fold in a round
+TOGETHER = 128  # draws of a fold in a round
 BLOCK = 2**24  # elements at a time
 GRID = 2.0**20  # directions are multiples of 1/GRID: no rounding of a batch shows in a draw
 
@@ -77,7 +79,7 @@ class Bridge:
         log_rate, families (R,): what splitting found; they set W. draws (R,): to be spent, about.
         """
         own = self.particles
-        last = self._directions(at, sigma, LAST)
+        last = self._directions(at, sigma, min(LAST, own.n, max(FIRST, BLOCK // own.z[0].numel())))
         place = torch.as_tensor(at, device=own.device)
         parts = [torch.cat([a[place], b], 1) for a, b in zip(self.first, last, strict=True)]
         toward, kind, family = parts
@@ -91,20 +93,24 @@ class Bridge:
         ).double()
         mean = alike @ toward
         mean /= mean.norm(dim=2, keepdim=True).clamp(min=1e-12)
-        centre = OWN * toward + (1 - OWN) * mean
-        centre /= centre.norm(dim=2, keepdim=True).clamp(min=1e-12)
+        way = OWN * toward + (1 - OWN) * mean
+        length = way.norm(dim=2, keepdim=True)
+        way /= length.clamp(min=1e-12)
+        way[..., :1] += (length < 1e-12).double()  # where no gradient points, any way will do
         shift = torch.as_tensor(LENGTH * np.maximum(height(log_rate), 1.0), device=own.device)
-        centre = (centre * shift[:, None, None] * GRID).round() / GRID
+        way = (way * GRID).round() / GRID
         rounds = np.maximum(2, -(-draws // (2 * TOGETHER)))
         bound = np.log(rounds * 2 * TOGETHER / (WORTH * families)) + log_rate  # log W
-        mixture = _Mixture(centre, mine, torch.as_tensor(bound, device=own.device))
+        mixture = _Mixture(way, shift, mine, torch.as_tensor(bound, device=own.device))
         # each fold counts as its mixture's share is asked for: by the particles of the other one
         asked_of = fold.gather(1, own.family[place]).double().mean(1)
         weight_of = torch.stack([asked_of, 1 - asked_of], 1)
-        value, value_variance, terms = self._drawn(at, sigma, log_rate, mixture, rounds, weight_of)
-        share, share_variance, asked = self._asked(place, fold, mixture)
         both = (mine.amin(1) < mine.amax(1)) & (weight_of.amin(1) >= SMALLER)
-        known = both.cpu().numpy() & (value > 0) & (share >= MET) & (asked > 1)
+        share, share_variance, asked = self._asked(place, fold, mixture)
+        known = both.cpu().numpy() & (share >= MET) & (asked > 1)
+        rounds = np.where(known, rounds, 0)  # nothing is spent on what will not be believed
+        value, value_variance, terms = self._drawn(at, sigma, log_rate, mixture, rounds, weight_of)
+        known &= value > 0
         value, share = np.where(known, value, 1.0), np.where(known, share, 1.0)
         drawn, told = (
             np.log1p(value_variance / value**2),
@@ -165,11 +171,12 @@ class Bridge:
             names = names + torch.as_tensor(self.drawn[at[on]], device=device)[:, None]
             self.drawn[at[on]] += many * width
             margin, odds = [], []
-            step = max(1, BLOCK // (many * width * mixture.centre.shape[2]))
+            step = max(1, BLOCK // (many * width * mixture.way.shape[2]))
             for start in range(0, len(on), step):
                 part = row[start : start + step]
                 here = at[on[start : start + step]]
-                z = own.around(here, mixture.drawn_from(part, many), names[start : start + step])
+                way, centre = mixture.drawn_from(part, many)
+                z = narrowed(own.around(here, centre, names[start : start + step]), way, centre)
                 margin.append(own.judge_drawn(here, sigma[on[start : start + step]], z))
                 odds.append(mixture.log_bounded(part, z, many))
             error = ~(torch.cat(margin) > 0)
@@ -179,7 +186,7 @@ class Bridge:
             total[row] += term.sum(1)
             square[row] += term.square().sum(1)
             done += many
-        n = torch.as_tensor(rounds, device=device).double()[:, None]
+        n = torch.as_tensor(np.maximum(rounds, 2), device=device).double()[:, None]
         spread_of = (square - total.square() / n).clamp(min=0) / (n - 1) / n
         each = (weight / TOGETHER).repeat_interleave(TOGETHER, 1)
         terms = (each * total).sum(1).square() / (each**2 * square).sum(1).clamp(min=1e-300)
@@ -212,29 +219,32 @@ class Bridge:
 
 
 class _Mixture:
-    """q of R images and both folds: unit Gaussians around centre (R, K, D), fold (R, K) each.
+    """q of R images and both folds: Gaussians around shift (R,) times way (R, K, D), fold (R, K).
 
-    TOGETHER draws of a fold are spread evenly over its centres, and weighted so. bound (R,): log W.
+    Their deviation is NARROW along the way, of unit length, and 1 across. TOGETHER draws of a fold
+    are spread evenly over its centres, and weighted so. bound (R,): log W.
     """
 
-    def __init__(self, centre: Tensor, fold: Tensor, bound: Tensor) -> None:
-        self.centre, self.bound = centre, bound
+    def __init__(self, way: Tensor, shift: Tensor, fold: Tensor, bound: Tensor) -> None:
+        self.way, self.shift, self.bound = way, shift, bound
         chosen = [spread(fold == side, TOGETHER) for side in (0, 1)]
         self.chosen = torch.cat(chosen, 1)  # (R, 2 * TOGETHER)
         count = torch.zeros(2, *fold.shape, dtype=torch.float64, device=fold.device)
         for side in (0, 1):
             count[side].scatter_add_(1, chosen[side], torch.ones_like(chosen[side]).double())
-        half = centre.square().sum(2) / 2
-        self.offset = (count / TOGETHER).log() - half  # (2, R, K)
+        self.weight = (count / (NARROW * TOGETHER)).log()  # (2, R, K)
 
-    def drawn_from(self, row: Tensor, many: int) -> Tensor:
-        """(len(row), many * 2 * TOGETHER, D)."""
-        return self.centre[row[:, None], self.chosen[row]].repeat(1, many, 1)
+    def drawn_from(self, row: Tensor, many: int) -> tuple[Tensor, Tensor]:
+        """(ways, centres) of draws, (len(row), many * 2 * TOGETHER, D) each."""
+        way = self.way[row[:, None], self.chosen[row]].repeat(1, many, 1)
+        return way, way * self.shift[row, None, None]
 
     def log_odds(self, row: Tensor, z: Tensor, side: Tensor) -> Tensor:
         """log q/p at z (len(row), S, D), of the fold that side (len(row), S) says."""
-        along = z @ self.centre[row].transpose(1, 2)
-        first, second = ((along + each[row][:, None]).logsumexp(2) for each in self.offset)
+        along = z @ self.way[row].transpose(1, 2)
+        past = (along - self.shift[row, None, None]) / NARROW
+        along = (along.square() - past.square()) / 2
+        first, second = ((along + each[row][:, None]).logsumexp(2) for each in self.weight)
         return torch.where(side == 0, first, second)
 
     def log_bounded(self, row: Tensor, z: Tensor, many: int) -> Tensor:
@@ -246,6 +256,12 @@ class _Mixture:
     def share(self, row: Tensor, z: Tensor, side: Tensor) -> Tensor:
         """a = 1 / (1 + p / (q W))."""
         return torch.sigmoid(self.log_odds(row, z, side) + self.bound[row, None])
+
+
+def narrowed(z: Tensor, way: Tensor, centre: Tensor) -> Tensor:
+    """Draws z of unit Gaussians around centre, made NARROW along way, float32."""
+    along = ((z - centre) * way).sum(2, keepdim=True)
+    return (z + (NARROW - 1) * (along * GRID).round() / GRID * way).float()
 
 
 def _folds(family: Tensor, first: int) -> Tensor:
