@@ -13,9 +13,11 @@ namespace robustcore {
 #if defined(__CUDACC__)
 #define RC_BLOCK __device__ __forceinline__
 #define RC_UNROLL _Pragma("unroll")
+#define RC_UNROLL_TWICE _Pragma("unroll 2")
 #else
 #define RC_BLOCK inline
 #define RC_UNROLL
+#define RC_UNROLL_TWICE
 #endif
 
 constexpr int kThreads = 256;

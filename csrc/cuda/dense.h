@@ -84,6 +84,8 @@ RC_FN void add_product(Sums<kUnits>& sums, const float* weight, int64_t width, i
     const int left = static_cast<int>(width - own);
     in += Own::quad(thread);
     weight += own;
+    // more of it would take the registers of another block
+    RC_UNROLL_TWICE
     for (int64_t k = 0; k < held; ++k, in += kSlots, weight += width) {
         const Quad x = *reinterpret_cast<const Quad*>(in);
         RC_UNROLL
@@ -145,16 +147,20 @@ RC_BLOCK void dense_block(Block block, const DenseArgs& a, float* shared) {
     const int64_t sigmas = r.rows ? 1 : r.grid;
     for (int64_t g = 0; g < sigmas; ++g) {
         block.each([&](int thread) {
+            const int64_t own = Own::unit(thread, 0);
+            const int left = static_cast<int>(a.width[0] - own);
             RC_UNROLL
-            for (int u = 0; u < kUnits; ++u) {
-                const int64_t n = Own::unit(thread, u);
-                if (n >= a.width[0]) continue;
-                for (int q = 0; q < 4; ++q) {
-                    const int i = Own::quad(thread) + q;
-                    const float sigma = r.rows ? r.sigma[slot_of(i)] : r.sigma[g];
-                    const float value = contracted(sigma, sums[thread].value[u][q],
-                                                   r.base[row_of(i) * a.width[0] + n]);
-                    hidden[n * kSlots + i] = a.relu[0] ? rectified(value) : value;
+            for (int q = 0; q < 4; ++q) {
+                const int i = Own::quad(thread) + q;
+                const float sigma = r.rows ? r.sigma[slot_of(i)] : r.sigma[g];
+                const float* const base = r.base + row_of(i) * a.width[0] + own;
+                float* const to = hidden + own * kSlots + i;
+                RC_UNROLL
+                for (int u = 0; u < kUnits; ++u) {
+                    if (u * Own::kStep >= left) continue;
+                    const float value =
+                        contracted(sigma, sums[thread].value[u][q], base[u * Own::kStep]);
+                    to[u * Own::kStep * kSlots] = a.relu[0] ? rectified(value) : value;
                 }
             }
         });
@@ -162,24 +168,26 @@ RC_BLOCK void dense_block(Block block, const DenseArgs& a, float* shared) {
         for (int64_t l = 1; l < a.layers; ++l) {
             block.each([&](int thread) {
                 for (int64_t first = 0; first < a.width[l]; first += 4 * Own::kStep) {
-                    Sums<4> own;
+                    const int64_t begin = first + Own::unit(thread, 0);
+                    const int left = static_cast<int>(a.width[l] - begin);
+                    Sums<4> own = {};
                     RC_UNROLL
                     for (int u = 0; u < 4; ++u) {
-                        const int64_t n = first + Own::unit(thread, u);
-                        for (int q = 0; q < 4; ++q)
-                            own.value[u][q] = n < a.width[l] ? a.bias[l][n] : 0.0f;
+                        if (u * Own::kStep >= left) continue;
+                        const float bias = a.bias[l][begin + u * Own::kStep];
+                        RC_UNROLL
+                        for (int q = 0; q < 4; ++q) own.value[u][q] = bias;
                     }
                     add_product<kSlots, 4>(own, a.weight[l], a.width[l], a.width[l - 1], in, thread,
                                            first);
                     RC_UNROLL
                     for (int u = 0; u < 4; ++u) {
-                        const int64_t n = first + Own::unit(thread, u);
-                        if (n >= a.width[l]) continue;
-                        for (int q = 0; q < 4; ++q) {
-                            const float value = own.value[u][q];
-                            out[n * kSlots + Own::quad(thread) + q] =
-                                a.relu[l] ? rectified(value) : value;
-                        }
+                        if (u * Own::kStep >= left) continue;
+                        float* const to =
+                            out + (begin + u * Own::kStep) * kSlots + Own::quad(thread);
+                        RC_UNROLL
+                        for (int q = 0; q < 4; ++q)
+                            to[q] = a.relu[l] ? rectified(own.value[u][q]) : own.value[u][q];
                     }
                 }
             });

@@ -44,14 +44,18 @@ __global__ void __launch_bounds__(kThreads) update_best_kernel(const BallArgs ar
     update_best_block(this_block<kThreads>(), args, lanes);
 }
 
+// That a multiprocessor holds at once: so many registers a thread may take.
+template <int kUnits>
+constexpr int kBlocks = kUnits > 4 ? 2 : 3;
+
 template <int kSlots, int kUnits>
-__global__ void __launch_bounds__(kThreads) dense_kernel(const DenseArgs args) {
+__global__ void __launch_bounds__(kThreads, kBlocks<kUnits>) dense_kernel(const DenseArgs args) {
     extern __shared__ __align__(16) float shared[];
     dense_block<kSlots, kUnits>(this_block<kThreads>(), args, shared);
 }
 
 template <int kSlots, int kUnits>
-__global__ void __launch_bounds__(kThreads, 2) ascent_kernel(const AscentArgs args) {
+__global__ void __launch_bounds__(kThreads, kBlocks<kUnits>) ascent_kernel(const AscentArgs args) {
     extern __shared__ __align__(16) float shared[];
     ascent_block<kSlots, kUnits>(this_block<kThreads>(), args, shared);
 }
