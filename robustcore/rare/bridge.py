@@ -33,6 +33,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 FIRST, LAST = 32, 256  # gradients, at most: at the first errors, at those of the last level
+GRADIENT = 3  # evaluations that one costs, forward and back
 OWN = 0.4  # of a direction; the rest is the mean of its class
 LENGTH = 0.9  # of a shift, in units of -Phi^-1(rate): errors lie so far along a mean gradient
 NARROW = 0.7  # deviation there: a half-space leaves the noise little room along its normal
@@ -72,11 +73,12 @@ class Bridge:
         self.first = self._directions(np.arange(len(sigma)), sigma, FIRST)
 
     def cross(
-        self, at: Ints, sigma: Floats, log_rate: Floats, families: Floats, draws: Ints
+        self, at: Ints, sigma: Floats, log_rate: Floats, families: Floats, spent: Ints
     ) -> Crossing:
         """Of images `at`, whose particles are errors at sigma (R,).
 
-        log_rate, families (R,): what splitting found; they set W. draws (R,): to be spent, about.
+        log_rate, families (R,): what splitting found; they set W. spent (R,): evaluations to be
+        made, about, gradients among them.
         """
         own = self.particles
         last = self._directions(at, sigma, min(LAST, own.n, max(FIRST, BLOCK // own.z[0].numel())))
@@ -99,6 +101,7 @@ class Bridge:
         way[..., :1] += (length < 1e-12).double()  # where no gradient points, any way will do
         shift = torch.as_tensor(LENGTH * np.maximum(height(log_rate), 1.0), device=own.device)
         way = (way * GRID).round() / GRID
+        draws = spent - GRADIENT * toward.shape[1]
         rounds = np.maximum(2, -(-draws // (2 * TOGETHER)))
         bound = np.log(rounds * 2 * TOGETHER / (WORTH * families)) + log_rate  # log W
         mixture = _Mixture(way, shift, mine, torch.as_tensor(bound, device=own.device))

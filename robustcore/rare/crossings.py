@@ -53,9 +53,9 @@ class Crossings:
             return
         down = self.down
         levels = down.number[at] - self.before[at]
-        draws = levels * (down.moves + 1) * down.particles.n  # as many as splitting spent
+        spent = levels * (down.moves + 1) * down.particles.n  # as many as splitting
         crossing = self.bridge.cross(
-            at, down.sigma[at], down.log_rate[at], down.families[at], draws
+            at, down.sigma[at], down.log_rate[at], down.families[at], spent
         )
         for kind in KINDS:
             self.found[kind][at, down.number[at] - 1] = getattr(crossing, kind)
