@@ -48,8 +48,10 @@ def test_without_the_extension_native_says_why_and_the_choice_falls_to_reference
     monkeypatch.setattr(kernels, "_load", lambda module: f"No module named {module!r}")
     with pytest.raises(RuntimeError, match=r"No module named 'robustcore\._native'"):
         kernels.select("native", "cpu")
-    assert kernels.select(None, "cpu").name == "reference"
-    assert kernels.select(None, "cuda").name == "reference"
+    with pytest.warns(RuntimeWarning, match=r"reference kernels .*: .*'robustcore\._native'"):
+        assert kernels.select(None, "cpu").name == "reference"
+    with pytest.warns(RuntimeWarning, match=r"'triton'; .*'robustcore\._cuda'"):
+        assert kernels.select(None, "cuda").name == "reference"
     assert "No module named 'triton'" in kernels.unavailable("triton", "cuda")
 
 

@@ -72,6 +72,7 @@ update_best(x, rows, points, margin, distance, best, *, norm) -> (S,) float64
 
 import importlib
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -197,12 +198,21 @@ _PREFERRED = {"cpu": ("native",), "cuda": ("triton", "cuda")}
 def select(backend: str | None, device: torch.device | str) -> Backend:
     """The kernels of `backend` for `device`; None picks the fastest that runs there.
 
+    Warns where that is the reference, though there are compiled kernels for such a device.
     Raises ValueError for a name that is not in BACKENDS and RuntimeError, with the reason, for a
     backend that cannot run on `device`.
     """
     if backend is None:
         known = _PREFERRED.get(torch.device(device).type, ())
-        backend = next((each for each in known if unavailable(each, device) is None), "reference")
+        reasons = {each: unavailable(each, device) for each in known}
+        backend = next((each for each in known if reasons[each] is None), "reference")
+        if known and backend == "reference":
+            warnings.warn(
+                "the reference kernels are used, with the same results but slower: "
+                + "; ".join(str(each) for each in reasons.values()),
+                RuntimeWarning,
+                stacklevel=2,
+            )
     if backend not in _TABLE:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or None; got {backend!r}")
     reason = unavailable(backend, device)
