@@ -42,7 +42,8 @@ BOTH_WAYS = 2.0  # variance of the share: where one fold is near the other, so i
 MET = 0.1  # share of the errors, at least, that q must meet: else the draws know too little
 SMALLER = 0.05  # of the particles, at least, in the smaller fold: else nothing vouches
 TOGETHER = 128  # draws of a fold in a round
-BLOCK = 2**24  # elements at a time
+BLOCK = {"cpu": 2**20, "cuda": 2**24}  # elements at a time: on a CPU they stay in the cache
+DIRECTIONS = 2**24  # elements of all directions of an image, at most
 GRID = 2.0**20  # directions are multiples of 1/GRID: no rounding of a batch shows in a draw
 
 
@@ -68,6 +69,7 @@ class Bridge:
     def __init__(self, particles: Particles, sigma: Floats) -> None:
         self.particles = particles
         self.gradients = Gradients(particles.evaluator, None, 2.0)
+        self.block = BLOCK.get(particles.device.type, BLOCK["cuda"])
         self.backward = np.zeros(len(sigma), np.int64)
         self.drawn = np.zeros(len(sigma), np.int64)
         self.first = self._directions(np.arange(len(sigma)), sigma, FIRST)
@@ -81,7 +83,9 @@ class Bridge:
         made, about, gradients among them.
         """
         own = self.particles
-        last = self._directions(at, sigma, min(LAST, own.n, max(FIRST, BLOCK // own.z[0].numel())))
+        last = self._directions(
+            at, sigma, min(LAST, own.n, max(FIRST, DIRECTIONS // own.z[0].numel()))
+        )
         place = torch.as_tensor(at, device=own.device)
         parts = [torch.cat([a[place], b], 1) for a, b in zip(self.first, last, strict=True)]
         toward, kind, family = parts
@@ -174,7 +178,7 @@ class Bridge:
             names = names + torch.as_tensor(self.drawn[at[on]], device=device)[:, None]
             self.drawn[at[on]] += many * width
             margin, odds = [], []
-            step = max(1, BLOCK // (many * width * mixture.way.shape[2]))
+            step = max(1, self.block // (many * width * mixture.way.shape[2]))
             for start in range(0, len(on), step):
                 part = row[start : start + step]
                 here = at[on[start : start + step]]
@@ -205,7 +209,7 @@ class Bridge:
         z = own.z.view(len(own.rows), own.n, -1)
         side = 1 - fold.gather(1, family)
         a = torch.empty(len(place), own.n, dtype=torch.float64, device=own.device)
-        step = max(1, BLOCK // (own.n * z.shape[2]))
+        step = max(1, self.block // (own.n * z.shape[2]))
         for start in range(0, len(place), step):
             part = slice(start, start + step)
             row = torch.arange(len(place), device=own.device)[part]

@@ -62,9 +62,9 @@ def error_curve(
         particle at each level.
     second_look: search the nearest error of each image (25 gradients), and warn where errors around
         it alone are above the rate asked for at the low end of the interval.
-    bridge: estimate the last level again by draws around its errors (robustcore.rare.bridge; 96
-        gradients), and others near rates two decades apart on the way down (64 gradients each),
-        for about half of the evaluations; all is pooled (robustcore.rare.pooling).
+    bridge: estimate the last level again by draws around its errors (robustcore.rare.bridge), and
+        others near rates two decades apart on the way down, each with a gradient at every particle,
+        256 at most, for about half of the evaluations; all is pooled (robustcore.rare.pooling).
     Both are left out, with a note, for a model without gradients.
     Other arguments as in `sigma_at_error_rate`.
 
