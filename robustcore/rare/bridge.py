@@ -83,9 +83,8 @@ class Bridge:
         made, about, gradients among them.
         """
         own = self.particles
-        last = self._directions(
-            at, sigma, min(LAST, own.n, max(FIRST, DIRECTIONS // own.z[0].numel()))
-        )
+        most = max(FIRST, DIRECTIONS // own.z[0].numel())
+        last = self._directions(at, sigma, min(LAST, own.n, most))
         place = torch.as_tensor(at, device=own.device)
         parts = [torch.cat([a[place], b], 1) for a, b in zip(self.first, last, strict=True)]
         toward, kind, family = parts
