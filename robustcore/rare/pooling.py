@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from robustcore.rare.curve import Curve
+from robustcore.rare.curve import Curve, height
 
 Floats = NDArray[np.float64]
 
@@ -95,9 +95,21 @@ def pooled(curve: Curve, log_rate: Floats, variance: Floats, terms: Floats) -> C
         np.stack([getattr(each, name) for each in found], 1)
         for name in ("shift", "variance", "degrees")
     )
+    log_rate = np.where(known, np.minimum(curve.log_rate + shift, np.log(0.9)), np.nan)
     return replace(
         curve,
-        log_rate=np.where(known, np.minimum(curve.log_rate + shift, np.log(0.9)), np.nan),
+        slope=_slope(curve, log_rate),
+        log_rate=log_rate,
         variance=np.where(known, total, np.nan),
         families=np.where(known, degrees, np.nan),
     )
+
+
+def _slope(curve: Curve, log_rate: Floats) -> Floats:
+    """Of h in 1/sigma over the last two steps: one alone is half as sure."""
+    rows, last = np.arange(len(log_rate)), np.isfinite(log_rate).sum(1) - 1
+    first = np.maximum(last - 2, 0)
+    rise = height(log_rate[rows, last]) - height(log_rate[rows, first])
+    run = 1 / curve.sigma[rows, last] - 1 / curve.sigma[rows, first]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where((last >= 2) & (rise > 0), rise / run, curve.slope)
