@@ -10,6 +10,8 @@ from scipy.stats import binom
 import robustcore as rc
 from robustcore.rare import bridge
 from robustcore.rare.bridge import Bridge
+from robustcore.rare.curve import Curve
+from robustcore.rare.pooling import pooled
 
 ALARM, RUNS = 1e-4, 80
 PLANES = rare_models.two_planes(0.5, 0.5)
@@ -95,6 +97,25 @@ def test_draws_have_the_density_that_they_are_weighed_by():
         odds = mixture.log_odds(row, plain, torch.full(plain.shape[:2], side)).exp()
         assert abs(odds.mean() - 1) < 4 * odds.std() / np.sqrt(odds.numel())
         assert abs((odds / bridge.NARROW).mean() - 1) > 4 * odds.std() / np.sqrt(odds.numel())
+
+
+def test_beyond_the_last_level_the_curve_goes_on_as_over_two_steps():
+    # a half-space whose middle level says too little: the last step alone would be too steep
+    sigma = np.array([[0.2, 0.16, 0.13]])
+    exact = np.log(HalfSpace(3, 0.5).rate(sigma))
+    middle = exact + [[0.0, 0.3, 0.0]]
+    none, one = np.full((1, 3), np.nan), np.ones((1, 3))
+    alone = Curve(sigma, middle, 0.01 * one, 9 * one, np.array([0.7]), 200)
+    sure = (
+        np.where(np.arange(3) == 2, exact, none),
+        np.where(np.arange(3) == 2, 1e-4, none),
+        9 * one,
+    )
+    found = pooled(alone, *sure)
+    assert found.slope == pytest.approx(0.5, rel=1e-3)
+    assert alone.at_sigma(np.array([[0.12]]))[0] < found.at_sigma(np.array([[0.12]]))[0]
+    two = Curve(*(each[:, :2] for each in (sigma, middle, 0.01 * one, 9 * one)), alone.slope, 200)
+    assert pooled(two, *(each[:, :2] for each in (none, none, one))).slope == alone.slope
 
 
 def test_folds_share_out_families_alike():
