@@ -103,14 +103,10 @@ def test_beyond_the_last_level_the_curve_goes_on_as_over_two_steps():
     # a half-space whose middle level says too little: the last step alone would be too steep
     sigma = np.array([[0.2, 0.16, 0.13]])
     exact = np.log(HalfSpace(3, 0.5).rate(sigma))
-    middle = exact + [[0.0, 0.3, 0.0]]
-    none, one = np.full((1, 3), np.nan), np.ones((1, 3))
+    middle = np.add(exact, [[0.0, 0.3, 0.0]])
+    none, one, last = np.full((1, 3), np.nan), np.ones((1, 3)), np.arange(3) == 2
     alone = Curve(sigma, middle, 0.01 * one, 9 * one, np.array([0.7]), 200)
-    sure = (
-        np.where(np.arange(3) == 2, exact, none),
-        np.where(np.arange(3) == 2, 1e-4, none),
-        9 * one,
-    )
+    sure = np.where(last, exact, none), np.where(last, 1e-4, none), 9 * one
     found = pooled(alone, *sure)
     assert found.slope == pytest.approx(0.5, rel=1e-3)
     assert alone.at_sigma(np.array([[0.12]]))[0] < found.at_sigma(np.array([[0.12]]))[0]
