@@ -100,7 +100,7 @@ def test_draws_have_the_density_that_they_are_weighed_by():
 
 
 def test_beyond_the_last_level_the_curve_goes_on_as_over_two_steps():
-    # a half-space whose middle level says too little: the last step alone would be too steep
+    # a half-space whose middle level says too much: the last step alone would be too steep
     sigma = np.array([[0.2, 0.16, 0.13]])
     exact = np.log(HalfSpace(3, 0.5).rate(sigma))
     middle = np.add(exact, [[0.0, 0.3, 0.0]])
