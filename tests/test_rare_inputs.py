@@ -24,6 +24,7 @@ X, Y = grey(2)
         ({"rates": [0.3]}, ValueError, "rates must be at most 0.25 for splitting, was 0.3: plain"),
         ({"rates": [0.1, np.nan]}, ValueError, "rates must be at most"),
         ({"rates": []}, ValueError, "rates must be a flat list of rates"),
+        ({"rates": [[0.1, 0.01]]}, ValueError, r"rates must be a flat list.*had shape \(1, 2\)"),
         ({"rates": "rare"}, TypeError, "rates must be numbers, was 'rare'"),
         ({"samples": 100}, ValueError, "samples must be at least 200 for a level probability of"),
         (
@@ -59,9 +60,19 @@ def test_refusals_of_sigma(change, error, message):
         rc.sigma_at_error_rate(MODEL, X, y=Y, **arguments)
 
 
-def test_a_method_unknown_to_error_rate():
-    with pytest.raises(ValueError, match="method must be one of counting, splitting, was 'subset'"):
-        rc.error_rate(MODEL, X, 0.1, Y, method="subset")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "subset"}, "method must be one of counting, splitting, was 'subset'"),
+        ({"samples": 100}, "samples must be at least 200 for a level probability of 0.2"),
+        ({"sigma": -0.1}, "sigma must be"),
+    ],
+)
+def test_refusals_of_error_rate(change, message):
+    with pytest.raises(ValueError, match=message):
+        rc.error_rate(
+            MODEL, X, y=Y, **{"sigma": 0.1, "samples": 600, "method": "splitting", **change}
+        )
 
 
 class Dropping(HalfSpace):
@@ -73,6 +84,25 @@ class Boundless(HalfSpace):
     def forward(self, x):
         logits = super().forward(x)
         return torch.stack([logits[:, 0], torch.full_like(logits[:, 1], -torch.inf)], 1)
+
+
+class Unknown(HalfSpace):
+    """NaN at an image of zeros."""
+
+    def forward(self, x):
+        return super().forward(x).where(x.flatten(1).any(1)[:, None], torch.nan)
+
+
+class Tilted(torch.nn.Module):
+    """A half-space at a distance from 0."""
+
+    def __init__(self, distance):
+        super().__init__()
+        self.distance = distance
+
+    def forward(self, x):
+        height = self.distance - x[:, 0, 0, 0]
+        return torch.stack([height, torch.zeros_like(height)], 1)
 
 
 class Mute(HalfSpace):
@@ -90,9 +120,19 @@ def test_randomised_models_are_refused_with_the_reason():
         rc.error_curve(Dropping(16, 0.5), X, Y)
 
 
-def test_models_without_a_finite_margin_are_refused():
+MEASURED = {
+    "error_curve": lambda model, x: rc.error_curve(model, x, Y),
+    "sigma_at_error_rate": lambda model, x: rc.sigma_at_error_rate(model, x, 1e-6, Y),
+    "error_rate": lambda model, x: rc.error_rate(model, x, 0.1, Y, method="splitting"),
+}
+
+
+@pytest.mark.parametrize("measured", MEASURED.values(), ids=MEASURED)
+def test_models_without_a_finite_margin_are_refused(measured):
     with pytest.raises(ValueError, match=r"must have a finite margin.*image 0 was inf"):
-        rc.error_curve(Boundless(16, 0.5), X, Y)
+        measured(Boundless(16, 0.5), X)
+    with pytest.raises(ValueError, match=r"must have a finite margin.*image 1 was nan"):
+        measured(Unknown(16, 0.5), torch.cat([X[:1], 0 * X[1:]]))
 
 
 def test_without_gradients_bridge_and_second_look_are_left_out_and_told():
@@ -153,6 +193,31 @@ def test_memory_in_blocks_changes_nothing(waves, monkeypatch):
     same(rc.error_curve(model, x, ids=torch.arange(5) + 7, **how), curve)
 
 
+def test_the_order_of_rates_and_saying_one_twice_change_nothing():
+    how = {"samples": 500, "second_look": False}
+    curve = rc.error_curve(MODEL, X, Y, (0.01, 1e-4), **how)
+    other = rc.error_curve(MODEL, X, Y, (1e-4, 0.01, 1e-4), **how)
+    for name in ("sigma", "sigma_low", "sigma_high", "status"):
+        assert np.array_equal(getattr(other, name), getattr(curve, name)[:, [1, 0, 1]])
+    assert np.array_equal(other.n_forward, curve.n_forward)
+
+
+def test_one_image_without_a_label_in_double_precision_is_as_any():
+    how = {"samples": 500, "second_look": False}
+    curve = rc.error_curve(MODEL, X, Y, [1e-4], **how)
+    same(rc.error_curve(MODEL, X[0], None, [1e-4], **how), curve[:1])
+    double = rc.error_curve(HalfSpace(16, 0.5).double(), X.double(), Y, [1e-4], **how)
+    assert np.allclose(double.sigma, curve.sigma, rtol=1e-3)
+
+
+def test_images_next_to_the_boundary_keep_their_tiny_sigmas():
+    x = torch.zeros(4, 1, 1, 4)
+    near = rc.error_curve(Tilted(1e-6), x, None, (0.1, 1e-6), samples=500, second_look=False)
+    far = rc.error_curve(Tilted(0.5), x, None, (0.1, 1e-6), samples=500, second_look=False)
+    assert np.allclose(near.sigma * 0.5e6, far.sigma, rtol=0.05)
+    assert np.allclose(far.sigma[:, 1], HalfSpace(4, 0.5).sigma(1e-6), rtol=0.03)
+
+
 def test_another_seed_changes_all(waves):
     model, x, how, curve = waves
     other = rc.error_curve(model, x, ids=torch.arange(5) + 7, seed=1, **how)
@@ -209,6 +274,9 @@ def test_the_linear_line_and_its_ratio():
     assert np.allclose(curve.half_space_sigma()[:, 0], curve.sigma[:, 0])
     assert np.allclose(curve.ratio()[:, 0], 1)
     assert np.allclose(curve.ratio(), 1, atol=0.15)
+    assert curve.nearest_rate() == 0.01
+    assert curve.nearest_rate(1e-7) == 1e-8
+    assert dataclasses.replace(curve, rates=np.array([0.1, 1e-3, 1e-8])).nearest_rate() == 0.1
     assert np.isnan(rc.error_curve(MODEL, X, 1 - Y, [0.01], samples=500).ratio()).all()
 
 

@@ -63,11 +63,12 @@ def run(args: argparse.Namespace) -> int:
     columns["warning"] = found.warning.tolist()
     print_table(columns)
     print(f"\n{found}")
+    least, through = found.rates.min(), found.nearest_rate()
     last = found.ratio()[:, int(np.argmin(found.rates))]
-    if np.isfinite(last).any():
+    if least < through and np.isfinite(last).any():  # at `through` itself the ratio is 1
         middle = number(float(np.nanmedian(last)), 2)
         print(
-            f"sigma at {found.rates.min():g} over that of the half-space through common errors: "
+            f"sigma at {least:g} over that of the half-space through sigma at {through:g}: "
             f"{middle} in the median image"
         )
     print_cost(found)

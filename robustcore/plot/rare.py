@@ -73,7 +73,7 @@ def ratio_to_half_space(
         ax.plot(rates, middle, color=ORANGE, linewidth=2, marker="o", markersize=4, label="median")
     ax.legend(frameon=False, fontsize="small")
     _rates(ax, rates)
-    at = record.rates[np.argmin(np.abs(np.log(record.rates / through)))]
+    at = record.nearest_rate(through)
     ax.set_ylabel(rf"$\sigma$ / $\sigma$ of the half-space through $\mu$ = {at:g}")
     ax.set_title(f"Is the boundary flat at every scale? {len(known)} images", fontsize="medium")
     return ax

@@ -1,13 +1,13 @@
-"""The rate of the last level once more: draws around its errors, and a bridge to its particles.
+"""The rate of a level once more: draws around its errors, and a bridge to its particles.
 
-The particles of the last level are errors as the noise makes them, but how probable errors are is a
+The particles of a level are errors as the noise makes them, but how probable errors are is a
 product of many shares. Draws q around where gradients point meet errors often, at known densities,
 but only some kinds of them. Both together tell the rate: for any function a,
 
     rate = E_q[error, a p/q] / E_particles[a]
 
 and a = 1 / (1 + W p/q) bounds every term, counts errors that q meets, and has the particles say
-what share of the errors these are. W is the one of least variance.
+what share of the errors these are. W is near the one of least variance.
 
 q is a mixture of Gaussians, each narrower along the way to its centre. Particles of one half of the
 families make it and those of the other half are asked, both ways round, so that none vouches for
@@ -32,7 +32,7 @@ from robustcore.rare.particles import BRIDGE, Particles, spread
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-FIRST, LAST = 32, 256  # gradients, at most: at the first errors, at those of the last level
+FIRST, LAST = 32, 256  # gradients, at most: at the first errors, at those of a level
 GRADIENT = 3  # evaluations that one costs, forward and back
 OWN = 0.4  # of a direction; the rest is the mean of its class
 LENGTH = 0.9  # of a shift, in units of -Phi^-1(rate): errors lie so far along a mean gradient
@@ -61,7 +61,7 @@ class Crossing:
 
 
 class Bridge:
-    """Made where a descent begins, crossed where it ends.
+    """Made where a descent begins, crossed at some of its levels (crossings.Crossings).
 
     Raises ValueError for a model without gradients.
     """

@@ -56,8 +56,9 @@ def error_curve(
     """sigma(x, mu) for rates mu down to 1e-15, all from one descent (robustcore.rare.splitting).
 
     rates: mu, from 1e-15 to 0.25.
-    samples: first draws of each image; a fifth as many particles go down from there (half without
-        a bridge), and the relative error falls with their root.
+    samples: first draws of each image; a fifth as many particles go down from there, but at least
+        20 / level_probability (half as many as samples without a bridge), and the relative error
+        falls with their root.
     level_probability: share of the particles that a level should leave, in (0, 1). moves: of each
         particle at each level.
     second_look: search the nearest error of each image (25 gradients), and warn where errors around
@@ -71,12 +72,14 @@ def error_curve(
     The interval rests on the families of the first draws, which compete but do not meet: the
     variance between them is that of the estimate. It is as honest as the moves are mobile; read
     `warning` first, and docs/rare_errors.md on when to believe it. Where the rate is not monotone,
-    sigma is the largest with this rate below the sigma of rate 0.1.
+    sigma is the largest with this rate below the sigma of rate 0.1, or below sigma_max where the
+    search for that finds none: an image that is censored may err more often in less noise.
     Cost: about 1.4 * samples evaluations of each image for each power of e that the rate falls,
-    20 * samples for 1e-6. The same seed, ids and settings give the same numbers at any batch size,
-    image by image, up to the model's own rounding. Memory: blocks of images, 256 MiB of particles
-    each. Raises ValueError for a randomised model and one without finite margins, and ValueError,
-    TypeError or RuntimeError naming any other argument.
+    20 * samples for 1e-6; two to three times as many where errors end again along rays. The same
+    seed, ids and settings give the same numbers at any batch size, image by image, up to the
+    model's own rounding. Memory: blocks of images, 256 MiB of particles each, or one image; a
+    bridge holds up to 15 times as much beside them. Raises ValueError for a randomised model and
+    one without finite margins, and ValueError, TypeError or RuntimeError naming any other argument.
 
     Sources: Au and Beck (2001); Cérou et al. (2012); Lee and Whiteley (2018);
     Meng and Wong (1996).

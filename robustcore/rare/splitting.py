@@ -3,7 +3,8 @@
 At each level a population of draws is spread over the errors at sigma. The share of it that is
 still in error at a smaller sigma multiplies the rate; those that are take the places of the others;
 then all move, by steps that leave the Gaussian as it is and are taken only into errors. The next
-sigma is chosen before the share is seen, so the product of shares is an unbiased estimate.
+sigma is chosen before the share is seen, so the product of shares is an unbiased estimate; but for
+a share below SCARCE, which is seldom: then a nearer sigma is tried.
 
 Where errors end again along a ray, the errors at the smaller sigma are not part of those at the
 larger one. The share of the new population that is an error at the level above sets that right:

@@ -22,7 +22,7 @@ WARNINGS = {
     "lineages": "the descendants of one first draw bear the answer: the interval is wide",
     "moves": "the moves stood still: what was found may be one corner of the errors",
     "rays": "errors end again along rays: sigma is one of several with this rate",
-    "missed": "errors near the nearest one found are more probable than the whole estimate",
+    "missed": "errors around the nearest one alone are more probable than the interval allows",
 }
 
 
@@ -82,7 +82,8 @@ class RareErrorRate(Descent, ErrorRate):
     """An ErrorRate found by splitting, and how.
 
     n_errors and n_samples are those of plain draws, where sigma is so large that these were enough,
-    and 0 where splitting went on from there. A rate below 1e-15 is 0, with rate_high below 1e-14.
+    and 0 where splitting went on from there. A rate below 1e-15 is 0, with rate_high 1e-14. Where a
+    descent ended above a sigma, rate goes on along its last slope and rate_low is 0.
     """
 
     def _summary(self) -> str:
@@ -94,8 +95,9 @@ class ErrorCurve(Descent, Record):
     """sigma against the error rate for B images at G rates: each the noise of that rate.
 
     sigma, with bounds sigma_low and sigma_high at `confidence`, each by itself. status (B, G) as in
-    SigmaResult: "found", "misclassified" (sigma 0), "censored" (the rate is not reached by
-    sigma_max: sigma and sigma_high inf).
+    SigmaResult: "found", "misclassified" (sigma 0), "censored" (the rate is not reached at
+    sigma_max, nor on the way to it from the sigma of rate 0.1: sigma and sigma_high inf, sigma_low
+    at most sigma_max).
     """
 
     rates: Floats = shared(np.float64, "G")
@@ -109,12 +111,17 @@ class ErrorCurve(Descent, Record):
 
     statuses: ClassVar[tuple[str, ...]] = SigmaResult.statuses
 
+    def nearest_rate(self, through: float = 0.01) -> float:
+        """The rate of the record nearest to `through`, by ratio: the first of those as near."""
+        away = np.abs(np.log(self.rates / through)).round(9)
+        return float(self.rates[np.argmin(away)])
+
     def half_space_sigma(self, through: float = 0.01) -> Floats:
         """(B, G): sigma of the linear model with the same sigma at the rate nearest to `through`.
 
         nan where that sigma is 0 or infinite.
         """
-        at = int(np.argmin(np.abs(np.log(self.rates / through))))
+        at = int(np.argmax(self.rates == self.nearest_rate(through)))
         known = np.isfinite(self.sigma[:, at]) & (self.sigma[:, at] > 0)
         base = np.where(known, self.sigma[:, at], 1.0)
         distance = np.asarray(half_space_distance(base, self.rates[at]))

@@ -13,7 +13,7 @@ from robustcore.report.page import Section, Skip, Table, figure, number
 from robustcore.results import Record
 
 NAME, TITLE = "rare", "Rare errors"
-CURVES = 3  # images: each costs about 15 * samples evaluations
+CURVES = 3  # images: each costs about 20 * samples evaluations
 RATES = (0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
 THROUGH = 0.01
 LEAST, MOST = 200, 600  # first draws of each
@@ -74,8 +74,9 @@ def show(job: Job) -> Section:
         title=TITLE,
         about=(
             "Error rates far below one in the draws, by splitting: a population of draws is led "
-            "through ever smaller noise by its errors. The intervals are those of the families of "
-            "the first draws; a warning says where they should not be believed."
+            "through ever smaller noise by its errors. The intervals rest on the families of the "
+            "first draws and on draws around the errors; a warning says where they should not be "
+            "believed."
         ),
         verdicts=verdicts,
         figures=figures,
