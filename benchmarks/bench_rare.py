@@ -76,17 +76,16 @@ def judged(curve, at, truth):
     }
 
 
-def linear(args, shapes=None, rates=None, runs=None, second_look=False):
+def linear(args, shapes=None, runs=None):
     found = {}
     shapes = shapes or [each for each in DIMENSIONS if int(np.prod(each)) in args.dimensions]
-    rates = rates or args.rates
     for shape in shapes:
         model = HalfSpace(int(np.prod(shape)), 0.5)
-        for rate in rates:
+        for rate in args.rates:
             start = time.perf_counter()
             x, y = grey(runs or args.runs, shape)
             curve = rc.error_curve(
-                model, x, y, [rate], samples=SAMPLES[rate], second_look=second_look,
+                model, x, y, [rate], samples=SAMPLES[rate], second_look=False,
                 progress=args.progress,
             )  # fmt: skip
             row = {"dimensions": int(np.prod(shape)), "rate": rate, "samples": SAMPLES[rate]}
@@ -98,7 +97,7 @@ def linear(args, shapes=None, rates=None, runs=None, second_look=False):
 
 
 def wide(args):
-    return linear(args, (WIDE,), (1e-6,), max(1, args.runs // 60))
+    return linear(args, (WIDE,), runs=max(1, args.runs // 40))
 
 
 def pieces(args):
@@ -191,7 +190,7 @@ def main():
     kept = json.loads(args.out.read_text()) if args.out.exists() else {}
     for name in args.part:
         found = PARTS[name](args)
-        if name in ("linear", "networks"):
+        if name in ("linear", "wide", "networks"):
             found = kept.get(name, {}) | found
         kept |= {name: found, "targets": TARGETS}
         kept.setdefault("machines", {})[name] = machine() | {"torch": torch.__version__}
