@@ -60,6 +60,16 @@ def ball(distance, radius, n):
     return Pieces(rate, piece)
 
 
+def islands(distance, apart):
+    """Beyond a plane, errors in narrow columns alone: few moves reach another. Rate unknown."""
+
+    def piece(u):
+        columns = torch.cos(u[:, 1:] / apart).amin(1) - 0.8
+        return torch.minimum(u[:, 0] - distance, columns)
+
+    return Pieces(None, piece)
+
+
 def hidden_plane(outside, n, distance):
     """Errors beyond a radius in n components, common in much noise, and a half-space that is what
     remains of them in little noise, but rare in much: easily missed."""

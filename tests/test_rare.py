@@ -90,6 +90,16 @@ def test_errors_that_end_along_rays_are_announced():
     assert (np.nan_to_num(plane.nested, nan=1.0) == 1).all()
 
 
+def test_moves_that_stand_still_are_announced():
+    x, y = grey(8, (1, 1, 3))
+    model = rare_models.islands(0.5, 0.02)
+    still = rc.error_curve(model, x, y, [1e-4], samples=500, second_look=False)
+    assert all("moves" in each.split() for each in still.warning)
+    assert (np.nanmin(still.acceptance, axis=1) < 0.1).all()
+    plane = rc.error_curve(HalfSpace(3, 0.5), x, y, [1e-4], samples=500, second_look=False)
+    assert not any("moves" in each.split() for each in plane.warning)
+
+
 def test_a_plane_that_was_missed_is_announced_and_one_that_was_not_is_not():
     # in much noise the plane holds 1 in 500 of the errors, so that first errors miss it often
     model = rare_models.hidden_plane(2.385, 50, 0.88)
