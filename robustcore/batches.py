@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -25,18 +27,21 @@ class Graph:
     def __init__(self, step: Callable[[Slots], Tensor], slots: Slots, notes: list[str]) -> None:
         self.slots = Slots(*(each.clone() for each in vars(slots).values()))
         self.step, self.graph = step, None
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
+        side, own = torch.cuda.Stream(), torch.cuda.current_stream()
+        side.wait_stream(own)
         try:
             with torch.cuda.stream(side):
-                for _ in range(2):
+                step(self.slots)
+                with refusing_waits():  # a recording that one breaks off leaves torch half in it
                     step(self.slots)
-            torch.cuda.current_stream().wait_stream(side)
+            own.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 self.logits = step(self.slots)
             self.graph = graph
         except RuntimeError as error:
+            torch.cuda.set_stream(own)  # a recording that cannot be ended leaves its own
+            own.wait_stream(side)
             if out_of_memory(error):
                 raise
             notes.append(f"no CUDA graph, as recording failed: {error}")
@@ -50,5 +55,23 @@ class Graph:
         return self.logits
 
 
+@contextmanager
+def refusing_waits() -> Iterator[None]:
+    """RuntimeError where the host waits for the device."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it may not see all of them
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+# What else says so: CPUs; a graph or a kernel on a GPU; cuBLAS and cuDNN, which find no memory for
+# themselves; and torch, when no algorithm of cuDNN has room for its work.
+SHORT = "can't allocate memory", "out of memory", "ALLOC_FAILED", "unable to find an engine"
+
+
 def out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in SHORT)

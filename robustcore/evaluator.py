@@ -127,10 +127,6 @@ class Evaluator(Rounds):
             message = "the model's answer to one input varies from call to call"
             self.notes.append(message)
             warnings.warn(message, RandomizedModelWarning, stacklevel=5)
-            if lower is not None:
-                raise ValueError(
-                    f"precision must be left out for a randomised model, was {lower!r}"
-                )
         elif not _same(again, flipped.flip(0)):
             raise ValueError(
                 "model must judge each image by itself, its answer depended on the other images "

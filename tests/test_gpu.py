@@ -117,6 +117,41 @@ def test_a_graph_is_recorded_and_a_round_waits_for_nothing():
 
 
 @cuda
+def test_a_model_that_waits_for_the_device_is_not_recorded():
+    model, x = small()
+    model, x = model.double().cuda(), x.double().cuda()
+
+    def waits(images):
+        assert float(images.mean()) < 10
+        return model(images)
+
+    how = {"samples": 600, "batch_size": 16, "progress": False}
+    got, want = (rc.error_rate(each, x, 0.2, **how) for each in (waits, model))
+    np.testing.assert_array_equal(got.n_errors, want.n_errors)
+    assert any("no CUDA graph" in note for note in got.provenance.notes)
+    assert not any("no CUDA graph" in note for note in want.provenance.notes)
+    assert torch.rand(2, device="cuda").isfinite().all()
+    torch.cuda.empty_cache()
+
+
+@cuda
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_lower_precision_on_the_device_counts_what_float32_does(precision):
+    """Of 8,192 draws at most two may differ: a graph's algorithms round as they like."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = ResNet(8).eval().cuda(), torch.rand(4, 3, 32, 32).cuda()
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        want = rc.error_rate(model, x, 0.2, samples=2048, batch_size=256, progress=False)
+        got = rc.error_rate(
+            model, x, 0.2, samples=2048, batch_size=256, precision=precision, progress=False
+        )
+    assert int(np.abs(got.n_errors - want.n_errors).sum()) <= 2
+    assert any(precision in note for note in got.provenance.notes)
+    assert not any("no CUDA graph" in note for note in got.provenance.notes)
+
+
+@cuda
 def test_a_full_device_halves_the_batch_and_changes_no_count():
     model, x = ResNet(8).eval().double().cuda(), torch.rand(4, 3, 32, 32).double().cuda()
     want = rc.error_rate(model, x, 0.1, samples=4096, batch_size=64)

@@ -187,7 +187,7 @@ def _margin(logits, label, inside, classes, BLOCK: tl.constexpr):
     return own - _load_logits(logits + runner_up, inside), runner_up
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots"])  # which a last batch has of any number
 def margins_kernel(
     logits, labels, rows, margin, runner_up, slots, classes, stride, ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -201,7 +201,7 @@ def margins_kernel(
     tl.store(runner_up + slot, other.to(tl.int64), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots"])
 def count_errors_kernel(
     logits, labels, rows, counts, slots, classes, stride, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
