@@ -4,13 +4,16 @@
 
 Parts: limits, digest, kernels, networks, attacks, sets. Each is added to FILE, a table of all
 printed. benchmarks/gpu.sh builds, tests and runs all of them. Every ratio is of times of one run.
---data is a folder of CIFAR-10, whose test set `sets` measures. --dry-run takes tiny sizes on the
-CPU: then numbers mean nothing, and everything but the device is tried.
+Float32 is float32: TF32, which torch by itself takes for convolutions, has rows of its own. A part
+that fails is told in FILE and stops no other; the exit status is then 1.
+--data is a folder with CIFAR-10's test.npz, which `sets` measures. --dry-run takes tiny sizes on
+the CPU: then numbers mean nothing, and everything but the device is tried.
 """
 
 import argparse
 import json
 import re
+import traceback
 from pathlib import Path
 
 import torch
@@ -54,15 +57,19 @@ def table(result):
         known = result["digest"]
         lines.append(f"{known['normals']} normals, one digest: {', '.join(known['bodies'])}")
     for name, row in result.get("kernels", {}).items():
+        if "failed" in row:
+            lines.append(f"{name:44} failed: {row['failed']}")
+            continue
         rate, share = row["gigabytes_per_second"], row["share_of_copy"]
         lines.append(f"{name:44} {rate:>10} GB/s  {100 * share:5.1f} % of a copy")
     for name, row in result.get("networks", {}).items():
         lines.append(
             f"{name:44} {row['ratio_to_plain']:>10} times plain torch, "
-            f"{row['ratio_to_compiled']} times compiled, overhead "
-            f"{100 * row['engine_overhead']:.1f} %, {100 * row['share_of_bf16']:.1f} % of bf16"
+            f"{row['ratio_of_features']} in features, {row['ratio_to_compiled']} times compiled, "
+            f"overhead {100 * row['engine_overhead']:.1f} %, "
+            f"{100 * row['share_of_bf16']:.1f} % of bf16, waits {row['waits']}"
         )
-    if "attacks" in result:
+    if "ratio_to_fastest" in result.get("attacks", {}):
         ratio = result["attacks"]["ratio_to_fastest"]
         lines.append(f"{'PGD on ResNet-20':44} {ratio:>10} times the fastest other")
         fused = result["attacks"].get("MLP 784-256-10, fused")
@@ -74,6 +81,7 @@ def table(result):
     for name, row in result.get("sets", {}).items():
         if isinstance(row, dict) and "," in name:
             lines.append(f"{name:44} " + ", ".join(f"{k} {v}" for k, v in row.items()))
+    lines += [f"{part} failed: {error}" for part, error in result.get("failed", {}).items()]
     return "\n".join(lines)
 
 
@@ -91,6 +99,9 @@ def main():
         raise SystemExit("no GPU: torch.cuda.is_available() is False")
     out = given.out or RESULTS / f"gpu_{name_of(given.dry_run)}.json"
     result = json.loads(out.read_text()) if out.exists() else {}
+    if not given.dry_run:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    failed = result.setdefault("failed", {})
     for part in given.parts:
 
         def keep(found, part=part):
@@ -99,8 +110,15 @@ def main():
 
         run = Run(given.dry_run, keep, given.data)
         result["machine"] = {**machine(), **software(run)}
-        keep(PARTS[part](run))
+        failed.pop(part, None)
+        try:
+            keep(PARTS[part](run))
+        except (Exception, SystemExit) as error:
+            traceback.print_exc()
+            failed[part] = f"{type(error).__name__}: {error}"[:2000]
+            out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
+    raise SystemExit(1 if any(part in failed for part in given.parts) else 0)
 
 
 if __name__ == "__main__":

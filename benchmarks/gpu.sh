@@ -3,23 +3,27 @@
 #
 #   bash benchmarks/gpu.sh [--dry-run] [--out FILE]
 #   bash benchmarks/gpu.sh --sets [--dry-run] [--out FILE] [--data FOLDER]
+#   bash benchmarks/gpu.sh --rest
 #
 # Needs Python with torch and Triton, nvcc and a C++ compiler. Wheels in wheels/, if there, are
 # installed first, beside the build, in a folder that is removed. A part that fails or outlasts its
 # time does not stop the others; the exit status is 1 if any did. Numbers go to
-# benchmarks/results/gpu_NAME.json. --sets measures whole test sets instead, in ten minutes of their
-# own; --data is a folder of CIFAR-10 for it. --dry-run takes the CPU, tiny sizes and what is installed.
+# benchmarks/results/gpu_NAME.json, or to FILE, as soon as each is known. --sets measures whole test
+# sets instead, in ten minutes of their own; --data is a folder with CIFAR-10's test.npz for it.
+# --rest runs the tests that the first command leaves out: those that need no device, and slow ones.
+# --dry-run takes the CPU, tiny sizes and what is installed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
-DRY='' OUT='' DATA='' SETS=''
+DRY='' OUT='' DATA='' SETS='' REST=''
 while [ $# -gt 0 ]; do
     case $1 in
     --dry-run) DRY=--dry-run ;;
     --out) OUT=$2 && shift ;;
     --sets) SETS=1 ;;
+    --rest) REST=1 ;;
     --data) DATA=$2 && shift ;;
-    *) echo "usage: gpu.sh [--sets] [--dry-run] [--out FILE] [--data FOLDER]; got $1" >&2 && exit 2 ;;
+    *) echo "usage: gpu.sh [--sets | --rest] [--dry-run] [--out FILE] [--data FOLDER]; got $1" >&2 && exit 2 ;;
     esac
     shift
 done
@@ -37,6 +41,13 @@ except ImportError as error:
 if not torch.cuda.is_available():
     sys.exit("gpu.sh needs a GPU: torch.cuda.is_available() is False")' || exit 2
     export ROBUSTCORE_TEST_DEVICE=cuda PYTHONPATH="$WORK/site" TRITON_CACHE_DIR="$WORK/triton"
+    PATH="$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer"
+    ROBUSTCORE_CUDA_ARCHS=$("$PYTHON" -c '
+import torch
+print("{}{}".format(*torch.cuda.get_device_capability()))')
+    export PATH ROBUSTCORE_CUDA_ARCHS
+    # a Python made elsewhere may name a compiler that is not here
+    command -v g++ >/dev/null && export CC="${CC:-gcc}" CXX="${CXX:-g++}"
 fi
 
 SAID=() FAILED=0
@@ -73,8 +84,13 @@ FUSED_TESTS=(tests/test_cuda.py tests/test_cuda_fused.py tests/test_cuda_ascent.
     tests/test_fused_triton.py tests/test_fused_triton_ascent.py)
 DEVICE_TESTS=(tests/test_gpu.py tests/test_kernels.py tests/test_kernels_ball.py "${FUSED_TESTS[@]}"
     tests/test_corruptions_kernels.py tests/test_evaluator.py)
-# what launches kernels, and no process of its own
-LAUNCHES='bits or margins or logits or counts or wide or step or start or taps or convol or descents'
+# what needs no device: the interpreter, compilation for other devices, this script
+NO_DEVICE='interpreter or compiles or dry_run'
+# what launches each kernel, and no process of its own: it runs a hundred times slower when watched
+WATCHED=(tests/test_kernels.py tests/test_kernels_ball.py "${FUSED_TESTS[@]}")
+LAUNCHES='triton and (any_number or strides or neighbours or 257 and best or 255 and start)'
+LAUNCHES+=' or perturb and bits or margins and dtype0 or balls and 257 or bits and mlp'
+LAUNCHES+=' or convolutions and chain or logits and (mlp or chain) or descent and mlp or beside'
 
 MEASURE=("$PYTHON" benchmarks/gpu.py ${DRY:+$DRY} ${OUT:+--out "$OUT"})
 summary() {
@@ -85,31 +101,42 @@ summary() {
     exit $FAILED
 }
 
-[ -n "$DRY" ] || part build 90 bash -c build
+[ -n "$DRY" ] || part build 120 bash -c build
 if [ -n "$SETS" ]; then
-    part 'whole sets' 480 "${MEASURE[@]}" ${DATA:+--data "$DATA"} sets
+    part 'whole sets' 465 "${MEASURE[@]}" ${DATA:+--data "$DATA"} sets
     summary
 fi
-if [ -z "$DRY" ]; then
-    part 'tests on the device' 100 bash -c 'tests "$@"' tests "${DEVICE_TESTS[@]}" -rs
-    for tool in memcheck racecheck; do
-        if command -v compute-sanitizer >/dev/null; then
-            part "$tool" 45 compute-sanitizer --tool "$tool" --error-exitcode 9 "$PYTHON" -P -m pytest \
-                -q -p no:cacheprovider "${FUSED_TESTS[@]}" -k "$LAUNCHES"
-        else
-            skip "$tool" 'compute-sanitizer was not found'
-        fi
-    done
+if [ -n "$REST" ]; then
+    MANY=() && "$PYTHON" -c 'import xdist' 2>/dev/null && MANY=(-n auto)
+    export OMP_NUM_THREADS=1
+    part 'all other tests' 360 bash -c 'tests "$@"' tests tests "${DEVICE_TESTS[@]/#/--ignore=}" \
+        "${MANY[@]}"
+    part 'tests without a device' 110 bash -c 'tests "$@"' tests "${DEVICE_TESTS[@]}" \
+        -k "$NO_DEVICE" "${MANY[@]}"
+    summary
 fi
-part 'limits and kernels' 45 "${MEASURE[@]}" limits kernels
-part digest 45 "${MEASURE[@]}" digest
-part networks 110 "${MEASURE[@]}" networks
+part 'limits and kernels' 50 "${MEASURE[@]}" limits kernels
+part digest 60 "${MEASURE[@]}" digest
+if [ -z "$DRY" ]; then
+    part 'tests on the device' 110 bash -c 'tests "$@"' tests "${DEVICE_TESTS[@]}" -rs \
+        -k "not ($NO_DEVICE)"
+fi
+part networks 130 "${MEASURE[@]}" networks
 part attacks 45 "${MEASURE[@]}" attacks
 if [ -z "$DRY" ]; then
-    MANY=() && "$PYTHON" -c 'import xdist' 2>/dev/null && MANY=(-n auto)
-    LEFT=$((590 - SECONDS))
-    part 'all other tests' $((LEFT > 30 ? LEFT : 30)) bash -c 'tests "$@"' tests tests \
-        "${DEVICE_TESTS[@]/#/--ignore=}" "${MANY[@]}"
+    for tool in memcheck racecheck; do
+        LEFT=$(((585 - SECONDS) / ($([ $tool = memcheck ] && echo 2 || echo 1))))
+        if ! command -v compute-sanitizer >/dev/null; then
+            skip "$tool" 'compute-sanitizer was not found'
+        elif [ $LEFT -lt 20 ]; then
+            skip "$tool" 'no time was left'
+        else
+            # without torch's own pieces of memory, beyond whose ends nothing would be seen
+            part "$tool" $LEFT env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer \
+                --tool "$tool" --error-exitcode 9 "$PYTHON" -P -m pytest -q -p no:cacheprovider \
+                "${WATCHED[@]}" -k "$LAUNCHES"
+        fi
+    done
 fi
 
 summary

@@ -28,6 +28,13 @@ def limits(run):
         took = run.seconds(lambda: a @ b)  # noqa: B023
         found[f"{name}_teraflops"] = 2 * side**3 / took / 1e12
     torch.backends.cuda.matmul.allow_tf32 = before
+    if "triton" in run.backends:
+        from gpu_normals import normals_a_second
+
+        try:
+            found["million_normals"] = normals_a_second(run) / 1e6
+        except Exception as error:  # what else is here does not need it
+            print(f"no limit of normals: {type(error).__name__}: {error}", flush=True)
     return {key: float(f"{value:.4g}") for key, value in found.items()}
 
 
@@ -53,7 +60,8 @@ def digest(run):
 
 def kernels(run):
     """Microseconds of a call, bytes that it must move a second, and their share of a copy's."""
-    device, copy = run.device, limits(run)["copy_gigabytes"]
+    device, most = run.device, limits(run)
+    copy, noise = most["copy_gigabytes"], most.get("million_normals")
     slots, draws = run.size(2**14, 16), run.size(2**20, 64)
     shape, elements = (3, 32, 32), 3072
     x = torch.rand(slots, *shape, device=device)
@@ -71,11 +79,14 @@ def kernels(run):
     found = {}
     for backend in run.backends:
         k, alone = select(backend, device), None
-        engine = Evaluator(pack(dense(elements, 2), shape), x[:1], backend=backend)
-        if engine.fused is not None:  # normals of which nothing is written
-            grid = np.array([SIGMA])
-            took = run.seconds(lambda: engine.counts(grid, draws, lambda n: None))  # noqa: B023
-            alone = draws * elements / took
+        try:
+            engine = Evaluator(pack(dense(elements, 2), shape), x[:1], backend=backend)
+            if engine.fused is not None:  # normals of which nothing is written
+                grid = np.array([SIGMA])
+                took = run.seconds(lambda: engine.counts(grid, draws, lambda n: None))  # noqa: B023
+                alone = draws * elements / took
+        except Exception as error:
+            found[f"fused, {backend}"] = {"failed": f"{type(error).__name__}: {error}"[:500]}
         calls = {  # and the bytes that each has to read and write
             "perturb": (2 * wide, lambda: k.perturb(x, rows, sigma, rows, rows, out, seed=1)),  # noqa: B023
             "perturb, one image": (
@@ -114,7 +125,12 @@ def kernels(run):
                 lambda some=some: k.count_errors(some, label, draw, counts),  # noqa: B023
             )
         for name, (moved, call) in calls.items():
-            took = run.seconds(call)
+            try:
+                took = run.seconds(call)
+            except Exception as error:  # the others are measured all the same
+                failure = f"{type(error).__name__}: {error}"[:500]
+                found[f"{name}, {backend}"] = {"failed": failure}
+                continue
             rate = moved / took / 1e9
             found[f"{name}, {backend}"] = {
                 "microseconds": round(1e6 * took, 1),
@@ -125,5 +141,9 @@ def kernels(run):
                 row, normals = found[f"{name}, {backend}"], slots * elements / took
                 row["million_normals_per_second"] = round(normals / 1e6)
                 row["share_of_noise_alone"] = None if alone is None else round(normals / alone, 3)
+                row["share_of_normals"] = None if noise is None else round(normals / 1e6 / noise, 3)
         run.keep(found)
+    failed = [name for name, row in found.items() if "failed" in row]
+    if failed:
+        raise RuntimeError(f"these failed: {', '.join(failed)}")
     return found

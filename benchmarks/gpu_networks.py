@@ -1,6 +1,7 @@
 """The parts of benchmarks/gpu.py with networks: errors counted in noise, and an attack."""
 
 import json
+import time
 
 import numpy as np
 import torch
@@ -16,11 +17,12 @@ from robustcore.zoo.resnet import ResNet
 
 # name: network, shape of an image, multiply-adds of one, the ratio to plain torch to reach
 NETWORKS = {
+    "ResNet-20": (lambda: rc.load_model("cifar10-natural"), (3, 32, 32), 40_810_000, 3.0),
     "linear 784-10": (lambda: dense(784, 10), SHAPE, 7840, 30.0),
     "MLP 784-256-10": (lambda: dense(784, 256, 10), SHAPE, 784 * 256 + 2560, 30.0),
     "MNIST, 2 convolutions and maxima": (lambda: MnistNet().eval(), SHAPE, 3_024_384, None),
-    "ResNet-20": (lambda: ResNet(20).eval(), (3, 32, 32), 40_810_000, 3.0),
 }
+WAITS = "cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy"
 
 
 def plain(step, draws, batch):
@@ -45,6 +47,47 @@ def captured(run, model, images):
     return graph.replay
 
 
+def waited(run, engine, grid):
+    """How often the host waits in rounds of 16 and 64 batches, and the device's share of the time.
+
+    The profiler's: as many in both, as none belongs to a batch.
+    """
+    if run.dry:
+        return None
+    from torch.profiler import ProfilerActivity, profile
+
+    said = {}
+    for batches in (16, 64):
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+            start = time.perf_counter()
+            engine.counts(grid, batches * engine.batch_size, lambda n: None)
+            torch.cuda.synchronize()
+            took = time.perf_counter() - start
+        events = seen.key_averages()
+        said[f"{batches} batches"] = sum(each.count for each in events if each.key in WAITS)
+        kernels = sum(
+            each.self_device_time_total
+            for each in events
+            if each.device_type == torch.autograd.DeviceType.CUDA
+        )
+        said["device_busy"] = round(kernels / 1e6 / took, 3)
+    return said
+
+
+def tried(notes, name, make):
+    """What `make` gives; or None, with the reason among the notes."""
+    try:
+        return make()
+    except Exception as error:
+        notes[name] = [f"failed: {type(error).__name__}: {error}"[:500]]
+        print(f"{name} failed: {error}", flush=True)
+        return None
+
+
+def ratio(one, other):
+    return None if one is None or other is None else round(one / other, 2)
+
+
 def networks(run):
     """Nanoseconds a draw of errors counted in noise: plain torch, compiled torch, the engine."""
     rates, found = limits(run), {}
@@ -52,7 +95,9 @@ def networks(run):
         torch.manual_seed(0)
         model, x = make().to(run.device), torch.rand(1, *shape, device=run.device)
         small = name != "ResNet-20"
-        draws = run.size(2**23 if work < 2**20 else 2**20 if small else 2**18, 64)
+        if not small:  # trained, so that lower precision has leads as they are
+            x = rc.load_images(1, device=run.device)[0]
+        draws = run.size(2**23 if work < 2**20 else 2**20 if small else 2**17, 64)
         with torch.no_grad():
             label = int(model(x).argmax(1))
 
@@ -72,29 +117,49 @@ def networks(run):
         best = min(took, key=took.get)
         batch = batches[[*took].index(best)]
         quick = torch.compile(step, backend="eager" if run.dry else "inductor")
-        took["torch.compile"] = run.seconds(lambda: plain(quick, draws, batch), 3)  # noqa: B023
-        grid = np.array([SIGMA])
-        engines, notes = {}, {}
+        grid, engines, notes = np.array([SIGMA]), {}, {}
+        compiled = tried(
+            notes,
+            "torch.compile",
+            lambda: run.seconds(lambda: plain(quick, draws, batch), 3),  # noqa: B023
+        )
+        if compiled is not None:
+            took["torch.compile"] = compiled
+
+        def count(engine):
+            return run.seconds(lambda: engine.counts(grid, draws, lambda n: None), 3)  # noqa: B023
+
+        makes = {"engine": lambda: Evaluator(model, x)}  # noqa: B023
         if small:
             packed = pack(model, shape)
             for backend in run.backends:
-                engine = Evaluator(packed, x, backend=backend)
-                if engine.fused is not None:
-                    engines[f"fused, {backend}"] = engine
-        engines["engine"] = Evaluator(model, x)
-        for which, engine in engines.items():
-            took[which] = run.seconds(
-                lambda engine=engine: engine.counts(grid, draws, lambda n: None),  # noqa: B023
-                3,
-            )
-            notes[which] = engine.notes
+                makes[f"fused, {backend}"] = lambda b=backend: Evaluator(packed, x, backend=b)  # noqa: B023
+                if packed.dense and backend != "reference":
+                    makes[f"features, {backend}"] = lambda b=backend: Evaluator(
+                        pack(model, shape, draws="features"),  # noqa: B023
+                        x,  # noqa: B023
+                        backend=b,
+                    )
+        else:
+            for lower in ("bfloat16",) if run.dry else ("tf32", "bfloat16"):
+                makes[f"engine, {lower}"] = lambda p=lower: Evaluator(model, x, precision=p)  # noqa: B023
+        for which, make_engine in makes.items():
+            engine = tried(notes, which, make_engine)
+            if engine is None or (which.startswith("fused") and engine.fused is None):
+                continue
+            seconds = tried(notes, which, lambda engine=engine: count(engine))
+            if seconds is not None:
+                engines[which], took[which], notes[which] = engine, seconds, engine.notes
         size = min(engines["engine"].batch_size, draws)
         images = x.expand(size, -1, -1, -1).contiguous(
             memory_format=engines["engine"].network.layout
         )
         with torch.no_grad():
             alone = run.seconds(captured(run, model, images)) * draws / size
-        ours = min(engines, key=took.get)
+        same = [each for each in engines if not each.startswith("features")]
+        ours = min(same, key=took.get)  # of those with the draws of pixels
+        of_features = [took[each] for each in engines if each not in same]
+        featured = min(of_features, default=None)
         flops = 2 * work * draws / took[ours] / 1e12
         found[name] = {
             "nanoseconds": {key: round(1e9 * each / draws, 2) for key, each in took.items()},
@@ -102,11 +167,13 @@ def networks(run):
             "engine_overhead": round(took["engine"] / alone - 1, 3),
             "best": ours,
             "ratio_to_plain": round(took[best] / took[ours], 2),
-            "ratio_to_compiled": round(took["torch.compile"] / took[ours], 2),
+            "ratio_of_features": ratio(took[best], featured),
+            "ratio_to_compiled": ratio(compiled, took[ours]),
             "wanted_ratio": wanted,
             "million_normals_per_second": round(x.numel() * draws / took[ours] / 1e6),
             "share_of_fp32": round(flops / rates["fp32_teraflops"], 3),
             "share_of_bf16": round(flops / rates["bf16_teraflops"], 3),
+            "waits": tried(notes, "waits", lambda: waited(run, engines["engine"], grid)),  # noqa: B023
             "notes": notes,
         }
         print(f"{name}: {json.dumps(found[name])}", flush=True)

@@ -10,6 +10,8 @@ import torch
 
 from robustcore.kernels import unavailable
 
+WARM = 2.0  # seconds of warming up that are enough
+
 
 @dataclass(frozen=True)
 class Run:
@@ -32,10 +34,14 @@ class Run:
         return [each for each in named if unavailable(each, self.device) is None]
 
     def seconds(self, call, rounds=9):
-        """Median of single calls, after three to warm up; on a GPU by its own clock."""
-        rounds, times = self.size(rounds, 1), []
+        """Median of single calls, after some to warm up; on a GPU by its own clock."""
+        rounds, times, began = self.size(rounds, 1), [], time.perf_counter()
         for _ in range(self.size(3, 1)):
             call()
+            if not self.dry:
+                torch.cuda.synchronize()
+            if time.perf_counter() - began > WARM:
+                break
         for _ in range(rounds):
             if self.dry:
                 start = time.perf_counter()

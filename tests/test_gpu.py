@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -262,6 +263,8 @@ def test_a_dry_run_measures_every_part(tmp_path):
     network = found["networks"]["MLP 784-256-10"]
     assert "fused from noise to counts" in network["notes"]["fused, native"][0]
     assert network["ratio_to_plain"] > 0
+    assert network["ratio_of_features"] > 0
+    assert found["failed"] == {}
     assert found["attacks"]["ratio_to_fastest"] > 0
     fused = found["attacks"]["MLP 784-256-10, fused"]
     assert "native" in fused["seconds"]
@@ -278,6 +281,49 @@ def test_a_part_that_fails_stops_no_other(tmp_path):
     assert "digest: failed with status 3, 0 s" in done.stdout
     assert "attacks: passed, 0 s" in done.stdout
     assert script("--wet").returncode == 2
+
+
+def test_a_part_that_breaks_is_told_and_loses_nothing(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import gpu
+
+    def breaks(run):
+        run.keep({"half": 1})
+        raise RuntimeError("broke")
+
+    out = tmp_path / "some.json"
+    monkeypatch.setitem(gpu.PARTS, "attacks", breaks)
+    for parts, code in ((("attacks", "digest"), 1), (("digest",), 0)):
+        monkeypatch.setattr(sys, "argv", ["gpu.py", *parts, "--dry-run", "--out", str(out)])
+        with pytest.raises(SystemExit) as done:
+            gpu.main()
+        assert done.value.code == code
+        found = json.loads(out.read_text())
+        assert found["attacks"] == {"half": 1}
+        assert found["failed"] == {"attacks": "RuntimeError: broke"}
+        assert found["digest"]["normals"] == 2**13
+
+
+def test_a_kernel_that_breaks_leaves_the_others_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import gpu_kernels as gpu
+    from gpu_run import Run
+
+    kept, chosen = [], gpu.select
+
+    def broken(*arguments, **names):
+        raise ValueError("no such kernel")
+
+    def some(backend, device):
+        kernels = chosen(backend, device)
+        return replace(kernels, margins=broken) if backend == "native" else kernels
+
+    monkeypatch.setattr(gpu, "select", some)
+    with pytest.raises(RuntimeError, match="these failed: margins, 10 classes, native, margins"):
+        gpu.kernels(Run(dry=True, keep=kept.append))
+    assert kept[-1]["margins, 10 classes, native"] == {"failed": "ValueError: no such kernel"}
+    assert kept[-1]["margins, 10 classes, reference"]["share_of_copy"] > 0
+    assert kept[-1]["count_errors, 1000 classes, native"]["share_of_copy"] > 0
 
 
 def test_a_digest_that_differs_is_an_error(monkeypatch):
