@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from robustcore import inputs
 from robustcore.evaluator import Evaluator
 from robustcore.gradients import Gradients
 from robustcore.network import Model
@@ -25,6 +26,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 STREAM = 5  # its draws share nothing with those of other methods
+SAMPLES = 2**20  # at most: their names end where those of the moves begin
 SURVIVORS = 20  # least that a level is expected to leave
 PILOT = 256  # draws that find where errors are common
 COMMON = 0.1  # error rate there
@@ -37,7 +39,7 @@ EACH = 20  # evaluations for each of the first draws, about: what is planned
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a descent. Raises ValueError for too few samples."""
+    """Of a descent. Raises ValueError for too few samples, and for too many."""
 
     samples: int
     probability: float
@@ -47,12 +49,22 @@ class Settings:
     bridge: bool = True
 
     def __post_init__(self) -> None:
+        inputs.integer("samples", self.samples, 2, SAMPLES)
         expected = self.particles * self.probability
         if expected < SURVIVORS:
             least = 2 * self.least
             raise ValueError(
                 f"samples must be at least {least} for a level probability of "
                 f"{self.probability:g}, so that {SURVIVORS} particles go on, was {self.samples}"
+            )
+
+    def check(self, rate: float) -> None:
+        """Raises ValueError where LEVELS levels do not lead down to this rate."""
+        most = (rate / COMMON) ** (1 / LEVELS)
+        if self.probability > most:
+            raise ValueError(
+                f"level_probability must be at most {most:.2g}, so that {LEVELS} levels lead down "
+                f"to {rate:g}, was {self.probability:g}"
             )
 
     @property
@@ -99,31 +111,42 @@ class Goal:
 class Found:
     """Of all B images. start (B,): sigma of the first level, nan where there was none.
 
-    wrong (B,): misclassified. reached (B, LEVELS): levels of the curve. descent: the fields of
-    results.rare.Descent. backward (B,): gradients spent.
+    wrong (B,): misclassified. reached (B, LEVELS): levels of the curve. unknown (B,): levels ran
+    out before there was one of errors. descent: the fields of results.rare.Descent. backward (B,):
+    gradients spent.
     """
 
     start: Floats
     wrong: Bools
     curve: Curve
     reached: Bools
+    unknown: Bools
     descent: dict[str, Any]
     backward: Ints
 
     def warn(self, word: str, where: Bools) -> None:
         told = self.descent["warning"]
         longer = np.char.strip(np.char.add(np.char.add(told, " "), word))
-        self.descent["warning"] = np.where(where, longer, told).astype("<U32")
+        self.descent["warning"] = np.where(where, longer, told).astype("<U40")
 
 
 def engine_of(model: Model, x: Any, y: Any, settings: Settings, **how: Any) -> Evaluator:
-    """The engine. Raises ValueError for a randomised model and for margins that are not finite."""
+    """The engine.
+
+    Raises ValueError for a randomised model, one that draws its noise in features, and margins that
+    are not finite.
+    """
     images = 1 if getattr(x, "ndim", 4) == 3 else len(x)
     evaluator = Evaluator(model, x, y, stream=STREAM, planned=images * settings.planned, **how)
     if evaluator.randomized:
         raise ValueError(
             "model must give one answer to one input for splitting, was randomised: what a "
             "particle was judged to be would not hold when it is judged again"
+        )
+    if evaluator.fused is not None and evaluator.fused.packed.draws == "features":
+        raise ValueError(
+            "model must draw its noise in pixels for splitting, was packed with draws='features': "
+            "particles are noise of pixels"
         )
     infinite = np.flatnonzero(~np.isfinite(evaluator.clean_margins))
     if len(infinite):
@@ -220,16 +243,19 @@ def _joined(paths: list[Path], rows: Ints, start: Floats, wrong: Bools) -> Found
     last = np.maximum(number - 1, 0)[:, None]
     left = np.where(number > 0, np.take_along_axis(levels["level_lineages"], last, 1)[:, 0], 0.0)
     support = np.where(number > 0, curve.support(), 0.0)
-    descent = levels | {"families": left, "warning": np.full(len(start), "", "<U32")}
+    descent = levels | {"families": left, "warning": np.full(len(start), "", "<U40")}
     for name in ("log_rate", "variance", "share"):
         parts = [each.bridge.get(name, np.full(len(each.dead), np.nan)) for each in paths]
         descent[f"bridge_{name}"] = whole(parts, ())
-    found = Found(start, wrong, curve, reached, descent, np.zeros(len(start), np.int64))
+    short = whole([each.short for each in paths], (), 0.0) > 0
+    unknown = short & ~reached.any(1)
+    found = Found(start, wrong, curve, reached, unknown, descent, np.zeros(len(start), np.int64))
     stood = whole([each.slow | each.dead for each in paths], (), 0.0) > 0
     found.warn("lineages", (number > 0) & (support < FEW_FAMILIES))
     # an image that stands the largest sigma is not one whose moves stood still
     found.warn("moves", stood & reached.any(1))
     found.warn("rays", np.nan_to_num(levels["nested"], nan=1.0).min(1) < ENDING)
+    found.warn("levels", short)
     return found
 
 

@@ -88,13 +88,14 @@ def error_curve(
     grid = rates_of("rates", rates)
     confidence = inputs.fraction("confidence", confidence)
     settings = Settings(
-        samples=inputs.integer("samples", samples, 2, 2**20),
+        samples=samples,
         probability=inputs.fraction("level_probability", level_probability),
         moves=inputs.integer("moves", moves, 1, 1000),
         sigma_max=inputs.positive("sigma_max", sigma_max),
         second_look=bool(second_look),
         bridge=bool(bridge),
     )
+    settings.check(float(grid.min()))
     evaluator = engine_of(
         model, x, y, settings, seed=seed, ids=ids, clip=clip, batch_size=batch_size,
         backend=backend, compile=compile,
@@ -147,7 +148,9 @@ def splitting_sigma(
     censored, wrong = status == "censored", status == "misclassified"
     above = np.nanmin(np.where(levels >= sigma[:, None], levels, np.inf), axis=1, initial=np.inf)
     below = np.nanmax(np.where(levels <= sigma[:, None], levels, 0.0), axis=1, initial=0.0)
-    first = np.where(np.isnan(found.curve.log_rate[:, 0]), -np.inf, found.curve.log_rate[:, 0])
+    first = found.curve.log_rate[:, 0]
+    first = np.where(np.isnan(first), np.where(found.unknown, 0.0, -np.inf), first)
+    least = np.where(found.unknown, 0.0, sigma_max)
     at_most = np.where(wrong, 1.0, np.where(censored, np.exp(first), rate))
     return RareSigma(
         ids=evaluator.ids.cpu().numpy(),
@@ -155,7 +158,7 @@ def splitting_sigma(
         sigma=sigma,
         sigma_low=low,
         sigma_high=high,
-        bracket_low=np.where(wrong, 0.0, np.where(censored, sigma_max, below)),
+        bracket_low=np.where(wrong, 0.0, np.where(censored, least, below)),
         bracket_high=np.where(wrong, 0.0, np.where(censored, np.inf, above)),
         error_rate=at_most,
         status=status,
@@ -201,9 +204,11 @@ def splitting_rate(
     beyond = (at < last[:, None]) | ~np.asarray(found.reached.any(1))[:, None]
     bottom = np.nanmin(found.descent["level_log_rate"], axis=1, initial=0.0)
     unseen = beyond & ((bottom < LOWEST + NEAR) | ~np.asarray(found.reached.any(1)))[:, None]
-    rate = np.where(split, np.exp(np.where(unseen, -np.inf, log_rate)), errors / samples)
+    log_rate = np.where(unseen, np.where(found.unknown, np.nan, -np.inf)[:, None], log_rate)
+    rate = np.where(split, np.exp(log_rate), errors / samples)
+    most = np.where(found.unknown, 1.0, 10 * LEAST)
     rate_low = np.where(split, np.where(beyond, 0.0, np.exp(np.minimum(log_low, 0.0))), low)
-    rate_high = np.where(split, np.where(unseen, 10 * LEAST, np.exp(log_high)), high)
+    rate_high = np.where(split, np.where(unseen, most[:, None], np.exp(log_high)), high)
     return RareErrorRate(
         ids=evaluator.ids.cpu().numpy(),
         labels=evaluator.y.cpu().numpy(),
@@ -250,7 +255,8 @@ def _sigmas(
     sigma, low, high = found.curve.sigma_interval(wanted, confidence)
     wrong = np.broadcast_to(found.wrong[:, None], sigma.shape)
     censored = ~wrong & ~(sigma <= sigma_max)
-    low = np.where(np.isnan(low), sigma_max, np.minimum(low, sigma_max))
+    least = np.where(found.unknown, 0.0, sigma_max)[:, None]
+    low = np.where(np.isfinite(low), np.minimum(low, sigma_max), least)
     sigma = np.where(wrong, 0.0, np.where(censored, np.inf, sigma))
     low = np.where(wrong, 0.0, low)
     high = np.where(wrong, 0.0, np.where(censored, np.inf, high))

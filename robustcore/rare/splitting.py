@@ -49,7 +49,6 @@ FIRST_STEP = 0.35  # of a level: the first slope is a guess, and rates fall fast
 ALMOST = 0.15  # of a level: not worth one more
 STEEPEST = 3.0  # slope of h in 1/sigma, in units of the line through the origin; 1/2 at least
 
-
 FIELDS = (
     *(f"level_{each}" for each in ("sigma", "log_rate", "margin", "variance", "lineages")),
     *("acceptance", "correlation", "nested"),
@@ -60,8 +59,8 @@ FIELDS = (
 class Path:
     """What a descent found: Descent's arrays by name, the curve of its levels of error, warnings.
 
-    The curve begins at level `first` (R,): those before it are levels of the margin. dead (R,):
-    the descent had to stop early.
+    The curve begins at level `first` (R,): those before it are levels of the margin. Where a
+    descent ended early: dead (R,), for want of errors; short (R,), for want of levels.
     """
 
     levels: dict[str, Floats]
@@ -69,6 +68,7 @@ class Path:
     first: Ints
     slow: Bools
     dead: Bools
+    short: Bools
     bridge: dict[str, Floats] = field(default_factory=dict)
 
     def bridged(self, curve: Curve, bridge: dict[str, Floats]) -> Path:
@@ -102,7 +102,7 @@ class Splitting:
         self.ending = np.zeros(count, bool)  # errors were seen to end again along rays
         self.number = np.zeros(count, np.int64)
         self.first = np.zeros(count, np.int64)
-        self.slow, self.dead = np.zeros(count, bool), np.zeros(count, bool)
+        self.slow, self.dead, self.short = (np.zeros(count, bool) for _ in range(3))
         self.active = np.ones(count, bool)
         self.found = {name: np.full((count, LEVELS), np.nan) for name in FIELDS}
 
@@ -118,7 +118,7 @@ class Splitting:
             at, margins = at[self.active[at]], margins[self.active[at]]
             self._lower_margin(at[margins])
             self._lower_sigma(at[~margins])
-        return Path(self.found, self._curve(), self.first, self.slow, self.dead)
+        return Path(self.found, self._curve(), self.first, self.slow, self.dead, self.short)
 
     # -- levels ------------------------------------------------------------------------------
 
@@ -137,18 +137,21 @@ class Splitting:
         own.begin(names, inside, margin)
         # families are numbered by place among the first draws
         self._note(rows, inside, torch.arange(self.draws, device=device).expand_as(inside))
-        h = np.maximum(height(self.log_rate), FLATTEST)
-        self.slope = self.sigma * h
+        self.slope = self.sigma * np.maximum(height(self.log_rate), FLATTEST)
         self._give_up(rows)
         self._finish(rows[self.level == 0])
 
     def _reach(self, at: Ints, margin: Tensor, few: Bools) -> Tensor:
         """Set the level of the margin, 0 where errors are not few; who is inside; the rate."""
-        lowest = torch.quantile(
-            margin.clamp(-3e38, 3e38), float(np.exp(-self.depth)), dim=1, interpolation="lower"
-        )
-        level = np.where(few, np.maximum(lowest.cpu().numpy(), 0.0), 0.0)
-        self.level[at] = level
+        finite, wanted = margin.clamp(-3e38, 3e38), float(np.exp(-self.depth))
+        rank = 1 + int(wanted * (margin.shape[1] - 1))
+        lowest = finite.kthvalue(rank, dim=1, keepdim=True).values
+        # where far more share that margin, those below it go on
+        tied = (finite <= lowest).double().mean(1, keepdim=True) > (1 + wanted) / 2
+        below = torch.where(finite < lowest, finite, -torch.inf).amax(1, keepdim=True)
+        lowest = torch.where(tied & below.isfinite(), below, lowest)
+        self.short[at] |= few & (tied & ~below.isfinite())[:, 0].cpu().numpy()
+        self.level[at] = level = np.where(few, lowest[:, 0].clamp(min=0).cpu().numpy(), 0.0)
         inside = ~(margin > torch.as_tensor(level, device=margin.device)[:, None])
         share = inside.double().mean(1).cpu().numpy()
         self.log_rate[at] += np.log(np.maximum(share, 1e-12))
@@ -208,13 +211,14 @@ class Splitting:
 
     def _finish(self, at: Ints) -> None:
         done = (self.log_rate[at] - self.goal[at] < NEAR) | (self.sigma[at] <= self.goal_sigma[at])
-        self.active[at[done | (self.number[at] >= LEVELS)]] = False
+        self.short[at] |= ~done & (self.number[at] >= LEVELS)
+        self.active[at[done | self.short[at]]] = False
 
     def _give_up(self, at: Ints) -> None:
         """Images that are still at levels of the margin when their rate is below every goal."""
-        lost = (self.level[at] > 0) & (
-            (self.log_rate[at] < self.goal[at] - 1) | (self.number[at] >= LEVELS - 1)
-        )
+        below = self.log_rate[at] < self.goal[at] - 1
+        self.short[at] |= (self.level[at] > 0) & ~below & (self.number[at] >= LEVELS - 1)
+        lost = (self.level[at] > 0) & (below | self.short[at])
         self.dead[at[lost]] = True
         self.active[at[lost]] = False
 
@@ -233,7 +237,7 @@ class Splitting:
         if not len(at):
             return
         own = self.particles
-        before, h = self.log_rate[at], height(self.log_rate[at])
+        before = self.log_rate[at]
         inverse = 1 / self._next(at)
         margin = own.judge(at, 1 / inverse)
         share = (~(margin > 0)).double().mean(1).cpu().numpy()
@@ -247,16 +251,18 @@ class Splitting:
             share[again] = (~(part > 0)).double().mean(1).cpu().numpy()
         lost = share == 0
         self.dead[at[lost]], self.active[at[lost]] = True, False
-        at, inverse, share, before, h = (a[~lost] for a in (at, inverse, share, before, h))
+        at, inverse, share, before = (a[~lost] for a in (at, inverse, share, before))
         margin = margin[torch.as_tensor(~lost)]
         if not len(at):
             return
         inside = ~(margin > 0)
         self.log_rate[at] = before + np.log(share)
-        rise = (height(self.log_rate[at]) - h) / (inverse - 1 / self.sigma[at])
+        rise = (height(self.log_rate[at]) - height(before)) / (inverse - 1 / self.sigma[at])
         line = np.maximum(height(self.log_rate[at]), FLATTEST) / inverse
         self.slope[at] = np.clip(rise, 0.5 * line, STEEPEST * line)
-        self.above[at], self.sigma[at] = self.sigma[at], 1 / inverse
+        lower, goal = 1 / inverse, self.goal_sigma[at]
+        lower = np.where(lower <= goal * (1 + 1e-12), goal, lower)  # 1 / (1 / goal) may be above
+        self.above[at], self.sigma[at] = self.sigma[at], lower
         place = torch.as_tensor(at, device=own.device)
         own.margin[place] = margin
         self._note(at, inside, own.family[place])

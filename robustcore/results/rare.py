@@ -22,6 +22,8 @@ WARNINGS = {
     "lineages": "the descendants of one first draw bear the answer: the interval is wide",
     "moves": "the moves stood still: what was found may be one corner of the errors",
     "rays": "errors end again along rays: sigma is one of several with this rate",
+    "levels": "levels ended above the rate asked for: the margin tells draws apart no more, or "
+    "the steps are too small",
     "missed": "errors around the nearest one alone are more probable than the interval allows",
 }
 
@@ -83,7 +85,8 @@ class RareErrorRate(Descent, ErrorRate):
 
     n_errors and n_samples are those of plain draws, where sigma is so large that these were enough,
     and 0 where splitting went on from there. A rate below 1e-15 is 0, with rate_high 1e-14. Where a
-    descent ended above a sigma, rate goes on along its last slope and rate_low is 0.
+    descent ended above a sigma, rate goes on along its last slope and rate_low is 0; where it ended
+    before an error (warning "levels"), rate is nan and its interval from 0 to 1.
     """
 
     def _summary(self) -> str:
@@ -97,7 +100,7 @@ class ErrorCurve(Descent, Record):
     sigma, with bounds sigma_low and sigma_high at `confidence`, each by itself. status (B, G) as in
     SigmaResult: "found", "misclassified" (sigma 0), "censored" (the rate is not reached at
     sigma_max, nor on the way to it from the sigma of rate 0.1: sigma and sigma_high inf, sigma_low
-    at most sigma_max).
+    at most sigma_max, and 0 where levels ended before an error: warning "levels").
     """
 
     rates: Floats = shared(np.float64, "G")

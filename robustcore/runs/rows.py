@@ -14,7 +14,7 @@ from robustcore.results import Provenance, Record
 from robustcore.results.provenance import plain
 from robustcore.results.record import subclasses
 
-LONGEST = 32  # characters of a text in a record
+LONGEST = 40  # characters of a text in a record
 
 
 @dataclass(frozen=True)

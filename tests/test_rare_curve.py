@@ -1,0 +1,74 @@
+"""Splitting: the numbers between its levels, without a model."""
+
+import numpy as np
+import pytest
+
+from robustcore.rare.crossings import wanted
+from robustcore.rare.curve import Curve, family_variance, height, log_rate_of
+from robustcore.rare.pooling import pooled
+
+
+def test_a_curve_through_a_half_space_is_exact_between_and_beyond_its_levels():
+    distance, sigma = 0.5, np.array([[0.4, 0.3, 0.2, np.nan], [0.4, 0.25, np.nan, np.nan]])
+    curve = Curve(
+        sigma, log_rate_of(distance / sigma), 0 * sigma + 0.1, 0 * sigma + 20, np.full(2, distance),
+        particles=10**15,
+    )  # fmt: skip
+    at = np.array([[0.5, 0.27, 0.2, 0.01]] * 2)
+    log_rate, variance, _ = curve.at_sigma(at)
+    assert np.allclose(log_rate, log_rate_of(distance / at), rtol=1e-12)
+    assert np.allclose(curve.at_rate(log_rate)[0], at, rtol=1e-12)
+    assert log_rate[0, -1] < np.log(1e-300)  # and no underflow
+    assert np.allclose(variance, 0.1)
+    wide = curve.sigma_interval(np.full((2, 1), -10.0), 0.99)
+    narrow = curve.sigma_interval(np.full((2, 1), -10.0), 0.9)
+    assert (wide[1] < narrow[1]).all()
+    assert (wide[2] > narrow[2]).all()
+
+
+def test_a_curve_is_surest_at_its_bridges():
+    distance, sigma = 0.5, np.array([[0.4, 0.3, 0.2, np.nan], [0.4, 0.25, np.nan, np.nan]])
+    variance = np.array([[0.01, 0.02, 0.04, np.nan], [0.01, 0.03, np.nan, np.nan]])
+    known, nothing = log_rate_of(distance / sigma), np.full((2, 4), np.nan)
+    start = Curve(sigma, known + 0.3, variance, 0 * sigma + 20, np.full(2, distance), 10**9)
+    log_rate, sure, terms = nothing.copy(), nothing.copy(), nothing.copy()
+    log_rate[0, 2], sure[0, 2], terms[0, 2] = known[0, 2], 1e-6, 51
+    curve = pooled(start, log_rate, sure, terms)
+    assert np.allclose(curve.log_rate[0, 2], known[0, 2], atol=1e-4)
+    assert np.allclose(curve.variance[0, 2], 1e-6, rtol=1e-3)
+    # from above 0.02, from the end below 0.02: half each; with what the weights are unsure of
+    assert np.allclose(curve.log_rate[0, 1], known[0, 1] + 0.15, atol=1e-4)
+    assert np.allclose(curve.variance[0, 1], 0.01 * (1 + 2 / 20), rtol=1e-3)
+    assert np.allclose(curve.families[0, :3], [32, 40, 50], rtol=1e-3)
+    assert np.isnan(curve.log_rate[0, 3])
+    # without a bridge all is as splitting has it
+    for part in ("log_rate", "variance", "families"):
+        a, b = (getattr(each, part)[1] for each in (curve, start))
+        assert np.allclose(a, b, rtol=1e-4, equal_nan=True), part
+    assert curve.support() == pytest.approx([50, 20], rel=1e-3)
+    # a second one, above: below it, splitting's own start no longer matters
+    log_rate[0, 0], sure[0, 0], terms[0, 0] = known[0, 0], 1e-6, 51
+    both = pooled(start, log_rate, sure, terms)
+    assert np.allclose(both.log_rate[0, :3], known[0, :3], atol=1e-4)
+    assert both.variance[0, 1] < curve.variance[0, 1]  # 0.01 and 0.02 away
+
+
+def test_bridges_stand_two_decades_apart():
+    rates = np.log([0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5, 1e-6])
+    assert np.allclose(np.exp(wanted(rates)), [0.01, 1e-4])
+    assert len(wanted(rates[-2:])) == len(wanted(rates[:1])) == 0
+
+
+def test_heights_and_rates_are_inverse_far_down():
+    log_rate = np.array([-0.7, -10.0, -115.0, -5000.0])
+    assert np.allclose(log_rate_of(height(log_rate)), log_rate, rtol=1e-9)
+
+
+def test_families_that_all_live_on_alike_have_no_variance():
+    equal = np.full((1, 50), 1 / 50)
+    one = np.eye(50)[:1]
+    assert family_variance(equal)[0][0] == pytest.approx(0, abs=1e-12)
+    assert family_variance(equal)[1][0] == pytest.approx(50)
+    assert family_variance(one)[0][0] == pytest.approx(np.log(50))  # its error is all of it
+    half = np.repeat([[1 / 25, 0.0]], 25, 0).reshape(1, 50)  # a share p of 1/2 of n: (1 - p) / p n
+    assert family_variance(half)[0][0] == pytest.approx(np.log(49 / 48))

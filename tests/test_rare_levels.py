@@ -1,0 +1,85 @@
+"""Splitting: descents that end at a sigma, on margins that are alike, or for want of levels."""
+
+import numpy as np
+import pytest
+import torch
+from models import HalfSpace, grey
+
+import robustcore as rc
+
+X, Y = grey(4, (1, 1, 3))
+HOW = {"samples": 500, "second_look": False}
+
+
+class Probabilities(HalfSpace):
+    """Most margins are 1 to the last digit."""
+
+    def forward(self, x):
+        return (200 * super().forward(x)).softmax(1)
+
+
+class Labels(HalfSpace):
+    def forward(self, x):
+        return torch.nn.functional.one_hot(super().forward(x).argmax(1), 2).float()
+
+
+@pytest.mark.parametrize("sigma", [0.104, 0.058, 0.1])
+def test_a_descent_ends_at_the_least_sigma_whatever_its_inverse_rounds_to(sigma):
+    assert (1 / (1 / sigma) > sigma) == (sigma != 0.1)
+    model = HalfSpace(3, 4.8 * sigma)
+    found = rc.error_rate(model, X, sigma, Y, samples=500, method="splitting")
+    assert (found.rate_low > 0).all()
+    assert np.allclose(found.rate[:, 0], model.rate(sigma), rtol=0.3)
+    assert (np.nanmin(found.level_sigma, axis=1) == sigma).all()
+    assert found.n_forward.max() < 15_000
+    assert (found.warning == "").all()
+
+
+@pytest.mark.parametrize("kind", [Probabilities, Labels])
+def test_of_margins_that_are_alike_those_below_go_on(kind):
+    """3.6 % of the draws err at sigma_max, so levels of the margin come first."""
+    x, y = grey(20, (1, 1, 3))
+    model = kind(3, 1.8)
+    curve = rc.error_curve(model, x, y, [1e-4], **HOW)
+    truth = model.sigma(1e-4)
+    assert (curve.status == "found").all()
+    held = (curve.sigma_low[:, 0] <= truth) & (truth <= curve.sigma_high[:, 0])
+    assert held.sum() >= 17  # by chance fewer in 0.3 % where 95 % hold
+    assert (curve.warning == "").all()
+
+
+def test_where_no_draw_has_a_lower_margin_nothing_is_said_of_sigma():
+    model = Labels(3, 6.0)
+    told = rc.error_curve(model, X, Y, [1e-12], **HOW)
+    assert (told.warning == "levels").all()
+    assert (told.status == "censored").all()
+    assert (told.sigma_low == 0).all()
+    assert "4 images: levels ended above the rate asked for" in repr(told)
+    one = rc.sigma_at_error_rate(model, X, 1e-12, Y, samples=500)
+    assert (one.warning == "levels").all()
+    assert (one.sigma_low == 0).all()
+    assert (one.bracket_low == 0).all()
+    assert (one.error_rate == 1).all()
+    rate = rc.error_rate(model, X, 0.9, Y, samples=500, method="splitting")
+    assert np.isnan(rate.rate).all()
+    assert (rate.rate_low == 0).all()
+    assert (rate.rate_high == 1).all()
+
+
+def test_margins_that_differ_do_censor():
+    far = rc.error_curve(HalfSpace(3, 6.0), X, Y, [1e-6], **HOW)
+    assert (far.status == "censored").all()
+    assert (far.sigma_low == 1).all()
+    assert (far.warning == "").all()
+
+
+def test_levels_that_run_out_are_told():
+    how = HOW | {"level_probability": 0.86}
+    before_errors = rc.error_curve(HalfSpace(3, 5.95), X, Y, [1e-9], **HOW, level_probability=0.74)
+    assert (before_errors.warning == "levels").all()
+    assert (before_errors.sigma_low == 0).all()
+    after = rc.error_curve(HalfSpace(3, 3.0), X, Y, [1e-5], **how)
+    assert all("levels" in each.split() for each in after.warning)
+    assert (after.status == "found").all()
+    enough = rc.error_curve(HalfSpace(3, 0.5), X, Y, [1e-3], **how)
+    assert (enough.warning == "").all()
