@@ -8,10 +8,11 @@
 # Needs Python with torch and Triton, nvcc and a C++ compiler. Wheels in wheels/, if there, are
 # installed first, beside the build, in a folder that is removed. A part that fails or outlasts its
 # time does not stop the others; the exit status is 1 if any did. Numbers go to
-# benchmarks/results/gpu_NAME.json, or to FILE, as soon as each is known. --sets measures whole test
-# sets instead, in ten minutes of their own; --data is a folder with CIFAR-10's test.npz for it.
-# --rest runs the tests that the first command leaves out: those that need no device, and slow ones.
-# --dry-run takes the CPU, tiny sizes and what is installed.
+# benchmarks/results/gpu_NAME.json, or to FILE, as soon as each is known; with FILE all that is said
+# goes to a .log beside it. --sets measures whole test sets instead, in ten minutes of their own;
+# --data is a folder with CIFAR-10's test.npz for it. --rest runs the tests that the first command
+# leaves out: those that need no device, and slow ones. --dry-run takes the CPU, tiny sizes and what
+# is installed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -31,6 +32,7 @@ done
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} PYTHONUNBUFFERED=1
+export GIT_PYTHON_REFRESH=quiet # foolbox asks for a git that it does not need
 if [ -z "$DRY" ]; then
     "$PYTHON" -c '
 import sys
@@ -56,8 +58,10 @@ part() {
     local name=$1 limit=$2 status=0 began=$SECONDS end
     shift 2
     echo "== $name"
-    timeout --kill-after=10 "$limit" "$@" >"$WORK/log" 2>&1 || status=$?
+    # an interrupt, at which pytest tells what failed so far
+    timeout --signal=INT --kill-after=15 "$limit" "$@" >"$WORK/log" 2>&1 || status=$?
     tail -n "${LINES_SHOWN:-25}" "$WORK/log"
+    [ -z "$OUT" ] || { echo "== $name" && cat "$WORK/log"; } >>"${OUT%.json}.log"
     case $status in
     0) end=passed ;;
     124 | 137) end="stopped after $limit s" && FAILED=1 ;;

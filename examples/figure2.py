@@ -23,12 +23,13 @@ parser.add_argument("--model", nargs="+", default=known, help="networks of the z
 parser.add_argument("--images", type=int, help="of each (default: 80; 20 with --quick)")
 parser.add_argument("--out", type=Path, default=Path("out/figure2"))
 parser.add_argument("--quick", action="store_true", help="fewer images and draws")
+parser.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
 args = parser.parse_args()
 images, samples = args.images or (20 if args.quick else 80), 400 if args.quick else 1000
 args.out.mkdir(parents=True, exist_ok=True)
 noise, both = {}, {}
 for name in args.model:
-    model, x, y = rc.load_example(name, images)
+    model, x, y = rc.load_example(name, images, args.device)
     noise[name] = rc.sigma_at_error_rate(model, x, 0.01, y, samples=samples, progress=True)
     near = rc.distance_to_error(model, x, y, effort=25 if args.quick else 60, progress=True)
     both[name] = rc.compare(noise[name], near)

@@ -24,6 +24,7 @@ parser.add_argument("--images", type=int, help="of each (default: 10; 6 with --q
 parser.add_argument("--points", type=int, default=60, help="noisy copies of each (default: 60)")
 parser.add_argument("--out", type=Path, default=Path("out/figure4"))
 parser.add_argument("--quick", action="store_true", help="fewer images and draws")
+parser.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
 args = parser.parse_args()
 images = args.images or (6 if args.quick else 10)
 how = {"points": args.points, "samples": 500 if args.quick else 2000, "progress": True}
@@ -31,7 +32,7 @@ args.out.mkdir(parents=True, exist_ok=True)
 at_sigma, at_rate = {}, {}
 holds = True
 for name in args.model:
-    model, x, y = rc.load_example(name, images)
+    model, x, y = rc.load_example(name, images, args.device)
     at_sigma[name] = rc.noisy_distance(model, x, y, sigma=0.1, **how)
     at_rate[name] = rc.noisy_distance(model, x, y, error_rate=0.01, **how)
     for title, found in (("sigma0.1", at_sigma[name]), ("rate0.01", at_rate[name])):

@@ -35,11 +35,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the data lie (default: download)")
     parser.add_argument("--out", type=Path, help="default: runs/NAME")
     parser.add_argument("--ship", type=Path, help="copy weights and card to this folder")
+    parser.add_argument("--device", default="cpu", help="such as cuda, then in bfloat16")
     args = parser.parse_args()
     recipe, settings = ZOO[args.name]
     load = load_mnist if args.name.startswith("mnist") else load_cifar10
     out = args.out or Path("runs") / args.name
-    found = train(data=load(args.folder), recipe=recipe, out=out, device="cpu", **settings)
+    found = train(data=load(args.folder), recipe=recipe, out=out, device=args.device, **settings)
     print(f"{args.name}: test accuracy {found.card['test_accuracy']:.4f}")
     if args.ship:
         shutil.copy(out / "weights.safetensors", args.ship / f"{args.name}.safetensors")
