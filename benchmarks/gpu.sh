@@ -112,11 +112,12 @@ if [ -n "$SETS" ]; then
 fi
 if [ -n "$REST" ]; then
     MANY=() && "$PYTHON" -c 'import xdist' 2>/dev/null && MANY=(-n auto)
-    export OMP_NUM_THREADS=1
+    export OMP_NUM_THREADS=1 ROBUSTCORE_TEST_DEVICE=cpu CUDA_VISIBLE_DEVICES= # they take the CPU
     part 'all other tests' 360 bash -c 'tests "$@"' tests tests "${DEVICE_TESTS[@]/#/--ignore=}" \
         "${MANY[@]}"
     part 'tests without a device' 110 bash -c 'tests "$@"' tests "${DEVICE_TESTS[@]}" \
         -k "$NO_DEVICE" "${MANY[@]}"
+    unset CUDA_VISIBLE_DEVICES
     summary
 fi
 part 'limits and kernels' 50 "${MEASURE[@]}" limits kernels

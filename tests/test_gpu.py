@@ -17,8 +17,10 @@ import torch
 from elsewhere import DEVICE, Elsewhere
 from fused_models import _dense, slots
 from torch import nn
+from training_data import SMALL, toy
 
 import robustcore as rc
+from robustcore import training
 from robustcore.evaluator import Evaluator
 from robustcore.fused import pack
 from robustcore.fused.native import ISAS, NativeNet
@@ -224,6 +226,22 @@ def test_fused_descents_on_the_device_end_where_those_of_the_cpu_do(name, norm):
     for one, other in zip(*answers, strict=True):
         close = torch.isclose(one.double(), other.double(), 1e-3, 1e-4)
         assert float(close.double().mean()) > 0.98
+
+
+@pytest.mark.parametrize("name", ["Natural", "Gaussian", "Adversarial"])
+def test_networks_are_trained_on_the_device(name, toy_networks, tmp_path):
+    recipe = {
+        "Natural": training.Natural(),
+        "Gaussian": training.Gaussian(0.1),
+        "Adversarial": training.Adversarial(0.03, steps=2),
+    }[name]
+    how = {**SMALL, "device": DEVICE}
+    found = training.train("narrow", toy(), recipe=recipe, out=tmp_path, **how)
+    assert found.card["device"] == DEVICE
+    assert 0.2 < found.card["test_accuracy"] <= 1
+    images = torch.rand(3, 3, 8, 8, device=DEVICE)
+    rate = rc.error_rate(found.model.to(DEVICE).eval(), images, 0.1, samples=50, progress=False)
+    assert rate.n_samples.sum() == 150
 
 
 # -- gpu.sh --------------------------------------------------------------------------------------
