@@ -20,7 +20,7 @@ from torch import nn
 from training_data import SMALL, toy
 
 import robustcore as rc
-from robustcore import training
+from robustcore import kernels, training
 from robustcore.evaluator import Evaluator
 from robustcore.fused import pack
 from robustcore.fused.native import ISAS, NativeNet
@@ -226,6 +226,38 @@ def test_fused_descents_on_the_device_end_where_those_of_the_cpu_do(name, norm):
     for one, other in zip(*answers, strict=True):
         close = torch.isclose(one.double(), other.double(), 1e-3, 1e-4)
         assert float(close.double().mean()) > 0.98
+
+
+QUIET = {"progress": False}
+MEASURES = {
+    "sigma": lambda *on: rc.sigma_at_error_rate(*on, 0.1, samples=100, **QUIET).sigma,
+    "bisection": lambda *on: (
+        rc.sigma_at_error_rate(*on, 0.1, samples=100, method="bisection", **QUIET).sigma
+    ),
+    "splitting": lambda *on: (
+        rc.error_rate(*on, 0.02, samples=200, method="splitting", **QUIET).rate
+    ),
+    "certificate": lambda *on: rc.certify(*on, sigma=0.1, n0=20, n=200, **QUIET).n_top,
+    "answer": lambda *on: rc.predict(*on, sigma=0.1, n=200, **QUIET).counts,
+    "distance": lambda *on: rc.distance_to_error(*on, **QUIET).distance,
+    "noisy distance": lambda *on: (
+        rc.noisy_distance(*on, sigma=0.05, points=6, samples=200, **QUIET).distance
+    ),
+    "window": lambda *on: rc.church_windows(*on, sigma=0.05, size=20, samples=100, **QUIET).sigma,
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_measures_on_the_device_are_those_of_the_reference_on_a_cpu(name):
+    """By a network in float64, which leaves no rounding to decide anything."""
+    model, x = small()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_PREFERRED", {"cpu": (), "cuda": ()})
+        here = MEASURES[name](model.double(), x.double())
+    there = MEASURES[name](model.to(DEVICE), x.double().to(DEVICE))
+    # particles keep positions in float32, and where one parts from its twin all later ones do
+    np.testing.assert_allclose(there, here, rtol=0.5 if name == "splitting" else 1e-3)
+    assert np.isfinite(here).any()
 
 
 @pytest.mark.parametrize("name", ["Natural", "Gaussian", "Adversarial"])
