@@ -71,7 +71,7 @@ class Bridge:
         self.gradients = Gradients(particles.evaluator, None, 2.0)
         self.block = BLOCK.get(particles.device.type, BLOCK["cuda"])
         self.backward = np.zeros(len(sigma), np.int64)
-        self.drawn = np.zeros(len(sigma), np.int64)
+        self.used = np.zeros(len(sigma), np.int64)  # names of draws
         self.first = self._directions(np.arange(len(sigma)), sigma, FIRST)
 
     def cross(
@@ -91,31 +91,21 @@ class Bridge:
         stage = torch.arange(toward.shape[1], device=own.device) >= self.first[0].shape[1]
         fold = _folds(own.family[place], 1 + int(max(own.family.max(), family.max())))
         mine = fold.gather(1, family)
-        alike = (
-            (kind[:, :, None] == kind[:, None])
-            & (mine[:, :, None] == mine[:, None])
-            & (stage[:, None] == stage)
-        ).double()
-        mean = alike @ toward
-        mean /= mean.norm(dim=2, keepdim=True).clamp(min=1e-12)
-        way = OWN * toward + (1 - OWN) * mean
-        length = way.norm(dim=2, keepdim=True)
-        way /= length.clamp(min=1e-12)
-        way[..., :1] += (length < 1e-12).double()  # where no gradient points, any way will do
+        alike = [each[:, :, None] == each[:, None] for each in (kind, mine, stage[None])]
+        way = _ways(toward, alike[0] & alike[1] & alike[2])
         shift = torch.as_tensor(LENGTH * np.maximum(height(log_rate), 1.0), device=own.device)
-        way = (way * GRID).round() / GRID
         draws = spent - GRADIENT * toward.shape[1]
         rounds = np.maximum(2, -(-draws // (2 * TOGETHER)))
         bound = np.log(rounds * 2 * TOGETHER / (WORTH * families)) + log_rate  # log W
         mixture = _Mixture(way, shift, mine, torch.as_tensor(bound, device=own.device))
         # each fold counts as its mixture's share is asked for: by the particles of the other one
         asked_of = fold.gather(1, own.family[place]).double().mean(1)
-        weight_of = torch.stack([asked_of, 1 - asked_of], 1)
-        both = (mine.amin(1) < mine.amax(1)) & (weight_of.amin(1) >= SMALLER)
-        share, share_variance, asked = self._asked(place, fold, mixture)
+        weight = torch.stack([asked_of, 1 - asked_of], 1)
+        both = (mine.amin(1) < mine.amax(1)) & (weight.amin(1) >= SMALLER)
+        share, share_variance, asked = self._by_particles(place, fold, mixture)
         known = both.cpu().numpy() & (share >= MET) & (asked > 1)
         rounds = np.where(known, rounds, 0)  # nothing is spent on what will not be believed
-        value, value_variance, terms = self._drawn(at, sigma, log_rate, mixture, rounds, weight_of)
+        value, value_variance, terms = self._by_draws(at, sigma, log_rate, mixture, rounds, weight)
         known &= value > 0
         value, share = np.where(known, value, 1.0), np.where(known, share, 1.0)
         drawn, told = (
@@ -123,8 +113,8 @@ class Bridge:
             np.log1p(BOTH_WAYS * share_variance / share**2),
         )
         variance = np.where(known, drawn + told, np.nan)
-        weight = drawn**2 / np.maximum(terms - 1, 1) + told**2 / np.maximum(asked - 1, 1)
-        terms = np.where(known, 1 + (drawn + told) ** 2 / np.maximum(weight, 1e-300), np.nan)
+        per_freedom = drawn**2 / np.maximum(terms - 1, 1) + told**2 / np.maximum(asked - 1, 1)
+        terms = np.where(known, 1 + (drawn + told) ** 2 / np.maximum(per_freedom, 1e-300), np.nan)
         found = np.where(known, log_rate + np.log(value) - np.log(share), np.nan)
         # the last digits depend on how images are batched
         found, variance, terms, share = (
@@ -153,7 +143,7 @@ class Bridge:
         shape = (len(at), count)
         return toward.view(*shape, -1), kind.view(shape), own.family[place].gather(1, numbers)
 
-    def _drawn(
+    def _by_draws(
         self,
         at: Ints,
         sigma: Floats,
@@ -174,8 +164,8 @@ class Bridge:
             many = int(min(many, (rounds[on] - done).min()))
             row = torch.as_tensor(on, device=device)
             names = BRIDGE + torch.arange(many * width, device=device)
-            names = names + torch.as_tensor(self.drawn[at[on]], device=device)[:, None]
-            self.drawn[at[on]] += many * width
+            names = names + torch.as_tensor(self.used[at[on]], device=device)[:, None]
+            self.used[at[on]] += many * width
             margin, odds = [], []
             step = max(1, self.block // (many * width * mixture.way.shape[2]))
             for start in range(0, len(on), step):
@@ -199,7 +189,7 @@ class Bridge:
         value, variance = (each * total / n).sum(1), (each**2 * spread_of).sum(1)
         return value.cpu().numpy(), variance.cpu().numpy(), terms.cpu().numpy()
 
-    def _asked(
+    def _by_particles(
         self, place: Tensor, fold: Tensor, mixture: _Mixture
     ) -> tuple[Floats, Floats, Floats]:
         """E_particles[a], its variance between families, effective number of families; (R,)."""
@@ -262,6 +252,17 @@ class _Mixture:
     def share(self, row: Tensor, z: Tensor, side: Tensor) -> Tensor:
         """a = 1 / (1 + p / (q W))."""
         return torch.sigmoid(self.log_odds(row, z, side) + self.bound[row, None])
+
+
+def _ways(toward: Tensor, alike: Tensor) -> Tensor:
+    """Unit ways (R, K, D): each between its direction and the mean of those alike (R, K, K)."""
+    mean = alike.double() @ toward
+    mean /= mean.norm(dim=2, keepdim=True).clamp(min=1e-12)
+    way = OWN * toward + (1 - OWN) * mean
+    length = way.norm(dim=2, keepdim=True)
+    way /= length.clamp(min=1e-12)
+    way[..., :1] += (length < 1e-12).double()  # where no gradient points, any way will do
+    return (way * GRID).round() / GRID
 
 
 def narrowed(z: Tensor, way: Tensor, centre: Tensor) -> Tensor:
