@@ -88,10 +88,12 @@ def test_steps_in_balls_have_the_bits_of_the_reference(cuda, elements, norm, sph
             torch.full((9,), 0.3 if norm == torch.inf else 2.0).double(),
             offset.clone(),
         )
+        points[5, -1] = torch.nan
         away = body.update_best(x, rows, points, margin, distance, best, norm=norm)
         answers.append((usable, own, points, away, distance, best))
     for mine, right in zip(*answers, strict=True):
-        assert torch.equal(mine, right)
+        torch.testing.assert_close(mine, right, rtol=0, atol=0, equal_nan=True)
+    assert answers[0][3][5].isnan()
 
 
 def test_wrong_tensors_are_refused(cuda):

@@ -94,6 +94,21 @@ def test_update_best_equals_the_reference(body, n, norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("n", [1, 31, 257, 300])
+def test_a_point_with_a_nan_is_at_no_distance(body, n, norm):
+    at = [e for e in (0, 1, 30, 31, 32, 255, 256, 299) if e < n]
+    slots, rows = range(len(at)), torch.zeros(len(at), dtype=torch.int64)
+    x, points = torch.zeros(1, n), torch.full((len(at), n), 1e-3)
+    points[slots, at] = math.nan
+    margin, best = torch.full((len(at),), -1.0), torch.full_like(points, 7.0)
+    distance = torch.full((len(at),), math.inf, dtype=torch.float64)
+    away = body.update_best(x, rows, points, margin, distance, best, norm=norm)
+    assert away.isnan().all()
+    assert (distance == math.inf).all()
+    assert (best == 7.0).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("n", [1, 62, 63, 64, 255, 700, 3072])
 def test_random_start_equals_the_reference(body, n, norm):
     generator = torch.Generator().manual_seed(n)

@@ -189,6 +189,11 @@ RC_BLOCK void ball_step_block(Block block, const BallArgs& a, double* lanes) {
     });
 }
 
+// The larger of the two; a NaN is larger than any number, and so stays.
+RC_FN double larger(double value, double most) {
+    return value > most || value != value ? value : most;
+}
+
 template <class Block>
 RC_BLOCK void update_best_block(Block block, const BallArgs& a, double* lanes) {
     const int64_t s = block.index, n = a.elements;
@@ -198,12 +203,7 @@ RC_BLOCK void update_best_block(Block block, const BallArgs& a, double* lanes) {
         double sum = 0.0;
         for (int64_t e = thread; e < n; e += kSumLanes) {
             const double away = static_cast<double>(p[e]) - x[e];
-            if (a.l2) {
-                sum += away * away;
-            } else {
-                const double size = away < 0.0 ? -away : away;
-                sum = size > sum ? size : sum;
-            }
+            sum = a.l2 ? sum + away * away : larger(away < 0.0 ? -away : away, sum);
         }
         lanes[thread] = sum;
     });
@@ -213,7 +213,7 @@ RC_BLOCK void update_best_block(Block block, const BallArgs& a, double* lanes) {
         away = root(lanes[0]);
     } else {
         away = 0.0;
-        for (int i = 0; i < kSumLanes; ++i) away = lanes[i] > away ? lanes[i] : away;
+        for (int i = 0; i < kSumLanes; ++i) away = larger(lanes[i], away);
     }
     const bool nearer = !(a.margin[s] > 0.0) && away < a.distance[s];
     block.each([&](int thread) {

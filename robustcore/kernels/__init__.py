@@ -67,7 +67,8 @@ ball_slope(x, rows, offset, gradient, *, norm, box=None) -> (S, 2) float64
 
 update_best(x, rows, points, margin, distance, best, *, norm) -> (S,) float64
     The distance of each point from x[rows], in float64. Where margin[s] is not > 0 and the distance
-    is below distance[s] (S,) float64, both distance[s] and best[s] (S, D) are replaced.
+    is below distance[s] (S,) float64, both distance[s] and best[s] (S, D) are replaced. A point
+    with a NaN is at distance NaN, which is below none.
 """
 
 import importlib

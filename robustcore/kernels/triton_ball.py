@@ -139,8 +139,13 @@ def update_best_kernel(
         if L2:
             lanes += away * away
         else:
-            lanes = tl.maximum(lanes, tl.abs(away))
-    length = tl.sqrt(_sum_of_lanes(lanes)) if L2 else tl.max(lanes, 0)
+            size = tl.abs(away)
+            lanes = tl.where((size > lanes) | (size != size), size, lanes)
+    if L2:
+        length = tl.sqrt(_sum_of_lanes(lanes))
+    else:
+        length = tl.max(tl.where(lanes == lanes, lanes, 0.0), 0)
+        length = tl.where(tl.max((lanes != lanes).to(tl.int32), 0) == 1, float("nan"), length)
     tl.store(found + slot, length)
     right = tl.load(margin + slot) > 0.0  # false for ties and NaN
     if (length < tl.load(distance + slot)) & (right == 0):
