@@ -37,14 +37,19 @@ class Graph:
             own.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                self.logits = step(self.slots)
+                recorded = torch.cuda.current_stream()
+                try:
+                    self.logits = step(self.slots)
+                finally:  # a recording is ended where it began, and nowhere else
+                    torch.cuda.set_stream(recorded)
             self.graph = graph
         except RuntimeError as error:
-            torch.cuda.set_stream(own)  # a recording that cannot be ended leaves its own
-            own.wait_stream(side)
             if out_of_memory(error):
                 raise
             notes.append(f"no CUDA graph, as recording failed: {error}")
+        finally:
+            torch.cuda.set_stream(own)  # a recording that fails at its end leaves its own
+            own.wait_stream(side)
 
     def __call__(self, slots: Slots) -> Tensor:
         if self.graph is None:
