@@ -100,6 +100,18 @@ def test_a_grid_counts_what_each_sigma_counts_alone():
         np.testing.assert_array_equal(alone.n_errors.ravel(), grid.n_errors[:, g])
 
 
+@pytest.mark.parametrize("most", [1, 7, 40, 100])
+def test_counts_do_not_depend_on_how_draws_are_grouped(monkeypatch, most):
+    module, shape = model("mlp")
+    engine = Evaluator(module, slots(shape)[0], seed=4)
+    grid, shown = np.array([0.3, 0.9]), []
+    want = engine.counts(grid, 40, lambda n: None)
+    monkeypatch.setattr("robustcore.fused.AT_ONCE", most)
+    np.testing.assert_array_equal(engine.counts(grid, 40, shown.append), want)
+    assert sum(shown) == want.size * 40
+    assert max(shown) <= most * len(grid)
+
+
 def test_counts_and_margins_of_the_engine_agree():
     module, shape = model("chain")
     x = slots(shape)[0]

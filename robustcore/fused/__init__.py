@@ -48,7 +48,9 @@ from robustcore.fused.reference import ReferenceNet
 
 __all__ = ["Fused", "NotPackable", "Packed", "fuse", "pack"]
 
-AT_ONCE = 2**16  # slots to a call: then progress is shown, and an interrupt is heard
+# Slots to a call: after it progress is shown, and an interrupt is heard. More on a CUDA device, for
+# it is waited for; its memory sets no limit: no body keeps any for each slot.
+AT_ONCE, AT_ONCE_CUDA = 2**16, 2**20
 AGREE = 1e-4  # relative to the largest logit: rounding alone separates the two
 TF32 = 2e-2  # the same where torch makes one of them from numbers of 10 bits
 
@@ -85,18 +87,20 @@ class Fused:
         **names: Any,
     ) -> np.ndarray:
         """Errors (B, G) of each image at each sigma over samples 0 to `samples` - 1."""
-        counts = torch.zeros(len(x), len(sigma), dtype=torch.int64, device=x.device)
-        draws = min(samples, AT_ONCE)
-        for rows in torch.arange(len(x), device=x.device).split(max(1, AT_ONCE // draws)):
-            at = slice(int(rows[0]), int(rows[-1]) + 1)
-            images, part = x[at], counts[at]
+        counts = np.zeros((len(x), len(sigma)), np.int64)
+        most = AT_ONCE_CUDA if x.is_cuda else AT_ONCE
+        draws = min(samples, most)
+        for start in range(0, len(x), most // draws):
+            at = slice(start, start + most // draws)
+            images, part = x[at], torch.empty(counts[at].shape, dtype=torch.int64, device=x.device)
             for first in range(0, samples, draws):
                 number = min(draws, samples - first)
                 self.body.count_errors(
-                    images, labels[at], sigma, ids[at], (first, number), part, **names
+                    images, labels[at], sigma, ids[at], (first, number), part.zero_(), **names
                 )
-                progress(len(rows) * number * len(sigma))
-        return counts.cpu().numpy()
+                counts[at] += part.cpu().numpy()  # waits for the device
+                progress(number * counts[at].size)
+        return counts
 
 
 def _body(packed: Packed, backend: str, device: torch.device, clip: Any) -> Any:
