@@ -97,7 +97,7 @@ def linear(args, shapes=None, runs=None):
 
 
 def wide(args):
-    return linear(args, (WIDE,), runs=max(1, args.runs // 40))
+    return linear(args, (WIDE,), runs=max(1, args.runs // 5))
 
 
 def pieces(args):

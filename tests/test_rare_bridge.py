@@ -8,7 +8,7 @@ from models import HalfSpace, grey
 from scipy.stats import binom
 
 import robustcore as rc
-from robustcore.rare import bridge
+from robustcore.rare import bridge, mixture
 from robustcore.rare.bridge import Bridge
 from robustcore.rare.curve import Curve
 from robustcore.rare.pooling import pooled
@@ -79,24 +79,23 @@ def test_errors_that_the_draws_cannot_meet_are_told_by_the_particles(monkeypatch
 
 def test_draws_have_the_density_that_they_are_weighed_by():
     torch.manual_seed(0)
-    way = torch.nn.functional.normalize(torch.randn(1, 6, 4, dtype=torch.float64), dim=2)
+    way = torch.nn.functional.normalize(torch.randn(1, 6, 4), dim=2)
     shift, none = torch.tensor([0.5], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    mixture = bridge._Mixture(way, shift, torch.tensor([[0, 1] * 3]), none)
-    rounds, row = 200, torch.tensor([0])
-    along, centre = mixture.drawn_from(row, rounds)
-    z = bridge.narrowed((centre + torch.randn_like(centre)).float(), along, centre).double()
+    law = mixture.Mixture(way, shift, torch.tensor([[0, 1] * 3]), none)
+    along = way[:, law.chosen[0].repeat(200)]
+    z = law.placed(torch.randn_like(along))
     own = (z * along).sum(2)
     across = z - own[..., None] * along
     many = own.numel()
-    assert abs(own.mean() - 0.5) < 4 * bridge.NARROW / np.sqrt(many)
-    assert abs(own.std() / bridge.NARROW - 1) < 4 / np.sqrt(2 * many)
+    assert abs(own.mean() - 0.5) < 4 * mixture.NARROW / np.sqrt(many)
+    assert abs(own.std() / mixture.NARROW - 1) < 4 / np.sqrt(2 * many)
     assert abs(across.square().sum(2).mean() / 3 - 1) < 4 * np.sqrt(2 / 3 / many)
     # E_p[q/p] = 1, for the mixture of either fold
-    plain = torch.randn(1, 100_000, 4, dtype=torch.float64)
+    plain = torch.randn(1, 100_000, 4)
     for side in (0, 1):
-        odds = mixture.log_odds(row, plain, torch.full(plain.shape[:2], side)).exp()
+        odds = law.log_odds(plain, torch.full(plain.shape[:2], side)).exp()
         assert abs(odds.mean() - 1) < 4 * odds.std() / np.sqrt(odds.numel())
-        assert abs((odds / bridge.NARROW).mean() - 1) > 4 * odds.std() / np.sqrt(odds.numel())
+        assert abs((odds / mixture.NARROW).mean() - 1) > 4 * odds.std() / np.sqrt(odds.numel())
 
 
 def test_beyond_the_last_level_the_curve_goes_on_as_over_two_steps():

@@ -6,8 +6,8 @@ but only some kinds of them. Both together tell the rate: for any function a,
 
     rate = E_q[error, a p/q] / E_particles[a]
 
-and a = 1 / (1 + W p/q) bounds every term, counts errors that q meets, and has the particles say
-what share of the errors these are. W is near the one of least variance.
+and a = 1 / (1 + p / (W q)) bounds every term by W, counts errors that q meets, and has the
+particles say what share of the errors these are. W is near the one of least variance.
 
 q is a mixture of Gaussians, each narrower along the way to its centre. Particles of one half of the
 families make it and those of the other half are asked, both ways round, so that none vouches for
@@ -27,24 +27,21 @@ from torch import Tensor
 
 from robustcore.gradients import Gradients
 from robustcore.rare.curve import height
-from robustcore.rare.particles import BRIDGE, Particles, spread
+from robustcore.rare.mixture import TOGETHER, Mixture, on_grid, ways
+from robustcore.rare.particles import BRIDGE, Particles
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 FIRST, LAST = 32, 256  # gradients, at most: at the first errors, at those of a level
 GRADIENT = 3  # evaluations that one costs, forward and back
-OWN = 0.4  # of a direction; the rest is the mean of its class
 LENGTH = 0.9  # of a shift, in units of -Phi^-1(rate): errors lie so far along a mean gradient
-NARROW = 0.7  # deviation there: a half-space leaves the noise little room along its normal
 WORTH = 3.0  # independent particles, as which a family counts in the choice of W
 BOTH_WAYS = 2.0  # variance of the share: where one fold is near the other, so is that one to it
 MET = 0.1  # share of the errors, at least, that q must meet: else the draws know too little
 SMALLER = 0.05  # of the particles, at least, in the smaller fold: else nothing vouches
-TOGETHER = 128  # draws of a fold in a round
 BLOCK = {"cpu": 2**20, "cuda": 2**24}  # elements at a time: on a CPU they stay in the cache
 DIRECTIONS = 2**24  # elements of all directions of an image, at most
-GRID = 2.0**20  # directions are multiples of 1/GRID: no rounding of a batch shows in a draw
 
 
 @dataclass(frozen=True)
@@ -92,12 +89,12 @@ class Bridge:
         fold = _folds(own.family[place], 1 + int(max(own.family.max(), family.max())))
         mine = fold.gather(1, family)
         alike = [each[:, :, None] == each[:, None] for each in (kind, mine, stage[None])]
-        way = _ways(toward, alike[0] & alike[1] & alike[2])
+        way = ways(toward, alike[0] & alike[1] & alike[2], self.block)
         shift = torch.as_tensor(LENGTH * np.maximum(height(log_rate), 1.0), device=own.device)
         draws = spent - GRADIENT * toward.shape[1]
         rounds = np.maximum(2, -(-draws // (2 * TOGETHER)))
         bound = np.log(rounds * 2 * TOGETHER / (WORTH * families)) + log_rate  # log W
-        mixture = _Mixture(way, shift, mine, torch.as_tensor(bound, device=own.device))
+        mixture = Mixture(way, shift, mine, torch.as_tensor(bound, device=own.device))
         # each fold counts as its mixture's share is asked for: by the particles of the other one
         asked_of = fold.gather(1, own.family[place]).double().mean(1)
         weight = torch.stack([asked_of, 1 - asked_of], 1)
@@ -123,7 +120,7 @@ class Bridge:
         return Crossing(found, variance, terms, np.where(known, share, np.nan))
 
     def _directions(self, at: Ints, sigma: Floats, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(unit directions (R, K, D) float64, classes, families (R, K)) at some particles."""
+        """(unit directions (R, K, D) float32, classes, families (R, K)) at some particles."""
         own, engine = self.particles, self.particles.evaluator
         slots, image, numbers = own.slots(at, count)
         count = numbers.shape[1]
@@ -136,9 +133,9 @@ class Bridge:
         _, _, kind = self.gradients(image, flat, found, "margin", None)
         own.evaluator.n_forward[own.images[at]] += count
         self.backward[at] += count
-        toward = self.gradients.images(found).contiguous().flatten(1).double()
-        toward = toward.nan_to_num(0.0, 0.0, 0.0)
-        toward /= toward.norm(dim=1, keepdim=True).clamp(min=1e-300)
+        toward = self.gradients.images(found).contiguous().flatten(1).nan_to_num_(0.0, 0.0, 0.0)
+        length = torch.linalg.vector_norm(toward, dim=1, keepdim=True, dtype=torch.float64)
+        toward = on_grid(toward.div_(length.clamp(min=1e-38).float()))
         place = torch.as_tensor(at, device=own.device)
         shape = (len(at), count)
         return toward.view(*shape, -1), kind.view(shape), own.family[place].gather(1, numbers)
@@ -148,7 +145,7 @@ class Bridge:
         at: Ints,
         sigma: Floats,
         log_rate: Floats,
-        mixture: _Mixture,
+        mixture: Mixture,
         rounds: Ints,
         weight: Tensor,
     ) -> tuple[Floats, Floats, Floats]:
@@ -166,18 +163,16 @@ class Bridge:
             names = BRIDGE + torch.arange(many * width, device=device)
             names = names + torch.as_tensor(self.used[at[on]], device=device)[:, None]
             self.used[at[on]] += many * width
-            margin, odds = [], []
-            step = max(1, self.block // (many * width * mixture.way.shape[2]))
-            for start in range(0, len(on), step):
-                part = row[start : start + step]
-                here = at[on[start : start + step]]
-                way, centre = mixture.drawn_from(part, many)
-                z = narrowed(own.around(here, centre, names[start : start + step]), way, centre)
-                margin.append(own.judge_drawn(here, sigma[on[start : start + step]], z))
-                odds.append(mixture.log_bounded(part, z, many))
-            error = ~(torch.cat(margin) > 0)
-            scale = torch.as_tensor(log_rate[on], device=device)[:, None]
-            term = torch.where(error, (torch.cat(odds) - scale).exp(), 0.0)
+            term = torch.empty(names.shape, dtype=torch.float64, device=device)
+            scale = torch.as_tensor(log_rate[on], device=device)
+            images = max(1, self.block // (many * width * own.pixels))
+            for start in range(0, len(on), images):
+                part = slice(start, start + images)
+                here, near = at[on[part]], mixture.of(row[part])
+                z = near.placed(own.draws(here, names[part]))
+                error = ~(own.judge_drawn(here, sigma[on[part]], z) > 0)
+                log_term = near.log_bounded(z) - scale[part, None]
+                term[part] = torch.where(error, log_term.exp(), 0.0)
             term = term.view(len(on), many, width)
             total[row] += term.sum(1)
             square[row] += term.square().sum(1)
@@ -190,7 +185,7 @@ class Bridge:
         return value.cpu().numpy(), variance.cpu().numpy(), terms.cpu().numpy()
 
     def _by_particles(
-        self, place: Tensor, fold: Tensor, mixture: _Mixture
+        self, place: Tensor, fold: Tensor, mixture: Mixture
     ) -> tuple[Floats, Floats, Floats]:
         """E_particles[a], its variance between families, effective number of families; (R,)."""
         own = self.particles
@@ -202,7 +197,7 @@ class Bridge:
         for start in range(0, len(place), step):
             part = slice(start, start + step)
             row = torch.arange(len(place), device=own.device)[part]
-            a[part] = mixture.share(row, z[place[part]].double(), side[part])
+            a[part] = mixture.of(row).share(z[place[part]], side[part])
         count = torch.zeros(len(place), fold.shape[1], dtype=torch.float64, device=own.device)
         sums = torch.zeros_like(count)
         count.scatter_add_(1, family, torch.ones_like(a))
@@ -212,63 +207,6 @@ class Bridge:
         off = (sums - share[:, None] * count).square().sum(1) / own.n**2
         off *= effective / (effective - 1).clamp(min=1e-9)
         return share.cpu().numpy(), off.cpu().numpy(), effective.cpu().numpy()
-
-
-class _Mixture:
-    """q of R images and both folds: Gaussians around shift (R,) times way (R, K, D), fold (R, K).
-
-    Their deviation is NARROW along the way, of unit length, and 1 across. TOGETHER draws of a fold
-    are spread evenly over its centres, and weighted so. bound (R,): log W.
-    """
-
-    def __init__(self, way: Tensor, shift: Tensor, fold: Tensor, bound: Tensor) -> None:
-        self.way, self.shift, self.bound = way, shift, bound
-        chosen = [spread(fold == side, TOGETHER) for side in (0, 1)]
-        self.chosen = torch.cat(chosen, 1)  # (R, 2 * TOGETHER)
-        count = torch.zeros(2, *fold.shape, dtype=torch.float64, device=fold.device)
-        for side in (0, 1):
-            count[side].scatter_add_(1, chosen[side], torch.ones_like(chosen[side]).double())
-        self.weight = (count / (NARROW * TOGETHER)).log()  # (2, R, K)
-
-    def drawn_from(self, row: Tensor, many: int) -> tuple[Tensor, Tensor]:
-        """(ways, centres) of draws, (len(row), many * 2 * TOGETHER, D) each."""
-        way = self.way[row[:, None], self.chosen[row]].repeat(1, many, 1)
-        return way, way * self.shift[row, None, None]
-
-    def log_odds(self, row: Tensor, z: Tensor, side: Tensor) -> Tensor:
-        """log q/p at z (len(row), S, D), of the fold that side (len(row), S) says."""
-        along = z @ self.way[row].transpose(1, 2)
-        past = (along - self.shift[row, None, None]) / NARROW
-        along = (along.square() - past.square()) / 2
-        first, second = ((along + each[row][:, None]).logsumexp(2) for each in self.weight)
-        return torch.where(side == 0, first, second)
-
-    def log_bounded(self, row: Tensor, z: Tensor, many: int) -> Tensor:
-        """log of a p/q = 1 / (q/p + 1/W)."""
-        side = (torch.arange(2 * TOGETHER, device=z.device) >= TOGETHER).long().repeat(many)
-        odds = self.log_odds(row, z.double(), side.expand(len(row), -1))
-        return -torch.logaddexp(odds, -self.bound[row, None].expand_as(odds))
-
-    def share(self, row: Tensor, z: Tensor, side: Tensor) -> Tensor:
-        """a = 1 / (1 + p / (q W))."""
-        return torch.sigmoid(self.log_odds(row, z, side) + self.bound[row, None])
-
-
-def _ways(toward: Tensor, alike: Tensor) -> Tensor:
-    """Unit ways (R, K, D): each between its direction and the mean of those alike (R, K, K)."""
-    mean = alike.double() @ toward
-    mean /= mean.norm(dim=2, keepdim=True).clamp(min=1e-12)
-    way = OWN * toward + (1 - OWN) * mean
-    length = way.norm(dim=2, keepdim=True)
-    way /= length.clamp(min=1e-12)
-    way[..., :1] += (length < 1e-12).double()  # where no gradient points, any way will do
-    return (way * GRID).round() / GRID
-
-
-def narrowed(z: Tensor, way: Tensor, centre: Tensor) -> Tensor:
-    """Draws z of unit Gaussians around centre, made NARROW along way, float32."""
-    along = ((z - centre) * way).sum(2, keepdim=True)
-    return (z + (NARROW - 1) * (along * GRID).round() / GRID * way).float()
 
 
 def _folds(family: Tensor, first: int) -> Tensor:

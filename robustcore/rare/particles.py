@@ -58,6 +58,7 @@ class Particles:
         self.device = evaluator.device
         self.images, self.rows = rows, torch.as_tensor(rows, device=self.device)
         count, shape = len(rows), evaluator.x.shape[1:]
+        self.pixels = shape.numel()
         self.z = evaluator.x.new_empty((count * particles, *shape))
         self.margin = torch.zeros(count, particles, dtype=torch.float64, device=self.device)
         self.kept = torch.ones_like(self.margin)
@@ -162,26 +163,14 @@ class Particles:
         self._batches(len(slots), one)
         return out.view(len(at), count)
 
-    def around(self, at: Ints, centre: Tensor, names: Tensor) -> Tensor:
-        """Draws (len(at), S, D), by names (len(at), S), of unit Gaussians around centre, alike."""
-        flat = centre.float().view(-1, *self.z.shape[1:])
-        draws = names.flatten().contiguous()
-        ids = self.evaluator.ids[self.rows[torch.as_tensor(at, device=self.device)]]
-        ids = ids.repeat_interleave(names.shape[1])
-        out = torch.empty_like(flat)
+    def draws(self, at: Ints, names: Tensor) -> Tensor:
+        """Standard normal draws (len(at), S, D) of images `at`, by names (len(at), S)."""
+        owners = self.rows[torch.as_tensor(at, device=self.device)]
+        owners, flat = owners.repeat_interleave(names.shape[1]), names.flatten()
+        out = self.z.new_empty((len(flat), *self.z.shape[1:]))
 
         def draw(part: slice) -> None:
-            old = flat[part]
-            self.evaluator.kernels.perturb(
-                old,
-                torch.arange(len(old), device=self.device),
-                torch.ones(len(old), device=self.device),
-                draws[part],
-                ids[part],
-                out[part],
-                seed=self.evaluator.seed,
-                stream=self.evaluator.stream,
-            )
+            out[part] = normals(self.evaluator, owners[part], flat[part])
 
         self._batches(len(flat), draw)
         return out.view(*names.shape, -1)

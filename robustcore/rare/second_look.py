@@ -63,9 +63,10 @@ def log_lower_rate(
         evaluator.n_forward[rows[part]] += there.n_forward
         owners = image.repeat_interleave(DRAWS)
         draws = normals(evaluator, owners, torch.as_tensor(names, device=evaluator.device))
-        towards = (there.x - evaluator.x[image]).flatten(1).double()
-        towards = (towards / towards.norm(dim=1, keepdim=True)).repeat_interleave(DRAWS, 0)
-        along = (draws.flatten(1).double() * towards).sum(1).cpu().numpy().reshape(-1, DRAWS)
+        towards = (there.x - evaluator.x[image]).flatten(1)
+        towards /= torch.linalg.vector_norm(towards, dim=1, keepdim=True)
+        draws = draws.view(len(part), DRAWS, -1).mul_(towards[:, None])
+        along = draws.sum(2, dtype=torch.float64).cpu().numpy()
         shift = (distance[part] / sigma[part])[:, None]
         weight = np.where(margin.reshape(-1, DRAWS) > 0, -np.inf, -shift * along - shift**2 / 2)
         out[part] = _lower(weight)
