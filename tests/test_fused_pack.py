@@ -90,6 +90,24 @@ def hooked():
     return module
 
 
+def own_forward():
+    module = _dense(192, 2)
+    module[1].forward = lambda x: -nn.functional.linear(x, module[1].weight)
+    return module
+
+
+class Named(nn.Module):
+    """Arguments by their names, in any order."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.b = nn.Parameter(torch.rand(3, 192)), nn.Parameter(torch.rand(3))
+
+    def forward(self, x):
+        x = torch.flatten(input=x, start_dim=1)
+        return nn.functional.linear(bias=self.b, input=x, weight=self.w)
+
+
 def flat(*layers):
     return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(2))
 
@@ -115,6 +133,14 @@ REFUSED = {
         "had 4 convolutions and 1 linear layers",
     ),
     "one logit": (lambda: _dense(192, 1), "a single logit"),
+    "own forward": (own_forward, "its '1' had a forward method of its"),
+    "channels": (lambda: nn.Sequential(nn.Conv2d(1, 4, 3)), "'0' takes 1 channels, was given"),
+    "large kernel": (lambda: nn.Sequential(nn.Conv2d(3, 4, 9)), "'0' leaves nothing of"),
+    "large square": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 5), nn.MaxPool2d(5)),
+        r"'1' leaves nothing of \(4, 4, 4\)",
+    ),
+    "norm's size": (lambda: nn.Sequential(nn.BatchNorm2d(5)), "'0' could not be followed: Runtime"),
     "other size": (lambda: _dense(191, 2), "takes 191 numbers, was given"),
 }
 
@@ -138,6 +164,11 @@ def test_dropout_and_batch_norm_in_training_mode_are_refused():
         pack(norm, (3, 8, 8))
 
 
+def test_arguments_may_be_named():
+    module, x = Named().eval(), images((3, 8, 8))
+    assert torch.equal(pack(module, (3, 8, 8))(x), module(x))
+
+
 def test_tracing_leaves_no_trace():
     counting = Counting()
     with pytest.raises(NotPackable):
@@ -152,6 +183,9 @@ def test_arguments_are_checked():
         pack(module, shape, draws="all")
     with pytest.raises(TypeError, match=r"model must be an nn.Module to be packed, was function"):
         pack(lambda x: x, shape)
+    for bad in (192, (192,), (1, 3, 8, 8), (3, 8.0, 8), (3, 0, 8), (3, -8, -8), None):
+        with pytest.raises(ValueError, match=r"shape must be \(C, H, W\), each a whole number"):
+            pack(module, bad)
     with pytest.raises(NotPackable, match="first layer is a convolution"):
         pack(module, shape, draws="features")
     with pytest.raises(ValueError, match=r"x must hold images of the packed network's shape"):

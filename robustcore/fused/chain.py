@@ -22,8 +22,9 @@ class NotPackable(ValueError):
 class Chain:
     """Layers so far, and an affine step of the current value that waits for the next layer."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.image, self.shape = shape, shape
+    def __init__(self, image: tuple[int, int, int]) -> None:
+        self.image = image
+        self.shape: tuple[int, ...] = image
         self.layers: list[Layer] = []
         self.scale: Tensor | None = None  # (C,) or (K,), of the current value
         self.shift: Tensor | None = None
@@ -70,6 +71,8 @@ class Chain:
             raise NotPackable("has groups, a padding mode other than zeros, or padding in words")
         if len(self.shape) != 3 or any(not layer.convolution for layer in self.layers):
             raise NotPackable("comes after a flattening")
+        if conv.in_channels != self.shape[0]:
+            raise NotPackable(f"takes {conv.in_channels} channels, was given {self.shape}")
         fill = None
         padding = (int(conv.padding[0]), int(conv.padding[1]))
         if self.scale is not None and self.shift is not None and max(padding):
@@ -84,8 +87,13 @@ class Chain:
                 self.shape[1:], padding, layer.dilation, conv.kernel_size, layer.stride, strict=True
             )
         ]
+        self._left(*size)
         self.layers.append(layer)
         self.shape, self.scale, self.shift = (len(weight), *size), None, None
+
+    def _left(self, *sides: int) -> None:
+        if min(sides) < 1:
+            raise NotPackable(f"leaves nothing of {self.shape}")
 
     def relu(self) -> None:
         self.after(relu=True)
@@ -98,7 +106,9 @@ class Chain:
             raise NotPackable("follows another maximum")
         side = sides.pop()
         self.after(pool=side)
-        self.shape = (self.shape[0], *(n // side for n in self.shape[1:]))
+        left = [n // side for n in self.shape[1:]]
+        self._left(*left)
+        self.shape = (self.shape[0], *left)
 
     def after(self, **change: Any) -> None:
         """ReLU and maximum commute with each other, and with nothing that waits."""
@@ -135,7 +145,7 @@ class Chain:
             refuse("something after its last linear layer")
         if len(linear[-1].bias) < 2:
             refuse("a single logit")
-        packed = Packed(self.image, tuple(layers), draws)  # type: ignore[arg-type]
+        packed = Packed(self.image, tuple(layers), draws)
         if draws == "features" and not packed.dense:
             raise NotPackable(
                 "draws must be 'pixels' where the first layer is a convolution, was 'features'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ def pack(model: nn.Module, shape: tuple[int, ...], draws: str = "pixels") -> Pac
     draws: see `Packed`. "features" needs a linear first layer.
     Raises NotPackable, a ValueError, naming the layer that cannot be packed.
     """
+    image = _image(shape)
     if draws not in DRAWS:
         raise ValueError(f"draws must be one of {', '.join(DRAWS)}, was {draws!r}")
     if not isinstance(model, nn.Module):
@@ -38,9 +40,19 @@ def pack(model: nn.Module, shape: tuple[int, ...], draws: str = "pixels") -> Pac
         graph = fx.Tracer().trace(model)
     except Exception as error:  # anything may go wrong in code that expects tensors
         raise NotPackable(f"model must be traced by torch.fx to be packed: {error}") from None
-    chain = Chain(tuple(shape))
+    chain = Chain(image)
     values: dict[fx.Node, Any] = {}
     with torch.no_grad():
         for node in graph.nodes:
             values[node] = append(chain, model, node, values)
     return chain.packed(draws)
+
+
+def _image(shape: Any) -> tuple[int, int, int]:
+    try:
+        channels, height, width = map(operator.index, shape)
+    except (TypeError, ValueError):
+        channels = height = width = 0
+    if min(channels, height, width) < 1:
+        raise ValueError(f"shape must be (C, H, W), each a whole number from 1 on, was {shape!r}")
+    return channels, height, width

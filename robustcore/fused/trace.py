@@ -28,8 +28,11 @@ def append(chain: Chain, model: nn.Module, node: fx.Node, values: dict[fx.Node, 
     try:
         return _do(chain, model, node, values)
     except NotPackable as error:
-        name = str(node.target) if node.op == "call_module" else node.name
-        raise NotPackable(f"model must hold layers that pack knows, its {name!r} {error}") from None
+        reason = str(error)
+    except Exception as error:  # what torch would refuse as well, or what is not foreseen here
+        reason = f"could not be followed: {type(error).__name__}: {error}"
+    name = str(node.target) if node.op == "call_module" else node.name
+    raise NotPackable(f"model must hold layers that pack knows, its {name!r} {reason}")
 
 
 class _Mark:
@@ -191,7 +194,8 @@ def _function(chain: Chain, target: Any, args: Any, kwargs: Any) -> None:
         if given.get("training", True) and given.get("p", 0.5) > 0:
             raise NotPackable("drops at random: call model.eval()")
     elif name == "linear":
-        chain.linear(*rest, *kwargs.values())
+        given = {**dict(zip(("weight", "bias"), rest, strict=False)), **kwargs}
+        chain.linear(given["weight"], given.get("bias"))
     elif name not in ("contiguous",):
         if kwargs or len(args) != 2:
             raise NotPackable("is not among the layers that pack knows")

@@ -31,6 +31,8 @@ def surprise(model: nn.Module) -> str | None:
 def _surprise(module: nn.Module, names: set[str]) -> str | None:
     if any(getattr(module, hooks) for hooks in ("_forward_hooks", "_forward_pre_hooks")):
         return "had hooks"
+    if "forward" in vars(module):
+        return "had a forward method of its own, beside its class's"
     if ordinary(module):
         return None
     if type(module).__module__.startswith("torch.") and not isinstance(module, nn.Sequential):

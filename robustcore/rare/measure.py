@@ -78,7 +78,7 @@ def error_curve(
     20 * samples for 1e-6; two to three times as many where errors end again along rays. The same
     seed, ids and settings give the same numbers at any batch size, image by image, up to the
     model's own rounding. Memory: blocks of images, 256 MiB of particles each, or one image; a
-    bridge holds up to 15 times as much beside them. Raises ValueError for a randomised model and
+    bridge holds up to 5 times as much beside them. Raises ValueError for a randomised model and
     one without finite margins, and ValueError, TypeError or RuntimeError naming any other argument.
 
     Sources: Au and Beck (2001); Cérou et al. (2012); Lee and Whiteley (2018);
