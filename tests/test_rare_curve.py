@@ -26,6 +26,16 @@ def test_a_curve_through_a_half_space_is_exact_between_and_beyond_its_levels():
     assert (wide[2] > narrow[2]).all()
 
 
+def test_a_rate_lies_in_its_own_interval_at_any_confidence():
+    one = np.ones((1, 2))
+    curve = Curve(np.array([[0.4, 0.3]]), np.array([[-3.0, -6.0]]), one, 9 * one, one[:, 0])
+    at = np.array([[0.45, 0.35, 0.3, 0.2]])
+    for confidence in (0.01, 0.1, 0.5, 0.95, 0.999):
+        log_rate, low, high = curve.rate_interval(at, confidence)
+        assert (low <= log_rate).all()
+        assert (log_rate <= high).all()
+
+
 def test_a_curve_is_surest_at_its_bridges():
     distance, sigma = 0.5, np.array([[0.4, 0.3, 0.2, np.nan], [0.4, 0.25, np.nan, np.nan]])
     variance = np.array([[0.01, 0.02, 0.04, np.nan], [0.01, 0.03, np.nan, np.nan]])

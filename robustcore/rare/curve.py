@@ -145,7 +145,7 @@ class Curve:
         log_rate, variance, families = self.at_sigma(sigma)
         half = quantile(confidence, families) * np.sqrt(variance)
         middle = log_rate + variance / 2  # the mean of a lognormal is above its median
-        return log_rate, middle - half, np.minimum(middle + half, 0.0)
+        return log_rate, np.minimum(middle - half, log_rate), np.minimum(middle + half, 0.0)
 
     def sigma_interval(self, log_rate: Floats, confidence: float) -> tuple[Floats, Floats, Floats]:
         """(sigma, low, high) at log rates (R, G)."""
