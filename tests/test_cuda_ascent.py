@@ -126,13 +126,10 @@ def test_wide_and_deep_networks_are_divided_among_threads(cuda, widths):
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize(("layer", "value"), [(0, torch.nan), (0, torch.inf), (1, torch.nan)])
-def test_weights_that_are_not_finite(cuda, layer, value, targeted):
+def test_points_that_are_not_numbers(cuda, targeted):
     """What one slot's numbers are does not reach those beside it."""
     packed, x, rows, start = points_of("mlp", 40)
-    packed = copy.deepcopy(packed)
-    packed.layers[layer].weight[2, 7] = value
-    x[1, 7] = start[3, 7] = 0.0  # times infinity
+    start[3, 7] = start[21, 0] = torch.nan
     goal, radius, answers = torch.arange(5), torch.full((40,), 0.01), []
     for net in (cuda.CudaNet(packed, "cpu"), NativeNet(packed)):
         gradient, points = torch.empty_like(start), start.clone()
@@ -144,7 +141,7 @@ def test_weights_that_are_not_finite(cuda, layer, value, targeted):
         answers.append((gradient, *seen, points, *done))
     check(*answers, exact=CONTRACTS)
     strange = ~answers[0][1].isfinite()
-    assert bool(strange.any())
+    assert strange.nonzero().flatten().tolist() == [3, 21]
     assert bool((answers[0][7][strange] <= 1).all())  # at once an error, or stuck
 
 

@@ -1,5 +1,7 @@
 """Fused networks: the same noise, the same counts, and a record that says so."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -229,6 +231,21 @@ def test_the_plain_path_is_taken_where_it_must_be(how, monkeypatch):
             assert Evaluator(module, x, **how).fused is None
         return
     assert Evaluator(module.to(x.dtype), x, **how).fused is None
+
+
+def test_an_infinite_weight_counts_as_without_fusing():
+    """W (x + sigma z) is infinite of one sign where W x and W z are of two."""
+    module, shape = model("linear")
+    module = copy.deepcopy(module)
+    with torch.no_grad():
+        module[1].weight[3, 5] = torch.inf
+    x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
+    fast, slow = (
+        rc.error_rate(module, x, 0.4, samples=100, backend=backend, progress=False).n_errors
+        for backend in (None, "reference")
+    )
+    np.testing.assert_array_equal(fast, slow)
+    assert 0 < slow.sum() < 300
 
 
 def test_a_module_that_lies_about_its_layers_is_not_fused():

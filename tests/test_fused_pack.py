@@ -1,5 +1,7 @@
 """pack: what it takes, that it computes the same, and what it says of what it cannot take."""
 
+import math
+
 import pytest
 import torch
 from fused_models import MODELS, Chain, _dense, model
@@ -96,6 +98,13 @@ def own_forward():
     return module
 
 
+def spoilt(value):
+    module = _dense(192, 2).double()
+    with torch.no_grad():
+        module[1].weight[1, 7] = value
+    return module
+
+
 class Named(nn.Module):
     """Arguments by their names, in any order."""
 
@@ -134,6 +143,9 @@ REFUSED = {
     ),
     "one logit": (lambda: _dense(192, 1), "a single logit"),
     "own forward": (own_forward, "its '1' had a forward method of its"),
+    "infinite": (lambda: spoilt(math.inf), "model must have finite weights to be packed"),
+    "not a number": (lambda: spoilt(math.nan), "model must have finite weights"),
+    "too large for float32": (lambda: spoilt(1e39), "model must have finite weights"),
     "channels": (lambda: nn.Sequential(nn.Conv2d(1, 4, 3)), "'0' takes 1 channels, was given"),
     "large kernel": (lambda: nn.Sequential(nn.Conv2d(3, 4, 9)), "'0' leaves nothing of"),
     "large square": (

@@ -30,8 +30,7 @@ struct Stage {
     int64_t channels, taps, positions;
     int64_t window;  // 1, or 4: of four positions one after the other the largest is kept
     const int32_t *tap, *from, *to, *row, *plane;
-    const float *weight, *bias;  // weight: blocks of channels (see blocks), tap by tap
-    bool finite;                 // all weights: zero times any of them is zero
+    const float *weight, *bias;  // weight: finite, blocks of channels (see blocks), tap by tap
 };
 
 // Channels that a block holds at most: with four columns of them accumulators fill the registers.

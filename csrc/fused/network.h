@@ -5,7 +5,6 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -92,8 +91,6 @@ class Network {
         s.row = keep(tables[3]);
         s.plane = keep(tables[4]);
         if (s.kind != Stage::kProduct) return s;
-        s.finite = std::all_of(weight.data(), weight.data() + weight.size(),
-                               [](float each) { return std::isfinite(each); });
         // blocks of channels one after the other, each tap by tap; of rows, whole registers
         const int64_t unit = net_.rows ? bodies_.register_lanes : 1;
         const int64_t most = net_.rows ? bodies_.registers_at_once : bodies_.channels_at_once;

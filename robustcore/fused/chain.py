@@ -136,6 +136,9 @@ class Chain:
             )
             for each in self.layers
         ]
+        kept = [each for layer in layers for each in (layer.weight, layer.fill) if each is not None]
+        if not all(bool(each.isfinite().all()) for each in kept):
+            raise NotPackable("model must have finite weights to be packed")
         linear = [each for each in layers if not each.convolution]
         if not 1 <= len(linear) <= MOST_LINEAR or len(layers) - len(linear) > MOST_CONVOLUTIONS:
             refuse(f"{len(layers) - len(linear)} convolutions and {len(linear)} linear layers")

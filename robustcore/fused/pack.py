@@ -22,8 +22,8 @@ def pack(model: nn.Module, shape: tuple[int, ...], draws: str = "pixels") -> Pac
     Takes what torch.fx can trace into a chain of Flatten, Linear, ReLU, Conv2d, MaxPool2d, batch
     norms and dropout in evaluation mode, Identity, and arithmetic with constants for each channel
     (a normalisation): at most 3 convolutions, then at most 4 linear layers, of widths to 1,024.
-    Affine steps are folded into their neighbours. Weights are copied: later changes of `model` do
-    not reach the packed network.
+    Weights must be finite. Affine steps are folded into their neighbours. Weights are copied: later
+    changes of `model` do not reach the packed network.
 
     draws: see `Packed`. "features" needs a linear first layer.
     Raises NotPackable, a ValueError, naming the layer that cannot be packed.
