@@ -44,7 +44,7 @@ FILE_FLAGS["fused_avx2.cpp"].append("-mfma")  # products of matrices name their 
 WANTED = os.environ.get("ROBUSTCORE_CUDA", "")
 NVCC = None if WANTED == "0" else shutil.which("nvcc")
 NVCC_FLAGS = ["-O3", "-std=c++17", "-fmad=false", "-Xcompiler", "-fPIC", "--threads", "2"]
-ARCHS = os.environ.get("ROBUSTCORE_CUDA_ARCHS", "80 90 100").split()
+ARCHS = (os.environ.get("ROBUSTCORE_CUDA_ARCHS") or "80 90 100").split()
 for arch in ARCHS:
     NVCC_FLAGS += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
 # PTX for whatever else there is

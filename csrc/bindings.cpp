@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <string>
@@ -124,7 +125,7 @@ void over_slots(const BallArgs& args, void (*body)(const BallArgs&, int64_t, int
         const BallArgs& args;
         void (*body)(const BallArgs&, int64_t, int64_t);
     } work{args, body};
-    const int64_t grain = args.elements < kElementsAtOnce ? kElementsAtOnce / args.elements : 1;
+    const int64_t grain = kElementsAtOnce / std::clamp<int64_t>(args.elements, 1, kElementsAtOnce);
     const py::gil_scoped_release release;
     parallel_for(
         args.slots, grain, threads,

@@ -39,6 +39,17 @@ def test_fused_networks_have_the_bits_of_the_cpu(cuda, name):
         net.logits(*arguments, seed=0, clip=(0, 1))
 
 
+@pytest.mark.parametrize("label", [-1, 10])
+def test_a_label_that_is_no_class_reads_nothing_and_is_an_error(cuda, label):
+    module, shape = model("mlp")
+    packed, (x, _, _, _, ids) = pack(module, shape), slots(shape)
+    for net in (cuda.CudaNet(packed, "cpu"), NativeNet(packed)):
+        counts = torch.zeros(5, 1, dtype=torch.int64)
+        labels = torch.full((5,), label)
+        net.count_errors(x, labels, torch.tensor([0.3]), ids, (0, 7), counts, seed=1)
+        assert counts.flatten().tolist() == [7] * 5
+
+
 @pytest.mark.parametrize("width", [130, 600, 1024])
 def test_wide_layers_are_divided_among_threads(cuda, width):
 

@@ -191,6 +191,15 @@ def test_features_are_never_silent():
         Evaluator(packed, x).noisy(torch.zeros(1).long(), torch.ones(1), torch.zeros(1).long())
 
 
+def test_features_of_a_layer_of_zeros_are_zeros(isa):
+    packed = Packed((3, 2, 2), (Layer(torch.zeros(2, 12), torch.tensor([0.0, 1.0])),), "features")
+    assert packed.factor().tolist() == [[0.0], [0.0]]
+    x, rows, sigma, samples, ids = slots((3, 2, 2))
+    for net in (NativeNet(packed, isa), ReferenceNet(packed)):
+        logits = net.logits(x, rows, sigma, samples, ids, seed=0)
+        assert torch.equal(logits, torch.tensor([0.0, 1.0]).expand(len(rows), 2))
+
+
 def constant(weight, bias):
     layer = Layer(torch.full((2, 12), weight), torch.tensor(bias))
     return Packed((3, 2, 2), (layer,))
@@ -255,6 +264,23 @@ def test_a_module_that_lies_about_its_layers_is_not_fused():
     assert Evaluator(module, x).fused is not None
     # a call that bypasses forward is nothing that tracing sees
     module.__class__ = type("Twice", (nn.Sequential,), {"__call__": lambda s, z: 2 * s.forward(z)})
+    assert Evaluator(module, x).fused is None
+
+
+@pytest.mark.parametrize("other", [2.0, -1.0])
+def test_logits_beside_an_infinite_one_are_compared_and_its_sign(other):
+    module, shape = model("linear")
+    module = copy.deepcopy(module)
+    with torch.no_grad():
+        module[1].bias[3] = -torch.inf
+    x = slots(shape)[0]
+    assert Evaluator(module, x).fused is not None
+
+    def call(self, z):
+        logits = self.forward(z)
+        return logits * other if other > 0 else torch.where(logits.isinf(), -logits, logits)
+
+    module.__class__ = type("Other", (nn.Sequential,), {"__call__": call})
     assert Evaluator(module, x).fused is None
 
 

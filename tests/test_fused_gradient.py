@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -196,12 +197,15 @@ def test_the_search_for_the_nearest_error_uses_the_fused_gradient():
     np.testing.assert_allclose(fused.distance, plain.distance, rtol=0.02)
 
 
-def test_labels_outside_the_classes_are_refused():
+def test_classes_that_are_none_are_refused():
     module, shape = model("mlp")
-    x = slots(shape)[0].flatten(1)
-    net = NativeNet(pack(module, shape))
+    x, rows, right = slots(shape)[0].flatten(1), torch.arange(5), torch.zeros(5).long()
+    ask = partial(NativeNet(pack(module, shape)).differentiate, x, rows, gradient=x.clone())
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 10\); got 10"):
-        net.differentiate(x, torch.arange(5), torch.full((5,), 10), torch.empty_like(x), loss="ce")
+        ask(goal=right + 10, loss="ce")
+    for wrong in (10, 2**40, -2):
+        with pytest.raises(ValueError, match=rf"wanted must lie in \[-1, 10\); got {wrong}"):
+            ask(goal=right, loss="margin", wanted=torch.full((5,), wrong))
 
 
 @pytest.mark.parametrize("isa", ISAS)

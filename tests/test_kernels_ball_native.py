@@ -74,6 +74,13 @@ def test_what_would_reach_outside_memory_is_refused(message, change):
         native.ball_step(**{**arguments(), **change}, norm=2.0)
 
 
+@pytest.mark.parametrize("norm", [2.0, float("inf")])
+def test_rows_of_no_elements_are_at_no_distance(norm):
+    none, two = torch.zeros(3, 0), torch.ones(3, dtype=torch.float64)
+    away = native.update_best(none, torch.arange(3), none, -two, two, none, norm=norm)
+    assert away.tolist() == [0.0, 0.0, 0.0]
+
+
 def test_other_kernels_refuse_too():
     given = arguments()
     x, rows, points = given["x"], given["rows"], given["offset"]

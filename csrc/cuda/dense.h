@@ -199,17 +199,14 @@ RC_BLOCK void dense_block(Block block, const DenseArgs& a, float* shared) {
         const int64_t classes = a.width[a.layers - 1];
         block.each([&](int thread) {
             if (thread >= kSlots || start + thread >= r.slots) return;
-            const float* const own = logits + thread;
+            const Spaced<const float> own(logits + thread, kSlots);
             if (r.rows) {
                 for (int64_t j = 0; j < classes; ++j)
-                    r.logits[(start + thread) * classes + j] = own[j * kSlots];
+                    r.logits[(start + thread) * classes + j] = own[j];
                 return;
             }
-            const int64_t row = row_of(thread), label = r.labels[row];
-            int64_t other = label == 0 ? 1 : 0;
-            for (int64_t j = 0; j < classes; ++j)
-                if (j != label && replaces(own[j * kSlots], own[other * kSlots])) other = j;
-            if (is_error(own[label * kSlots] - own[other * kSlots]))
+            const int64_t row = row_of(thread);
+            if (is_error(margin(own, classes, r.labels[row]).margin))
                 add_one(&r.counts[row * r.grid + g]);
         });
     }

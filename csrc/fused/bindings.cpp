@@ -36,12 +36,13 @@ const FusedBodies& bodies(const std::string& isa) {
     throw py::value_error("isa must be one that this machine runs; got '" + isa + "'");
 }
 
-// A row outside the batch would read memory that is not ours.
-void check_rows(const int64_t* rows, int64_t slots, int64_t batch) {
-    for (int64_t s = 0; s < slots; ++s)
-        if (rows[s] < 0 || rows[s] >= batch)
-            throw py::value_error("rows must lie in [0, " + std::to_string(batch) + "); got " +
-                                  std::to_string(rows[s]));
+// A row outside the batch, or a class outside the logits, is memory that is not ours.
+void check(const char* name, const int64_t* value, int64_t n, int64_t lowest, int64_t end) {
+    for (int64_t i = 0; i < n; ++i)
+        if (value[i] < lowest || value[i] >= end)
+            throw py::value_error(std::string(name) + " must lie in [" + std::to_string(lowest) +
+                                  ", " + std::to_string(end) + "); got " +
+                                  std::to_string(value[i]));
 }
 
 class FusedNet {
@@ -55,7 +56,7 @@ class FusedNet {
                   std::pair<uint64_t, uint32_t> names, Range clip, int threads) const {
         if (net_.rows) throw py::value_error("this network was made for gradients");
         Round round = round_of(tensors, sizes, names, clip);
-        if (round.rows) check_rows(round.rows, round.slots, sizes[1]);
+        if (round.rows) check("rows", round.rows, round.slots, 0, sizes[1]);
         int64_t next = 0;
         round.next = &next;
         over_workers(round.slots, bodies_.scratch(net_), threads,
@@ -104,11 +105,9 @@ class FusedNet {
         ascent.slots = sizes[0];
         ascent.targeted = targeted;
         ascent.loss = static_cast<Loss>(loss);
-        check_rows(ascent.rows, ascent.slots, sizes[1]);
-        for (int64_t b = 0; b < sizes[1]; ++b)
-            if (ascent.goal[b] < 0 || ascent.goal[b] >= net_.classes)
-                throw py::value_error("labels must lie in [0, " + std::to_string(net_.classes) +
-                                      "); got " + std::to_string(ascent.goal[b]));
+        check("rows", ascent.rows, ascent.slots, 0, sizes[1]);
+        check("labels", ascent.goal, sizes[1], 0, net_.classes);
+        if (ascent.wanted) check("wanted", ascent.wanted, ascent.slots, -1, net_.classes);
         if (net_.gradient < 0) throw py::value_error("this network was made without gradients");
         return ascent;
     }

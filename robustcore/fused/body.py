@@ -63,9 +63,10 @@ class Body:
         """
         if not self.packed.dense or (clip is not None and self.packed.draws == "pixels"):
             return None
-        if self._based is None or self._based[0] is not x:
-            self._based = x, self.packed.base(x)
-        return self._based[1]
+        based = self._based
+        if based is None or based[0] is not x:
+            based = self._based = x, self.packed.base(x)
+        return based[1]
 
     def _on(self, x: Tensor) -> str:
         on = (x.device if self.device is None else self.device).type

@@ -120,8 +120,9 @@ class Packed:
         return (x.flatten(1).double() @ weight.T + bias).float().contiguous()
 
     def factor(self) -> Tensor:
-        """(N, R) float64 whose product with its transpose is W W^T, W being the first layer."""
+        """(N, R >= 1) float64 whose product with its transpose is W W^T of the first layer W."""
         weight = self.layers[0].weight.double()
         values, vectors = torch.linalg.eigh(weight @ weight.T)
         kept = values > values.max().clamp(min=0) * len(values) * torch.finfo(torch.float64).eps
-        return vectors[:, kept] * values[kept].sqrt()
+        kept[-1] = True  # the largest: of zero alone where W is
+        return vectors[:, kept] * values[kept].clamp(min=0).sqrt()
