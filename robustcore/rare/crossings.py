@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustcore.rare.bridge import Bridge
+from robustcore.rare.path import LEVELS, Path
 from robustcore.rare.pooling import pooled
-from robustcore.rare.splitting import LEVELS, Path, Splitting
+from robustcore.rare.splitting import Splitting
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -18,7 +18,8 @@ from robustcore.rare.bridge import Bridge
 from robustcore.rare.crossings import Crossings
 from robustcore.rare.curve import Curve
 from robustcore.rare.particles import Particles
-from robustcore.rare.splitting import FIELDS, LEVELS, LOWEST, Path, Splitting
+from robustcore.rare.path import FIELDS, LEVELS, LOWEST, Path
+from robustcore.rare.splitting import Splitting
 from robustcore.search import Quantile
 
 Floats = NDArray[np.float64]

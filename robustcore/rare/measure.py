@@ -15,7 +15,8 @@ from robustcore.evaluator import Evaluator
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
 from robustcore.rare.descent import Found, Goal, Settings, descend, engine_of
-from robustcore.rare.splitting import LOWEST, NEAR
+from robustcore.rare.path import LOWEST
+from robustcore.rare.splitting import NEAR
 from robustcore.results.provenance import Provenance
 from robustcore.results.rare import ErrorCurve, RareErrorRate, RareSigma
 from robustcore.runs import by_blocks

@@ -19,7 +19,6 @@ Del Moral, Furon and Guyader, Statistics and Computing 22 (2012).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,13 +27,12 @@ from torch import Tensor
 
 from robustcore.rare.curve import FLATTEST, Curve, family_variance, height, log_rate_of
 from robustcore.rare.particles import FIRST, Particles
+from robustcore.rare.path import FIELDS, LEVELS, LOWEST, Path
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-LEVELS = 64  # of a record; 1e-15 takes 33 at a level probability of 0.35
-LOWEST = float(np.log(1e-15))  # rates below are not told apart from 0
 COMMON = 0.05  # least share of errors to start from
 ACCEPTED = 0.35  # share of moves to be taken, by the choice of beta
 BETA = (0.02, 0.99)
@@ -48,31 +46,6 @@ NEAR = 0.3  # in the log rate: so near the goal, the curve's slope does the rest
 FIRST_STEP = 0.35  # of a level: the first slope is a guess, and rates fall faster
 ALMOST = 0.15  # of a level: not worth one more
 STEEPEST = 3.0  # slope of h in 1/sigma, in units of the line through the origin; 1/2 at least
-
-FIELDS = (
-    *(f"level_{each}" for each in ("sigma", "log_rate", "margin", "variance", "lineages")),
-    *("acceptance", "correlation", "nested"),
-)  # of results.rare.Descent, level by level
-
-
-@dataclass(frozen=True)
-class Path:
-    """What a descent found: Descent's arrays by name, the curve of its levels of error, warnings.
-
-    The curve begins at level `first` (R,): those before it are levels of the margin. Where a
-    descent ended early: dead (R,), for want of errors; short (R,), for want of levels.
-    """
-
-    levels: dict[str, Floats]
-    curve: Curve
-    first: Ints
-    slow: Bools
-    dead: Bools
-    short: Bools
-    bridge: dict[str, Floats] = field(default_factory=dict)
-
-    def bridged(self, curve: Curve, bridge: dict[str, Floats]) -> Path:
-        return replace(self, curve=curve, bridge=bridge)
 
 
 class Splitting:
