@@ -12,6 +12,7 @@ from fused_models import model, slots
 from test_kernels_triton import run
 
 from robustcore.fused import pack
+from robustcore.fused.packed import Layer, Packed
 from robustcore.fused.reference import ReferenceNet
 from robustcore.kernels import unavailable
 
@@ -58,6 +59,18 @@ def test_logits_and_counts_are_those_of_the_reference(net, name):
 
 
 @inside
+@pytest.mark.parametrize("name", ["mlp", "strided"])
+def test_programs_take_one_tile_after_another(net, name, monkeypatch):
+    """In memory that holds the numbers of the last."""
+    module, shape = model(name)
+    packed = pack(module, shape)
+    arguments = slots(shape, 50 if packed.dense else 3)
+    want = net(packed).logits(*arguments, seed=3)
+    monkeypatch.setattr("robustcore.fused.triton.FLOATS", 10_000 if packed.dense else 1)
+    assert torch.equal(net(packed).logits(*arguments, seed=3), want)
+
+
+@inside
 def test_features_ties_and_nan(net):
     module, shape = model("mlp")
     packed, arguments = pack(module, shape, draws="features"), slots(shape, 5)
@@ -100,8 +113,19 @@ def test_what_is_not_fused_is_refused(net):
         net(pack(module, shape)).logits(*slots(shape, 5), seed=0, clip=(0, 1))
 
 
+def test_a_network_of_too_many_weights_is_not_fused():
+    from robustcore.fused import _body
+
+    wide = torch.zeros(1).expand(2**10, 2**21)
+    layer = Layer(wide[:2], torch.zeros(2))
+    small = Packed((2, 2**10, 2**10), (layer,))
+    assert not isinstance(_body(small, "triton", torch.device(DEVICE), None), ReferenceNet)
+    large = Packed(small.shape, (Layer(wide, torch.zeros(2**10)),))
+    assert isinstance(_body(large, "triton", torch.device(DEVICE), None), ReferenceNet)
+
+
 @pytest.mark.skipif(INTERPRETED, reason="starts the interpreter")
 def test_all_of_these_pass_in_the_interpreter():
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, interpret=True)
     assert done.returncode == 0, done.stdout
-    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) == 8
+    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) == 11

@@ -123,6 +123,8 @@ def _body(packed: Packed, backend: str, device: torch.device, clip: Any) -> Any:
 
         if not packed.dense:
             return TritonConvolvedNet(packed, device)
+        if packed.elements * max(len(layer.bias) for layer in packed.layers) >= 2**31:
+            return ReferenceNet(packed)  # a kernel's places in its weights are 32-bit numbers
         return (TritonAscents if packed.n_classes <= MOST_CLASSES else TritonNet)(packed, device)
     return ReferenceNet(packed)
 

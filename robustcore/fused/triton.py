@@ -18,7 +18,7 @@ from robustcore.kernels.triton import _launch, _normals, _philox, _signed
 
 SLOTS, COLUMNS = 16, 32
 PRECISION = tl.constexpr("tf32x3")  # three products of 10 bits each: float32, to a few units
-PROGRAMS = 1024  # at once: each has memory for its hidden layers
+PROGRAMS, FLOATS = 1024, 2**28  # at once: each has memory for its layers; of all of them together
 
 
 @triton.jit
@@ -192,6 +192,11 @@ def dense_kernel(
                 tl.atomic_add(out + row * grid + g, error, mask=inside & (error == 1))
 
 
+def programs_for(tiles: int, memory: int) -> int:
+    """How many take the tiles, each with so many floats of memory."""
+    return min(tiles, PROGRAMS, max(1, FLOATS // memory))
+
+
 class TritonNet(DenseNet):
     """The fused kernels of one packed dense network, on one device."""
 
@@ -206,8 +211,8 @@ class TritonNet(DenseNet):
         relu = [layer.relu for layer in layers] + [False] * fill
         elements, narrow = len(weights[0]), widths[0] <= COLUMNS
         tiles = triton.cdiv(call.slots, SLOTS)
-        programs = min(tiles, PROGRAMS)
         memory = SLOTS * (widths[0] + 2 * max(widths) + (0 if narrow else elements))
+        programs = programs_for(tiles, memory)
         scratch = torch.empty(programs * memory, device=call.out.device)
         table = call.rows is not None
         rows, samples, labels = (

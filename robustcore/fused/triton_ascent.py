@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from robustcore.fused.ascent import Ascent, Ascents, Descent
-from robustcore.fused.triton import COLUMNS, PROGRAMS, SLOTS, TritonNet, _layer
+from robustcore.fused.triton import COLUMNS, SLOTS, TritonNet, _layer, programs_for
 from robustcore.fused.triton_step import _gain, _step
 from robustcore.kernels.triton import _launch
 from robustcore.kernels.triton_ball import _box
@@ -179,7 +179,7 @@ class TritonAscents(TritonNet, Ascents):
         classes, widest = self.packed.n_classes, max(len(layer.bias) for layer in layers)
         memory = SLOTS * (2 * elements + sum(widths) + 2 * widest + classes)
         tiles = triton.cdiv(slots, SLOTS)
-        programs = min(tiles, PROGRAMS)
+        programs = programs_for(tiles, memory)
         scratch = torch.empty(programs * memory, device=gradient.device)
         none = a.margin
         ball = (none,) * 5 if d is None else (d.x, d.radius, d.size, d.age, d.usable)

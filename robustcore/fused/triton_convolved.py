@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustcore.fused.body import Call
 from robustcore.fused.convolved import CHANNELS, POSITIONS, ConvolvedNet
-from robustcore.fused.triton import PRECISION, PROGRAMS
+from robustcore.fused.triton import PRECISION, programs_for
 from robustcore.kernels import triton as kernels
 from robustcore.kernels.triton import _launch, _normals, _philox, _signed
 
@@ -124,7 +124,7 @@ class TritonConvolvedNet(ConvolvedNet):
     def _convolve(
         self, call: Call, rows: Tensor, sigma: Tensor, samples: Tensor, out: Tensor
     ) -> None:
-        programs, (seed, stream) = min(len(rows), PROGRAMS), call.names
+        programs, (seed, stream) = programs_for(len(rows), self.units), call.names
         if self.fill is None:
             scratch = torch.empty(programs * self.units, device=out.device)
         else:
