@@ -67,7 +67,7 @@ class Evaluator(Rounds):
     ) -> None:
         batch = inputs.images(x)
         n = len(batch)
-        self.device, self.dtype = batch.device, batch.dtype
+        self.device, self.dtype = inputs.float64(batch.device), batch.dtype
         self.x = batch.float()
         self.ids = inputs.identifiers(ids, n, self.device)
         labels = None if y is None else inputs.labels(y, n, self.device)

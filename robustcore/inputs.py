@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 MAX_ID = 2**32 - 1
+WITHOUT_FLOAT64 = ("mps",)  # devices
 
 
 def images(x: Any) -> Tensor:
@@ -36,6 +37,15 @@ def images(x: Any) -> Tensor:
         bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
         raise ValueError(f"x must be finite, image {bad[0]} holds NaN or inf ({len(bad)} such)")
     return x.detach().contiguous()
+
+
+def float64(device: torch.device) -> torch.device:
+    """Margins, distances and sums are float64."""
+    if device.type in WITHOUT_FLOAT64:
+        raise ValueError(
+            f"x must be on a device that knows float64, was on {device}: move both to the CPU"
+        )
+    return device
 
 
 def labels(y: Any, n: int, device: torch.device) -> Tensor:

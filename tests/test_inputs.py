@@ -104,6 +104,15 @@ def test_refusals_of_error_rate(sigma, error, message):
         rc.error_rate(MODEL, X, sigma, Y, samples=10)
 
 
+def test_a_device_without_float64(monkeypatch):
+    monkeypatch.setattr(rc.inputs, "WITHOUT_FLOAT64", ("cpu",))
+    for measure in (rc.error_rate, rc.sigma_at_error_rate):
+        with pytest.raises(ValueError, match="a device that knows float64, was on cpu"):
+            measure(MODEL, X, 0.1, Y)
+    with pytest.raises(ValueError, match="a device that knows float64, was on cpu"):
+        rc.distance_to_error(MODEL, X, Y)
+
+
 def test_model_and_x_on_different_devices():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).to("meta")
     with pytest.raises(ValueError, match=r"one device: parameter '1.weight' was on meta, x on cpu"):
