@@ -5,6 +5,7 @@ Triton's interpreter is chosen when triton is imported, so test_kernels_triton.p
 they are those of a GPU: see elsewhere.py.
 """
 
+import ctypes
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ if INTERPRETED:
     BODIES = ["triton"]
 elif DEVICE != "cpu":
     BODIES = ["reference", "triton", "cuda"]
+
+
+M_PERTURB = -6  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,15 @@ def cuda(emulation: Any) -> Iterator[Any]:
         return
     with emulated(emulation) as doors:
         yield doors
+
+
+@pytest.fixture
+def strange_memory() -> Iterator[None]:
+    """Memory that malloc gives holds numbers near -10^38, not zeros; where there is glibc."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: None)
+    mallopt(M_PERTURB, 1)
+    yield
+    mallopt(M_PERTURB, 0)
 
 
 @pytest.fixture

@@ -50,6 +50,14 @@ def _strided():
     )
 
 
+def _gaps():
+    """Numbers that no window covers, and maxima of what no ReLU made positive."""
+    return nn.Sequential(
+        *(nn.Conv2d(2, 6, 2, 3), nn.MaxPool2d(2), nn.Conv2d(6, 5, 1, 2), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(20, 7), nn.ReLU(), nn.Linear(7, 3)),
+    )
+
+
 def _dense(*widths):
     layers = []
     for before, after in pairwise(widths):
@@ -64,6 +72,7 @@ MODELS = {
     "chain": (Chain, (3, 10, 8)),
     "awkward": (_awkward, (3, 14, 19)),
     "strided": (_strided, (1, 18, 18)),
+    "gaps": (_gaps, (2, 17, 20)),
 }
 
 

@@ -17,6 +17,7 @@ from robustcore.fused.native import ISAS, NativeNet
 from robustcore.fused.packed import Layer, Packed
 from robustcore.fused.reference import ReferenceNet
 
+pytestmark = pytest.mark.usefixtures("strange_memory")
 FALSE_ALARM = 1e-6
 BODIES = ["avx512", "avx2", "baseline"]
 

@@ -16,6 +16,8 @@ from robustcore.fused import pack
 from robustcore.fused.native import ISAS, NativeNet
 from robustcore.gradients import LOSSES, Gradients
 
+pytestmark = pytest.mark.usefixtures("strange_memory")
+
 
 def both(name, isa):
     """Gradients of a fused network, and those of autograd in float64, of the same images."""

@@ -19,7 +19,7 @@ struct Stage {
         // out[row[c] + to[p]] = the largest over t of in[plane[c] + from[p] + tap[t]]
         kMaximum,
         // out[plane[c] + from[p] + tap[t]] = in[row[c] + to[p]] for the first t that attained the
-        // maximum, which is value[row[c] + to[p]]; 0 for the others
+        // maximum, which is value[row[c] + to[p]]; 0 for the others, and behind a ReLU that shut
         kRoute
     };
     Kind kind;

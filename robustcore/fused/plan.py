@@ -184,7 +184,7 @@ class _Planner:
                     *(slope[id(after)], slope[id(raw)]),
                     *(self._buffer(raw), self._buffer(after)),
                 )
-                self.stages.append(Stage(ROUTE, False, buffers, 1, tables, _NONE, _NONE))
+                self.stages.append(Stage(ROUTE, layer.relu, buffers, 1, tables, _NONE, _NONE))
             before = self.packed.layers[i - 1]
             masked = i > 0 and before.relu and not self._apart(before)
             mask = self._buffer(value) if masked else -1
