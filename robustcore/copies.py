@@ -35,7 +35,7 @@ def noisy_copies(
     seed = inputs.integer("seed", seed, 0, 2**63 - 1)
     n, device = len(batch), batch.device
     rows = torch.arange(n, device=device).repeat_interleave(len(grid))
-    out = torch.empty((len(rows), *batch.shape[1:]), device=device)
+    out = torch.empty((len(rows), *batch.shape[1:]), dtype=torch.float32, device=device)
     select(backend, device).perturb(
         batch.float(),
         rows,

@@ -196,7 +196,11 @@ class Evaluator(Rounds):
         Nothing is evaluated or compiled again; evaluations count from 0, one entry for each point.
         """
         other = copy.copy(self)
-        other.x, other.y, other.ids = points, self.y[rows], torch.arange(len(rows)).to(rows)
+        other.x, other.y, other.ids = (
+            points,
+            self.y[rows],
+            torch.arange(len(rows), device=rows.device),
+        )
         other.n_forward = np.zeros(len(rows), np.int64)
         other._graph = other._images = None
         return other

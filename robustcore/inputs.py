@@ -39,6 +39,11 @@ def images(x: Any) -> Tensor:
     return x.detach().contiguous()
 
 
+def tensor(value: Any) -> Tensor:
+    """On the CPU, whatever torch's default device, if it is no tensor yet."""
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
+
+
 def float64(device: torch.device) -> torch.device:
     """Margins, distances and sums are float64."""
     if device.type in WITHOUT_FLOAT64:
@@ -50,7 +55,7 @@ def float64(device: torch.device) -> torch.device:
 
 def labels(y: Any, n: int, device: torch.device) -> Tensor:
     """Class indices, one for each of n images, to int64 (n,) on the device."""
-    y = torch.as_tensor(y)
+    y = tensor(y)
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise TypeError(f"y must be integer class indices, was {y.dtype}")
     if y.ndim == 0 and n == 1:
@@ -73,7 +78,7 @@ def identifiers(ids: Any, n: int, device: torch.device) -> Tensor:
     """Distinct names of n images, integers in [0, 2^32), to int64 (n,); None means 0 to n - 1."""
     if ids is None:
         return torch.arange(n, device=device)
-    ids = torch.as_tensor(ids)
+    ids = tensor(ids)
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise TypeError(f"ids must be integers, was {ids.dtype}")
     if ids.ndim == 0 and n == 1:
@@ -229,7 +234,7 @@ def box_around(box: Any, x: Tensor) -> tuple[float, float] | None:
 
 def targets(wanted: Any, y: Tensor, n_classes: int) -> Tensor:
     """Classes to reach, one for each image or one for all, to int64 (n,) on the device of y."""
-    wanted = torch.as_tensor(wanted)
+    wanted = tensor(wanted)
     if wanted.is_floating_point() or wanted.is_complex() or wanted.dtype == torch.bool:
         raise TypeError(f"targets must be integer class indices, was {wanted.dtype}")
     if wanted.ndim == 0:

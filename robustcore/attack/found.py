@@ -67,7 +67,7 @@ def refine(gradients: Gradients, found: Found, low: float, rounds: int) -> None:
     if not len(rows):
         return
     away = found.point[rows] - gradients.x[rows]
-    below = torch.full((len(rows),), low, device=rows.device)
+    below = torch.full((len(rows),), low, dtype=torch.float32, device=rows.device)
     above = torch.ones_like(below)
     for _ in range(rounds):
         share = (below + above) / 2

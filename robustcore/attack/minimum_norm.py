@@ -215,7 +215,7 @@ class _Search:
         draw = torch.full_like(slots.rows, (slots.restart << 20) + step)
         noisy = torch.empty_like(points)
         gradients.kernels.perturb(
-            gradients.images(points).contiguous(), torch.arange(len(points)).to(draw),
+            gradients.images(points).contiguous(), torch.arange(len(points), device=draw.device),
             level * wide, draw, self.ids[slots.rows], gradients.images(noisy),
             seed=self.seed, stream=STREAM, clip=self.box,
         )  # fmt: skip
@@ -232,8 +232,8 @@ class _Search:
         )
         dual, along = slope.unbind(1)
         lead = -gain.double()
-        ratio = torch.where(along > 0, 1 + lead / along, torch.where(lead > 0, MOST, LEAST))
-        ratio = ratio.clamp(LEAST, MOST)
+        end = torch.where(lead > 0, torch.full_like(lead, MOST), LEAST)
+        ratio = torch.where(along > 0, 1 + lead / along, end).clamp(LEAST, MOST)
         ok = (dual > 0) & torch.isfinite(dual) & torch.isfinite(lead)
         radius = torch.where(fresh, lead / dual, slots.radius * ratio) * (1 + OVERSHOOT)
         radius = torch.where(ok, radius, slots.radius).clamp(min=0.0, max=1e30)

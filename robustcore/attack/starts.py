@@ -42,6 +42,9 @@ def starts(
 
 def sizes(gradients: Gradients, row: Tensor, reach: Tensor, how: Steps) -> Tensor:
     """The first step of each start."""
-    if how.step_size is None:
+    size = how.step_size
+    if size is None:
         return reach
-    return torch.as_tensor(how.step_size).to(reach).expand(len(gradients.x))[row]
+    if not isinstance(size, Tensor):
+        return torch.full_like(reach, size)
+    return size.to(reach).expand(len(gradients.x))[row]

@@ -202,7 +202,7 @@ def _count(
         at = [torch.as_tensor(each, device=evaluator.device) for each in (rows[part], draws[part])]
         with torch.no_grad():
             points = evaluator.noisy(
-                at[0], torch.as_tensor(sigma[rows[part]]).to(at[0].device), at[1]
+                at[0], torch.as_tensor(sigma[rows[part]], device=evaluator.device), at[1]
             )
             away = (points.double() - evaluator.x[at[0]].double()).flatten(1).norm(dim=1)
         np.minimum.at(nearest, rows[part], away.cpu().numpy())

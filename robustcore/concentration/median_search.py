@@ -75,7 +75,9 @@ class MedianSearch:
                 self._step(slots, turns[self.spent[slots]], self.classes[slots])
                 continue
             # whatever is expected below the upper end must be seen below it, and about there
-            goal = torch.where(key < low, (key * low).sqrt(), key * SHORT ** (1 + self.looks))
+            goal = torch.where(
+                key < low, (key * low).sqrt(), key * SHORT ** (1 + self.looks).float()
+            )
             unseen = (key <= high) & (self.seen > torch.maximum(goal, low))
             slots = (unseen & (self.looks < LOOKS)).nonzero().flatten()
             if not len(slots):
@@ -88,7 +90,7 @@ class MedianSearch:
         """How near a slot of n gradients must be to take another, (1 + MOST_GRADIENTS, S)."""
         ordered = self.moved.view(MOST_GRADIENTS, -1, self.n).sort(dim=2).values
         had = torch.isfinite(ordered).sum(2)
-        at = (MOVED * (had - 1)).long().clamp(min=0)
+        at = (MOVED * (had - 1).float()).long().clamp(min=0)
         moved = LOOSE * ordered.gather(2, at[:, :, None])[:, :, 0]
         near = [torch.full_like(moved[0], FIRST / FADE)]
         for n in range(1, MOST_GRADIENTS):
@@ -196,7 +198,7 @@ class MedianSearch:
         short = self.seen[slots] > self.expected[slots] * (1 + EXACT)
         slots = slots[short & torch.isfinite(self.seen[slots])]
         away = self.best[slots] - points.x[slots]
-        high = torch.ones(len(slots), device=slots.device)
+        high = torch.ones(len(slots), dtype=torch.float32, device=slots.device)
         low = (self.expected[slots] / self.seen[slots]).float().clamp(min=0.9) * (1 - EXACT)
         for _ in range(REFINE_ROUNDS):
             share = (low + high) / 2

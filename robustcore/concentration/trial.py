@@ -47,7 +47,8 @@ class Trial:
         found = _images(found, x)
         finite = torch.isfinite(found).flatten(1).all(1)
         away = gradients.flat((found.double() - x.double()).nan_to_num(0, 0, 0))
-        distance = torch.where(finite, 0.0, torch.inf).double()
+        distance = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        distance[~finite] = torch.inf
         open_ = finite.nonzero().flatten()
         for nudge in (0.0, *NUDGES):  # an attack that stops on the boundary is not held to rounding
             if not len(open_):
@@ -95,7 +96,7 @@ def _images(found: Any, x: Tensor) -> Tensor:
     """What the attack returned, as images like x."""
     if not isinstance(found, Tensor):
         try:
-            found = torch.as_tensor(np.asarray(found))
+            found = torch.as_tensor(np.asarray(found), device=x.device)
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(
                 f"attack must return a tensor of images, returned {type(found).__name__}"

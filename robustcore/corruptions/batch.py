@@ -52,7 +52,7 @@ class Batch:
         return bodies.perturb(
             x.contiguous(),
             rows,
-            torch.full((n,), sigma, device=x.device),
+            torch.full((n,), sigma, dtype=torch.float32, device=x.device),
             torch.full_like(rows, draw.sample),
             self.ids,
             torch.empty_like(x, memory_format=torch.contiguous_format),

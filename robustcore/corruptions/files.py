@@ -140,7 +140,7 @@ def corruption_benchmark_files(
         [Condition("clean", 0, lambda part: inputs.images(clean[part]).to(device)), *conditions],
         y,
         n,
-        torch.arange(n),
+        torch.arange(n, device="cpu"),
         confidence=confidence,
         seed=0,
         batch_size=batch_size,

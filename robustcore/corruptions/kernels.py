@@ -137,8 +137,10 @@ class Bands:
 
     def dense(self, device: torch.device) -> Tensor:
         if device not in self._dense:
-            full = torch.zeros(self.shape)
-            columns = self.low[..., None] + torch.arange(self.weight.shape[2])
+            full = torch.zeros(self.shape, dtype=self.weight.dtype, device=self.weight.device)
+            columns = self.low[..., None] + torch.arange(
+                self.weight.shape[2], device=self.low.device
+            )
             self._dense[device] = full.scatter_(2, columns, self.weight).to(device)
         return self._dense[device]
 

@@ -29,7 +29,7 @@ def _names(ids: Tensor, draw: Draw) -> tuple[int, int, int, int, int]:
 
 def uniforms(ids: Tensor, n: int, draw: Draw) -> Tensor:
     ids = ids.contiguous()
-    out = torch.empty(len(ids), n)
+    out = torch.empty(len(ids), n, dtype=torch.float32, device="cpu")
     _corruptions.uniforms(_names(ids, draw), n, out.data_ptr(), torch.get_num_threads())
     return out
 
@@ -54,7 +54,7 @@ def shuffle_order(
     ids = ids.contiguous()
     if not 0 < 2 * reach < min(size):
         raise ValueError(f"reach must be positive and below half of {min(size)}; got {reach}")
-    out = torch.empty(len(ids), size[0] * size[1], dtype=torch.int64)
+    out = torch.empty(len(ids), size[0] * size[1], dtype=torch.int64, device="cpu")
     _corruptions.shuffle_order(
         _names(ids, draw), size, reach, passes, out.data_ptr(), torch.get_num_threads()
     )
@@ -90,7 +90,7 @@ def separable(x: Tensor, rows: Bands, columns: Bands) -> Tensor:
             f"rows and columns must be as many matrices over {(height, width)}; "
             f"got {rows.shape} and {columns.shape}"
         )
-    out = torch.empty(planes, rows.shape[1], columns.shape[1])
+    out = torch.empty(planes, rows.shape[1], columns.shape[1], dtype=torch.float32, device="cpu")
     _corruptions.separable(
         x.data_ptr(),
         (
@@ -118,7 +118,7 @@ def spread(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     x = _check("x", x, torch.float32, (planes, height, width))
     rows = _check("rows", rows, torch.int32, (len(rows),))
     columns = _check("columns", columns, torch.int32, (len(columns),))
-    out = torch.empty(planes, len(rows), len(columns))
+    out = torch.empty(planes, len(rows), len(columns), dtype=torch.float32, device="cpu")
     _corruptions.spread(
         x.data_ptr(),
         (planes, height, width, len(rows), len(columns)),
@@ -133,7 +133,7 @@ def spread(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def wet_edges(layer: Tensor) -> Tensor:
     batch, height, width = layer.shape
     layer = _check("layer", layer, torch.uint8, (batch, height, width))
-    out = torch.empty(batch, height, width)
+    out = torch.empty(batch, height, width, dtype=torch.float32, device="cpu")
     _corruptions.wet_edges(
         layer.data_ptr(), (batch, height, width), out.data_ptr(), torch.get_num_threads()
     )

@@ -102,7 +102,7 @@ def shuffle_order(
     height, width = size
     down, across = range(height - reach, reach, -1), range(width - reach, reach, -1)
     steps = [(y, x) for y in down for x in across] * passes
-    blocks = torch.arange(-(-len(steps) // 4))
+    blocks = torch.arange(-(-len(steps) // 4), device="cpu")
     words = _words(ids.cpu(), blocks, draw, draw.sample).flatten(1).numpy()
     dx = ((words & 0xFFFF) * 2 * reach >> 16) - reach
     dy = ((words >> 16) * 2 * reach >> 16) - reach

@@ -206,7 +206,7 @@ def _block(n: int, device: torch.device, each: int) -> tuple[int, int]:
 
 
 def uniforms(ids: Tensor, n: int, draw: Draw) -> Tensor:
-    out = torch.empty(len(ids), n, device=ids.device)
+    out = torch.empty(len(ids), n, dtype=torch.float32, device=ids.device)
     block, tiles = _block(triton.cdiv(n, 4), ids.device, 4)
     _launch(
         uniforms_kernel, len(ids) * tiles, ids.device, ids.contiguous(), out, tiles, n, *_key(draw),

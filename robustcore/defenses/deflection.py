@@ -65,9 +65,9 @@ def deflect(x: Tensor, deflections: int, window: int, generator: torch.Generator
 
     def drawn(size: int) -> tuple[Tensor, Tensor]:
         """A place on an axis, and one near it: uniform over the window inside the image."""
-        place = torch.randint(0, size, shape, generator=generator)
+        place = torch.randint(0, size, shape, generator=generator, device="cpu")
         low, high = (place - window).clamp(min=0), (place + window).clamp(max=size - 1)
-        part = torch.rand(shape, generator=generator, dtype=torch.float64)
+        part = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
         return place, low + (part * (high - low + 1)).long()
 
     (row, from_row), (column, from_column) = drawn(height), drawn(width)

@@ -204,6 +204,7 @@ def load_denoiser(name: str, device: torch.device | str = "cpu") -> Denoiser:
     card = json.loads((FOLDER / f"{stem}.json").read_text())
     if hashlib.sha256(weights).hexdigest() != card["sha256"]:
         raise RuntimeError(f"the weights of {stem} are not those of its card: install again")
-    denoiser = Denoiser()
+    with torch.device("cpu"):
+        denoiser = Denoiser().float()
     denoiser.load_state_dict(load(weights))
     return denoiser.to(device).eval()

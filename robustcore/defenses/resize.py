@@ -47,9 +47,9 @@ class RandomResizePad(Defense):
         if high <= low:
             raise ValueError(f"high must be above the images' size {low}, was {high}")
         generator = self.draws.next()
-        size = torch.randint(low, high, (images, 1), generator=generator)
-        part = torch.rand(2, images, 1, generator=generator, dtype=torch.float64)
-        place = torch.arange(high)
+        size = torch.randint(low, high, (images, 1), generator=generator, device="cpu")
+        part = torch.rand(2, images, 1, generator=generator, dtype=torch.float64, device="cpu")
+        place = torch.arange(high, device="cpu")
         source, inside = [], []
         for offset in (part * (high - size + 1)).long():
             at = place - offset

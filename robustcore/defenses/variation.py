@@ -44,7 +44,10 @@ class TotalVariation(Opaque):
         self.draws = Draws(seed)
 
     def changed(self, x: Tensor) -> Tensor:
-        kept = torch.rand(x.shape, generator=self.draws.next()) >= self.drop
+        kept = (
+            torch.rand(x.shape, generator=self.draws.next(), dtype=torch.float32, device="cpu")
+            >= self.drop
+        )
         return minimize(x, kept.to(x.device), self.weight, self.iterations)
 
 

@@ -109,7 +109,9 @@ def distance_to_error(
         elif search:
             smallest_radius(task.gradients, task.found, task.right, radius, RTOL, how, shown.update)
         else:
-            radii = torch.full((len(task.right),), radius, device=task.right.device)
+            radii = torch.full(
+                (len(task.right),), radius, dtype=torch.float32, device=task.right.device
+            )
             projected(task.gradients, task.found, task.right, radii, how, shown.update)
         if refine:
             task.refine()

@@ -71,7 +71,7 @@ def pgd(
     with bar(len(grid) * len(fooled), "images", progress) as shown, torch.no_grad():
         for g, radius in enumerate(grid):
             left = torch.isinf(task.found.distance).nonzero().flatten()
-            radii = torch.full((len(left),), float(radius), device=left.device)
+            radii = torch.full((len(left),), float(radius), dtype=torch.float32, device=left.device)
             if len(left):
                 projected(task.gradients, task.found, left, radii, how)
                 verify(task.gradients, task.found, task.box, outward=False)

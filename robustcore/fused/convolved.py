@@ -80,7 +80,7 @@ class ConvolvedNet(Stepwise):
         self.at_once = max(1, min(2**16, ANSWERS // math.prod(self.shape)))
 
     def _answers(self, call: Call, rows: Tensor, sigma: Tensor, samples: Tensor) -> Tensor:
-        value = torch.empty(len(rows), *self.shape, device=call.x.device)
+        value = torch.empty(len(rows), *self.shape, dtype=torch.float32, device=call.x.device)
         self._convolve(call, rows, sigma, samples, value)
         value = F.max_pool2d(value, self.pool) if self.pool > 1 else value
         for layer in self.rest:

@@ -109,7 +109,9 @@ class Packed:
     def channels_last(self) -> Packed:
         """A dense network that takes an image's elements in the order of channels_last."""
         first, *rest = self.layers
-        order = torch.arange(self.elements).view(self.shape).permute(1, 2, 0).flatten()
+        order = (
+            torch.arange(self.elements, device="cpu").view(self.shape).permute(1, 2, 0).flatten()
+        )
         return replace(self, layers=(replace(first, weight=first.weight[:, order]), *rest))
 
     def base(self, x: Tensor) -> Tensor:

@@ -149,14 +149,14 @@ def _arithmetic(chain: Chain, target: Any, args: Any) -> None:
     constant = right if left is VALUE else left
     if isinstance(constant, _Mark):
         raise NotPackable("is no arithmetic with a constant")
-    value = torch.as_tensor(constant).detach().cpu().double()
+    value = torch.as_tensor(constant, device="cpu").detach().cpu().double()
     per_channel = (len(chain.shape) == 3) * [1, 1]
     if value.numel() != 1:
         shape = list(value.shape)
         shape = shape[1:] if len(shape) == len(chain.shape) + 1 and shape[0] == 1 else shape
         if shape != [chain.shape[0], *per_channel]:
             raise NotPackable(f"has a constant of shape {tuple(value.shape)}")
-    value, one, none = value.flatten(), torch.ones(1).double(), torch.zeros(1).double()
+    value, one, none = value.flatten(), value.new_ones(1), value.new_zeros(1)
     name = target if isinstance(target, str) else target.__name__
     name = name.strip("_").removesuffix("_").removeprefix("i")
     if name in ("truediv", "true_divide", "divide"):

@@ -213,7 +213,7 @@ class TritonNet(DenseNet):
         tiles = triton.cdiv(call.slots, SLOTS)
         memory = SLOTS * (widths[0] + 2 * max(widths) + (0 if narrow else elements))
         programs = programs_for(tiles, memory)
-        scratch = torch.empty(programs * memory, device=call.out.device)
+        scratch = torch.empty(programs * memory, dtype=torch.float32, device=call.out.device)
         table = call.rows is not None
         rows, samples, labels = (
             unused if each is None else each for each in (call.rows, call.samples, call.labels)

@@ -180,7 +180,7 @@ class TritonAscents(TritonNet, Ascents):
         memory = SLOTS * (2 * elements + sum(widths) + 2 * widest + classes)
         tiles = triton.cdiv(slots, SLOTS)
         programs = programs_for(tiles, memory)
-        scratch = torch.empty(programs * memory, device=gradient.device)
+        scratch = torch.empty(programs * memory, dtype=torch.float32, device=gradient.device)
         none = a.margin
         ball = (none,) * 5 if d is None else (d.x, d.radius, d.size, d.age, d.usable)
         box = None if d is None else d.box

@@ -126,7 +126,7 @@ class TritonConvolvedNet(ConvolvedNet):
     ) -> None:
         programs, (seed, stream) = programs_for(len(rows), self.units), call.names
         if self.fill is None:
-            scratch = torch.empty(programs * self.units, device=out.device)
+            scratch = torch.empty(programs * self.units, dtype=torch.float32, device=out.device)
         else:
             scratch = self.fill.repeat(programs)
         low, high = (0.0, 0.0) if call.clip is None else call.clip

@@ -66,8 +66,8 @@ def _logits(logits: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, tuple
 
 def margins(logits: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     logits, sizes = _logits(logits, labels, rows)
-    margin = torch.empty(len(rows), dtype=logits.dtype)
-    runner_up = torch.empty(len(rows), dtype=torch.int64)
+    margin = torch.empty(len(rows), dtype=logits.dtype, device=DEVICE)
+    runner_up = torch.empty(len(rows), dtype=torch.int64, device=DEVICE)
     body = _native.margins_float32 if logits.dtype == torch.float32 else _native.margins_float64
     body(
         logits.data_ptr(),
@@ -151,7 +151,7 @@ def ball_step(
 ) -> Tensor:
     shared = _ball(x, rows, norm, offset=offset, gradient=gradient, points=points)
     checks.slots(len(rows), DEVICE, scale=scale, step=step, radius=radius)
-    usable = torch.empty(len(rows), dtype=torch.bool)
+    usable = torch.empty(len(rows), dtype=torch.bool, device=DEVICE)
     _native.ball_step(
         *shared,
         box,
@@ -180,7 +180,7 @@ def ball_slope(
     isa: str = "",
 ) -> Tensor:
     shared = _ball(x, rows, norm, offset=offset, gradient=gradient)
-    slope = torch.empty(len(rows), 2, dtype=torch.float64)
+    slope = torch.empty(len(rows), 2, dtype=torch.float64, device=DEVICE)
     threads = torch.get_num_threads()
     addresses = offset.data_ptr(), gradient.data_ptr(), slope.data_ptr()
     _native.ball_slope(*shared, box, *addresses, threads, isa)

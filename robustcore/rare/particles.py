@@ -29,7 +29,7 @@ def normals(evaluator: Evaluator, rows: Tensor, samples: Tensor) -> Tensor:
     return evaluator.kernels.perturb(
         zero.expand(len(rows), *shape).contiguous(),
         torch.arange(len(rows), device=rows.device),
-        torch.ones(len(rows), device=rows.device),
+        torch.ones(len(rows), dtype=torch.float32, device=rows.device),
         samples,
         evaluator.ids[rows],
         out,

@@ -201,7 +201,9 @@ class Splitting:
         margin = self.particles.margin[torch.as_tensor(at, device=self.particles.device)]
         errors = (~(margin > 0)).double().mean(1).cpu().numpy()
         inside = self._reach(at, margin, errors < np.exp(-self.depth))
-        self._note(at, inside, self.particles.family[torch.as_tensor(at)])
+        self._note(
+            at, inside, self.particles.family[torch.as_tensor(at, device=self.particles.device)]
+        )
         self.particles.multiply(at, inside)
         self.slope[at] = self.sigma[at] * np.maximum(height(self.log_rate[at]), FLATTEST)
         self._give_up(at)
@@ -220,12 +222,12 @@ class Splitting:
                 break
             inverse[again] = (inverse[again] + 1 / self.sigma[at][again]) / 2
             part = own.judge(at[again], 1 / inverse[again])
-            margin[torch.as_tensor(again)] = part
+            margin[torch.as_tensor(again, device=own.device)] = part
             share[again] = (~(part > 0)).double().mean(1).cpu().numpy()
         lost = share == 0
         self.dead[at[lost]], self.active[at[lost]] = True, False
         at, inverse, share, before = (a[~lost] for a in (at, inverse, share, before))
-        margin = margin[torch.as_tensor(~lost)]
+        margin = margin[torch.as_tensor(~lost, device=own.device)]
         if not len(at):
             return
         inside = ~(margin > 0)

@@ -221,7 +221,7 @@ def _has_entries(value: Any, dims: int, n: int) -> bool:
 
 
 def _entries(value: Any) -> Any:
-    return value if isinstance(value, Record) else torch.as_tensor(value)
+    return value if isinstance(value, Record) else torch.as_tensor(value, device="cpu")
 
 
 def _largest(batch_size: int | None, source: Source, device: torch.device, per_batch: int) -> int:

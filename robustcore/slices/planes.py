@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustcore import inputs
 from robustcore.distance import distance_to_error
 from robustcore.evaluator import Evaluator
 from robustcore.geometry import typical_noise_norm
@@ -126,13 +127,15 @@ class Planes:
             wanted = self.wanted[some]
             found = distance_to_error(
                 self.model, self.x[at], self.engine.y[at], method=attack, eps=each,
-                targets=torch.as_tensor(wanted) if (wanted >= 0).all() else None,
+                targets=inputs.tensor(wanted) if (wanted >= 0).all() else None,
                 **self.shared | {"ids": self.engine.ids[at]},
             )  # fmt: skip
             self.n_forward[some] += found.n_forward
             self.n_backward[some] += found.n_backward
             self.status[some[~found.found]] = "no_adversarial_error"
-            out[torch.as_tensor(np.isin(rows, some))] = self.gradients.flat(found.x_adv.float())
+            out[torch.as_tensor(np.isin(rows, some), device=self.x.device)] = self.gradients.flat(
+                found.x_adv.float()
+            )
         return out
 
     def _noisy(self, rows: np.ndarray, draws: np.ndarray, stream: int = 0) -> Tensor:

@@ -115,14 +115,16 @@ def _items(x: Any, put: Callable[[Tensor], Tensor]) -> Read:
                     f"{tuple(image.shape)}, image {first} {tuple(images[0].shape)}"
                 )
         given = [label for _, label in pairs]
-        labels = None if any(label is None for label in given) else torch.as_tensor(given)
+        labels = (
+            None if any(label is None for label in given) else torch.as_tensor(given, device="cpu")
+        )
         return torch.stack(images), labels
 
     return read
 
 
 def _slices(x: Slices, put: Callable[[Tensor], Tensor]) -> Read:
-    return lambda first, last: (put(torch.as_tensor(x[first:last])), None)
+    return lambda first, last: (put(inputs.tensor(x[first:last])), None)
 
 
 def _takes_slices(x: Any) -> bool:
@@ -164,7 +166,10 @@ def _sampled(n: int, read: Read, kind: str, more: str, all_of: bool = False) -> 
 def _placement(model: Any) -> Callable[[Tensor], Tensor]:
     """Images to the model's device and floating type, bytes to [0, 1]."""
     tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
-    like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+    like = next(
+        (t for t in tensors if t.is_floating_point()),
+        torch.empty(0, dtype=torch.float32, device="cpu"),
+    )
 
     def put(x: Tensor) -> Tensor:
         scale = 255 if x.dtype == torch.uint8 else 1

@@ -146,7 +146,7 @@ def _network(network: str | nn.Module, seed: int) -> tuple[str, nn.Module]:
     inputs.integer("seed", seed, 0, MAX_SEED)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return network, zoo.NETWORKS[network]()
+        return network, zoo.network(network)
 
 
 def _card(trainer: Trainer, about: dict[str, Any]) -> dict[str, Any]:

@@ -63,9 +63,11 @@ class Batches:
         """All images once, in their order, in batches of 500, the same in every process."""
         crops = torch.Generator().manual_seed(IN_ORDER_SEED)
         levels = torch.Generator().manual_seed(self.seed * SEED_STRIDE + epoch)
-        for index in torch.arange(len(self.data.x)).split(IN_ORDER):
+        for index in torch.arange(len(self.data.x), device="cpu").split(IN_ORDER):
             top, left, mirrored = (d.to(self.device) for d in _crops(self.data, len(index), crops))
-            level = torch.rand(len(index), generator=levels).to(self.device)
+            level = torch.rand(len(index), generator=levels, dtype=torch.float32, device="cpu").to(
+                self.device
+            )
             place, index = torch.arange(len(index), device=self.device), index.to(self.device)
             images = self.crop(index, top, left, mirrored)
             yield Batch(images, self.labels[index], index, level, place, epoch, float(epoch))
@@ -87,10 +89,12 @@ class Epoch:
         self.batches, self.number = batches, epoch
         size, steps, data = batches.size, batches.steps, batches.data
         generator = torch.Generator().manual_seed(batches.seed * SEED_STRIDE + epoch)
-        order = torch.randperm(len(data.x), generator=generator)[: steps * size].view(steps, size)
+        order = torch.randperm(len(data.x), generator=generator, device="cpu")[: steps * size].view(
+            steps, size
+        )
         crops = [_crops(data, size, generator) for _ in range(steps)]
         top, left, mirrored = (torch.stack(draw) for draw in zip(*crops, strict=True))
-        level = torch.rand(steps, size, generator=generator)
+        level = torch.rand(steps, size, generator=generator, dtype=torch.float32, device="cpu")
         draws = (order, top, left, mirrored, level)
         self.draws = [draw[:, batches.part].to(batches.device) for draw in draws]
         self.place = torch.arange(size, device=batches.device)[batches.part]
@@ -115,10 +119,12 @@ class Epoch:
 
 def _crops(data: Data, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """(top, left, mirrored) of n crops, each (n,)."""
-    top = left = torch.zeros(n, dtype=torch.int64)
+    top = left = torch.zeros(n, dtype=torch.int64, device="cpu")
     if data.pad:
-        top, left = torch.randint(0, 2 * data.pad + 1, (2, n, 1), generator=generator)[..., 0]
-    mirrored = torch.zeros(n, dtype=torch.bool)
+        top, left = torch.randint(
+            0, 2 * data.pad + 1, (2, n, 1), generator=generator, device="cpu"
+        )[..., 0]
+    mirrored = torch.zeros(n, dtype=torch.bool, device="cpu")
     if data.mirror:
-        mirrored = torch.rand(n, generator=generator) < 0.5
+        mirrored = torch.rand(n, generator=generator, dtype=torch.float32, device="cpu") < 0.5
     return top, left, mirrored

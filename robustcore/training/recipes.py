@@ -211,9 +211,9 @@ def attacked(
     n, ball = len(images), {"norm": math.inf, "box": (0.0, 1.0)}
     x = images.reshape(n, -1)
     rows = torch.arange(n, device=x.device)
-    ones = torch.ones(n, device=x.device)
+    ones = torch.ones(n, dtype=torch.float32, device=x.device)
     radius, size, still = ones * eps, ones * step, ones * 0
-    found, highest = x, torch.full((n,), -math.inf, device=x.device)
+    found, highest = x, torch.full((n,), -math.inf, dtype=torch.float32, device=x.device)
     for restart in range(first, first + restarts):
         offset, points = torch.empty_like(x), torch.empty_like(x)
         number = torch.full_like(rows, restart)

@@ -123,7 +123,7 @@ class Trainer:
         torch.manual_seed(seed * self.world.size + self.world.rank)
         begin = time.perf_counter()
         epoch = self.batches.epoch(self.epoch)
-        total = torch.zeros((), device=self.device)
+        total = torch.zeros((), dtype=torch.float32, device=self.device)
         for step in range(len(epoch)):
             total += self._step(epoch[step], step)
             bar.update()

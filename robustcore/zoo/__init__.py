@@ -62,6 +62,12 @@ def classes(name: str) -> list[str]:
     return CLASSES[name.partition("-")[0]]
 
 
+def network(name: str) -> nn.Module:
+    """One of NETWORKS, in float32 on the CPU whatever torch's defaults."""
+    with torch.device("cpu"):
+        return NETWORKS[name]().float()
+
+
 def load_model(name: str, device: torch.device | str = "cpu") -> nn.Module:
     """A network of the zoo in evaluation mode: pixels (S, C, H, W) in [0, 1] to logits (S, 10).
 
@@ -72,7 +78,7 @@ def load_model(name: str, device: torch.device | str = "cpu") -> nn.Module:
     weights = (FOLDER / f"{name}.safetensors").read_bytes()
     if hashlib.sha256(weights).hexdigest() != about["sha256"]:
         raise RuntimeError(f"the weights of {name} are not those of its card: install again")
-    model = NETWORKS[about["network"]]()
+    model = network(about["network"])
     model.load_state_dict(load(weights))
     return model.to(device).eval()
 

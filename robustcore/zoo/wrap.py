@@ -23,7 +23,7 @@ class Wrapped(nn.Module):
         self.model = model
         if isinstance(model, nn.Module):  # its mode is left as it is
             self.training = model.training
-            first = next(model.parameters(), torch.empty(0))
+            first = next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
             self.normalize.to(first.device)
 
     def forward(self, x: Tensor) -> Any:
@@ -57,7 +57,7 @@ def wrap(
 
 def _numbers(name: str, value: Any) -> list[float]:
     try:
-        numbers = torch.as_tensor(value, dtype=torch.float64).reshape(-1).tolist()
+        numbers = torch.as_tensor(value, dtype=torch.float64, device="cpu").reshape(-1).tolist()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be a number for each channel, was {value!r}") from None
     if not numbers or not all(math.isfinite(number) for number in numbers):
