@@ -5,10 +5,11 @@ from dataclasses import fields, is_dataclass
 import numpy as np
 import pytest
 import torch
+import training_data
 from torch import nn
 
 import robustcore as rc
-from robustcore import corruptions, defenses
+from robustcore import corruptions, defenses, training, zoo
 
 
 @pytest.fixture(params=["float64", "bfloat16", "meta"])
@@ -117,3 +118,19 @@ def test_defenses(make, defaults):
             return make(model).eval()(x)
 
     same(answers, defaults)
+
+
+@pytest.mark.parametrize(
+    "recipe", [training.Natural(), training.Gaussian(0.2), training.Adversarial(8 / 255)]
+)
+def test_training(recipe, defaults, monkeypatch, tmp_path):
+    monkeypatch.setitem(zoo.NETWORKS, "narrow", training_data.Narrow)
+    data = training_data.toy()
+
+    def weights(out):
+        how = training_data.SMALL | {"epochs": 1, "lr": 0.1, "average": False}
+        return training.train("narrow", data, recipe, out=out, **how).model.state_dict()
+
+    wanted = weights(tmp_path / "a")
+    defaults()
+    assert training_data.same(wanted, weights(tmp_path / "b"))

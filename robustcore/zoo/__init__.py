@@ -64,8 +64,13 @@ def classes(name: str) -> list[str]:
 
 def network(name: str) -> nn.Module:
     """One of NETWORKS, in float32 on the CPU whatever torch's defaults."""
-    with torch.device("cpu"):
-        return NETWORKS[name]().float()
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)  # its first weights are drawn in it
+    try:
+        with torch.device("cpu"):
+            return NETWORKS[name]()
+    finally:
+        torch.set_default_dtype(default)
 
 
 def load_model(name: str, device: torch.device | str = "cpu") -> nn.Module:
