@@ -1,5 +1,6 @@
 """Small networks that can be fused, by name, with the shapes of their images; how they round."""
 
+import random
 from dataclasses import replace
 from itertools import pairwise
 
@@ -74,6 +75,42 @@ MODELS = {
     "strided": (_strided, (1, 18, 18)),
     "gaps": (_gaps, (2, 17, 20)),
 }
+
+
+KERNELS = (1, 4), (1, 4), (0, 4), (1, 3)  # sides, strides, padding, dilation
+
+
+def random_model(seed):
+    """A network and the shape of its images, such as few would write."""
+    some = random.Random(seed)
+    while True:
+        shape = tuple(some.randint(1, most) for most in (4, 17, 17))
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                return _random(some, shape).eval(), shape
+        except RuntimeError:  # nothing was left of the image
+            pass
+
+
+def _random(some, shape):
+    layers, left = [], torch.zeros(2, *shape)
+
+    def add(*more):
+        nonlocal left
+        layers.extend(more)
+        left = nn.Sequential(*more).eval()(left)
+
+    for _ in range(some.randint(0, 3)):
+        sides = [[some.randint(low, most) for _ in "yx"] for low, most in KERNELS]
+        add(nn.Conv2d(left.shape[1], some.randint(1, 9), *sides))
+        after = [nn.ReLU(), nn.MaxPool2d(some.randint(1, 3))]
+        add(*some.sample(after, some.randint(0, 2)))
+    add(nn.Flatten())
+    for _ in range(some.randint(0, 3)):
+        add(nn.Linear(left.shape[1], some.randint(1, 70)), *[nn.ReLU()] * some.randint(0, 1))
+    add(nn.Linear(left.shape[1], some.randint(2, 20)))
+    return nn.Sequential(*layers)
 
 
 def model(name):

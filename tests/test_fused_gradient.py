@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from fused_models import MODELS, check_steps, model, slots
+from fused_models import MODELS, check_steps, model, random_model, slots
 from torch import nn
 
 import robustcore as rc
@@ -43,6 +43,27 @@ def ask(gradients, images, rows, loss, wanted):
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_are_those_of_autograd_in_float64(name, isa):
     check_gradients(*both(name, isa))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("seed", range(40))
+def test_any_network_has_the_logits_and_gradients_of_autograd_in_float64(seed, isa):
+    module, shape = random_model(seed)
+    net, wide = NativeNet(pack(module, shape), isa), module.double()
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(20, *shape, generator=generator)
+    rows, none = torch.arange(20), torch.zeros(20)
+    images = x.double().requires_grad_()
+    want = wide(images)
+    got = net.logits(x, rows, none, rows, rows, seed=0)
+    torch.testing.assert_close(got.double(), want.detach(), rtol=1e-5, atol=1e-5)
+    goal, wanted = rows % want.shape[1], (rows + 1) % want.shape[1]
+    lead = want[rows, wanted] - want[rows, goal]
+    (right,) = torch.autograd.grad(lead.sum(), images)
+    gradient = torch.full_like(x.flatten(1), torch.nan)
+    net.differentiate(x.flatten(1), rows, goal, gradient, loss="margin", wanted=wanted)
+    near = 1e-5 * right.abs().max()
+    torch.testing.assert_close(gradient.double(), right.flatten(1), rtol=1e-4, atol=float(near))
 
 
 def check_gradients(ours, plain, repeats=15):

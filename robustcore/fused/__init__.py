@@ -8,8 +8,9 @@ logits(x, rows, sigma, samples, ids, *, seed, stream=0, clip=None) -> (S, K) flo
 
 count_errors(x, labels, sigma, ids, draws, counts, *, seed, stream=0, clip=None) -> None
     counts[b, g] (B, G) int64 += errors of image b at sigma[g] over samples [first, first + n) for
-    draws = (first, n): those whose margin is not > 0. Nothing but counts leaves the cache, and the
-    draws, with a linear first layer its product too, are made once for all sigmas.
+    draws = (first, n): those whose margin is not > 0. In compiled kernels nothing but counts leaves
+    the cache, and the draws, with a linear first layer its product too, are made once for all
+    sigmas. The reference, and what begins with a convolution on a GPU, makes them for each.
 
 differentiate(points, rows, goal, gradient, *, loss, targeted=False, wanted=None,
               channels_last=False) -> (margin, gain, found)

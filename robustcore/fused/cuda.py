@@ -24,8 +24,10 @@ from robustcore.kernels.cuda import addresses, call
 def memory(packed: Packed, device: torch.device | str) -> tuple[int, int]:
     """Bytes of a block's memory that a dense network's kernels take, and that it has there."""
     place = torch.device(device)
-    index = torch.cuda.current_device() if place.type == "cuda" and place.index is None else 0
-    return _cuda.memory([len(layer.bias) for layer in packed.layers], place.index or index)
+    index = place.index
+    if index is None:
+        index = torch.cuda.current_device() if place.type == "cuda" else 0
+    return _cuda.memory([len(layer.bias) for layer in packed.layers], index)
 
 
 class CudaNet(DenseNet, Ascents):

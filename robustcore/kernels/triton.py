@@ -254,7 +254,7 @@ def perturb(
     inv_std: Tensor | None = None,
 ) -> Tensor:
     _, channels, height, width = x.shape
-    slots, elements = len(rows), x[0].numel()
+    slots, elements = len(rows), channels * height * width
     counters = 16 * triton.cdiv(elements, 64)
     block = min(triton.next_power_of_2(counters), _budget(x.device) // 4)
     tiles = triton.cdiv(counters, block)
