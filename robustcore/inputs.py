@@ -36,7 +36,8 @@ def images(x: Any) -> Tensor:
     if not bool(torch.isfinite(x).all()):
         bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
         raise ValueError(f"x must be finite, image {bad[0]} holds NaN or inf ({len(bad)} such)")
-    return x.detach().contiguous()
+    x = x.detach().contiguous()
+    return x.clone() if x.is_inference() else x  # else autograd refuses what is computed from it
 
 
 def tensor(value: Any) -> Tensor:

@@ -1,5 +1,6 @@
-"""torch's default dtype and device are the caller's: no number here may depend on them."""
+"""torch's defaults, and modes, are the caller's: no number here may depend on them."""
 
+import contextlib
 from dataclasses import fields, is_dataclass
 
 import numpy as np
@@ -64,14 +65,32 @@ MEASURES = {
 }
 
 
-@pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("name", MEASURES)
-def test_measurements(name, fused, defaults):
+def of_mlp(name, fused, x):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
     model = network if fused else lambda x: network(x)
-    measure, x = getattr(rc, name.split()[0]), uniform(2, 3, 4, 4)
-    same(lambda: measure(model, x, **MEASURES[name], progress=False), defaults)
+    return lambda: getattr(rc, name.split()[0])(model, x, **MEASURES[name], progress=False)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", MEASURES)
+def test_measurements(name, fused, defaults):
+    same(of_mlp(name, fused, uniform(2, 3, 4, 4)), defaults)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", MEASURES)
+def test_modes_of_the_caller(name, fused):
+    with torch.inference_mode():
+        x = uniform(2, 3, 4, 4)
+    measure = of_mlp(name, fused, x)
+    with contextlib.ExitStack() as modes:
+
+        def enter():
+            modes.enter_context(torch.inference_mode())
+            modes.enter_context(np.errstate(all="raise"))
+
+        same(measure, enter)
 
 
 def test_the_reference_kernels(defaults):

@@ -73,15 +73,20 @@ def by_blocks(
 
         @functools.wraps(function)
         def measured(*args: P.args, **kwargs: P.kwargs) -> R:
-            bound = signature.bind(*args, **kwargs)
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}() {error}") from None
             bound.apply_defaults()
             given = bound.arguments
             asked = given["run"] is not None or given["block"] is not None
             read = not isinstance(given["x"], Tensor) or given["x"].dtype == torch.uint8
-            if asked or read or ranks.grouped():
-                cut = _Whole(function, given, per_image or {}, smallest, per_batch)
-                return cast(R, cut.record())
-            return function(*args, **kwargs)
+            # gradients work and numpy warns as it does by default, whatever the caller's modes
+            with torch.inference_mode(False), np.errstate(all="warn", under="ignore"):
+                if asked or read or ranks.grouped():
+                    cut = _Whole(function, given, per_image or {}, smallest, per_batch)
+                    return cast(R, cut.record())
+                return function(*args, **kwargs)
 
         return measured
 
