@@ -117,8 +117,8 @@ class Splitting:
     def _reach(self, at: Ints, margin: Tensor, few: Bools) -> Tensor:
         """Set the level of the margin, 0 where errors are not few; who is inside; the rate."""
         finite, wanted = margin.clamp(-3e38, 3e38), float(np.exp(-self.depth))
-        rank = 1 + int(wanted * (margin.shape[1] - 1))
-        lowest = finite.kthvalue(rank, dim=1, keepdim=True).values
+        rank = int(wanted * (margin.shape[1] - 1))
+        lowest = finite.sort(dim=1).values[:, rank : rank + 1]
         # where far more share that margin, those below it go on
         tied = (finite <= lowest).double().mean(1, keepdim=True) > (1 + wanted) / 2
         below = torch.where(finite < lowest, finite, -torch.inf).amax(1, keepdim=True)
