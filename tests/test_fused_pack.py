@@ -1,6 +1,7 @@
 """pack: what it takes, that it computes the same, and what it says of what it cannot take."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -86,9 +87,9 @@ class Noisy(nn.Module):
         return self.out(x.flatten(1) + torch.rand(1))
 
 
-def hooked():
+def hooked(kind):
     module = _dense(192, 2)
-    module[1].register_forward_hook(lambda *_: None)
+    getattr(module[1], f"register_{kind}_hook")(lambda *_: None)
     return module
 
 
@@ -132,7 +133,10 @@ REFUSED = {
     "state": (Counting, "it stored calls"),
     "list": (Listing, "it used 'SEEN'"),
     "random": (Noisy, "it used 'rand'"),
-    "hooks": (hooked, "its '1' had hooks"),
+    **{
+        kind: (partial(hooked, kind), "its '1' had hooks")
+        for kind in ("forward", "forward_pre", "full_backward", "full_backward_pre")
+    },
     "softmax": (lambda: nn.Sequential(*_dense(192, 3), nn.Softmax(1)), "was a Softmax"),
     "relu last": (lambda: nn.Sequential(*_dense(192, 3), nn.ReLU()), "something after its last"),
     "wide": (lambda: _dense(192, 1025, 2), "a width of 1025"),

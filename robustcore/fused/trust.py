@@ -17,6 +17,8 @@ NAMES = {
     *("add", "sub", "mul", "div"),
 }
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 def surprise(model: nn.Module) -> str | None:
     """What stands in the way, as words that follow "model must hold layers that pack knows"."""
@@ -29,7 +31,7 @@ def surprise(model: nn.Module) -> str | None:
 
 
 def _surprise(module: nn.Module, names: set[str]) -> str | None:
-    if any(getattr(module, hooks) for hooks in ("_forward_hooks", "_forward_pre_hooks")):
+    if any(getattr(module, hooks) for hooks in HOOKS):
         return "had hooks"
     if "forward" in vars(module):
         return "had a forward method of its own, beside its class's"
