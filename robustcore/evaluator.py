@@ -115,7 +115,8 @@ class Evaluator(Rounds):
         margins = self.kernels.margins(logits, self.y, torch.as_tensor(rows, device=self.device))
         self.clean_margins = margins[0].double().cpu().numpy()
 
-        again, flipped = (self.network(self.formatted(p)).clone() for p in (probe, probe.flip(0)))
+        again = self.network.spare_inputs(self.formatted(probe))
+        flipped = self.network(self.formatted(probe.flip(0))).clone()
         self.n_forward += 1
         self.n_forward[:PROBE] += 2
         self.randomized = not _same(again, self.network(self.formatted(probe)))

@@ -39,7 +39,7 @@ class Gradients:
         self.n_backward = torch.zeros_like(self.n_forward)
         self.usable = torch.zeros(count, dtype=torch.bool, device=self.x.device)
         self.fused = evaluator.fused.ascent if evaluator.fused is not None else None
-        self.model = evaluator.network.model
+        self.model = evaluator.network.eager
         if evaluator.network.compiled:
             self.model = torch.compile(self.model, dynamic=True)
 

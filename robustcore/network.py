@@ -40,6 +40,7 @@ class Network:
         if not callable(model):
             raise TypeError(f"model must be callable, was {type(model).__name__}")
         self.model, self.device, self.dtype = model, device, dtype
+        self.eager = model  # as it is called where it is not compiled
         self.layout = torch.contiguous_format
         self.compiled, self.compile_seconds = False, 0.0
         self.notes: list[str] = []
@@ -58,15 +59,26 @@ class Network:
             images = torch.cat([images, fill]).contiguous(memory_format=self.layout)
         return _checked(self._forward(images), len(images))[:n]
 
+    def spare_inputs(self, images: Tensor) -> Tensor:
+        """The model's answer; from now on it is given copies if it writes to what it is given."""
+        given = images.clone()
+        before = given._version
+        logits = self(given).clone()
+        if given._version != before or not torch.equal(given, images):
+            model = self.model
+            self.eager = self._forward = lambda images: model(images.clone())
+            self.notes.append("the model writes to its input: it was given copies")
+        return logits
+
     def choose_layout(self, images: Tensor) -> None:
         """Fall back to contiguous images when the model cannot take channels_last ones."""
         if self.layout is torch.contiguous_format:
             return
         try:
-            self(images.contiguous(memory_format=self.layout))
+            self(images.clone(memory_format=self.layout))
         except RuntimeError as error:
             self.layout = torch.contiguous_format
-            self(images)  # an error that has another cause comes up again here
+            self(images.clone())  # an error that has another cause comes up again here
             self.notes.append(f"images are contiguous, as channels_last failed: {error}")
 
     def compile(self, wanted: bool | None, planned: int, images: Tensor) -> None:
@@ -85,14 +97,14 @@ class Network:
             return
         options: dict[str, Any] | None = {"freezing": True} if self.device.type == "cpu" else None
         start = time.perf_counter()
-        self._forward = torch.compile(self.model, dynamic=True, options=options)
+        self._forward = torch.compile(self.eager, dynamic=True, options=options)
         self.compiled = True
         try:
             self(images)
         except Exception as error:
             if not automatic:
                 raise
-            self._forward, self.compiled = self.model, False
+            self._forward, self.compiled = self.eager, False
             self.notes.append(f"not compiled, as that failed: {type(error).__name__}: {error}")
         self.compile_seconds = time.perf_counter() - start
 

@@ -209,3 +209,63 @@ def test_a_cuda_graph_gives_the_counts_of_the_cpu():
     got = rc.error_rate(model.cuda(), x.cuda(), [0.1, 0.4], samples=500, batch_size=64)
     np.testing.assert_array_equal(got.n_errors, want.n_errors)
     assert not got.provenance.notes
+
+
+class Writes(torch.nn.Module):
+    """A model that changes the images that it is given, or works on copies of them."""
+
+    def __init__(self, how):
+        super().__init__()
+        torch.manual_seed(0)
+        self.how, self.rest = how, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+
+    def forward(self, x):
+        match self.how:
+            case "subtract":
+                x.sub_(0.5).div_(0.25)
+            case "relu":  # of pixels in [0, 1] it changes none
+                x.relu_()
+            case "unseen":
+                x.data.sub_(0.5).div_(0.25)
+            case "relu of a copy":
+                x = x.relu()
+            case _:
+                x = (x - 0.5) / 0.25
+        return self.rest(x)
+
+
+@pytest.mark.parametrize(
+    ("how", "alike"), [("subtract", "copy"), ("unseen", "copy"), ("relu", "relu of a copy")]
+)
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_model_that_writes_to_its_input_is_given_copies(how, alike, hidden):
+    x = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    kept = x.clone()
+
+    def found(how, near):
+        module = Writes(how).eval()
+        model = (lambda images: module(images)) if hidden else module
+        rates = rc.error_rate(model, x, [0.8, 1.6], samples=100, progress=False)
+        yield rates.rate
+        yield rc.sigma_at_error_rate(model, x, 0.05, samples=100, progress=False).sigma
+        yield rc.certify(model, x, sigma=0.1, n=200, progress=False).radius
+        if near:  # gradients know nothing of a write that autograd does not see
+            yield rc.distance_to_error(model, x, progress=False).distance
+        yield "the model writes to its input: it was given copies" in rates.provenance.notes
+        assert torch.equal(x, kept)
+
+    *right, told = found(alike, how != "unseen")
+    assert not told
+    *mine, told = found(how, how != "unseen")
+    assert told or not hidden  # a network that is fused is not called
+    assert all(map(np.array_equal, mine, right))
+    assert mine[0].any()
+
+
+def test_a_model_that_writes_is_compiled_on_copies():
+    x = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    rates = [
+        rc.error_rate(Writes(how).eval(), x, 0.2, samples=100, compile=True, progress=False).rate
+        for how in ("subtract", "copy")
+    ]
+    assert np.array_equal(*rates)
