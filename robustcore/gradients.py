@@ -21,6 +21,10 @@ LOSSES = ("ce", "margin", "dlr")
 Classes = Tensor | Callable[[Tensor, Tensor], Tensor]
 
 
+class NoGradients(ValueError):
+    """A model's logits carry none to its input."""
+
+
 class Gradients:
     """Margins and gradients at points (S, D) for images rows (S,), and what they cost.
 
@@ -126,7 +130,7 @@ class Gradients:
             answer: Any = self.model(images)
             logits = getattr(answer, "logits", answer)
             if not logits.requires_grad:
-                raise ValueError(
+                raise NoGradients(
                     "model must let gradients through from its logits to its input, which an "
                     "attack needs and an error rate in noise does not: its logits carried none"
                 )
@@ -136,7 +140,7 @@ class Gradients:
             gain = self._gain(wide, rows, loss, classes)
             (found,) = torch.autograd.grad(gain.sum(), images, allow_unused=True)
         if found is None:
-            raise ValueError(
+            raise NoGradients(
                 "model must compute its logits from its input: they did not depend on it"
             )
         gradient.copy_(self.flat(found.float()))

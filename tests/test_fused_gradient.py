@@ -291,3 +291,20 @@ def test_instruction_sets_that_contract_agree_bit_for_bit(name, norm):
         results = [each[:1] + each[2:5] for each in results]
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("norm", ["L2", "Linf"])
+def test_the_nearest_errors_of_two_classes_and_one_start(norm):
+    # of two classes one start is kept: its column of a sorted (S, 2) is not contiguous
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)).eval()
+    x = torch.rand(5, 3, 2, 2)
+    near = rc.distance_to_error(net, x, norm=norm, box=None, progress=False)
+    assert near.provenance.notes[0].startswith("fused")
+    logits = net(x).double().detach()
+    gap = (logits[:, 0] - logits[:, 1]).abs()
+    way = (net[1].weight[0] - net[1].weight[1]).double().detach()
+    truth = gap / (way.norm() if norm == "L2" else way.abs().sum())
+    assert np.allclose(near.distance, truth, rtol=1e-3)
+    curve = rc.error_curve(net, x, None, (0.01, 1e-3), samples=200, progress=False)
+    assert not any("second look" in note for note in curve.provenance.notes)

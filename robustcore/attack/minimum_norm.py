@@ -134,7 +134,7 @@ def _begin(gradients: Gradients, rows: Tensor, logits: Tensor, starts: int) -> _
         return _Slots(gradients, rows, torch.full_like(rows, -1), 0)
     others = logits.float().scatter(1, gradients.y[rows, None], -torch.inf)
     order = others.sort(dim=1, descending=True, stable=True).indices[:, :starts]
-    return _Slots(gradients, rows.repeat_interleave(starts), order.flatten(), 0)
+    return _Slots(gradients, rows.repeat_interleave(starts), order.flatten().contiguous(), 0)
 
 
 def _length(offset: Tensor, norm: float) -> Tensor:

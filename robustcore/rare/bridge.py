@@ -60,7 +60,7 @@ class Crossing:
 class Bridge:
     """Made where a descent begins, crossed at some of its levels (crossings.Crossings).
 
-    Raises ValueError for a model without gradients.
+    Raises NoGradients for a model without them.
     """
 
     def __init__(self, particles: Particles, sigma: Floats) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from robustcore import inputs
 from robustcore.evaluator import Evaluator
-from robustcore.gradients import Gradients
+from robustcore.gradients import Gradients, NoGradients
 from robustcore.network import Model
 from robustcore.rare import second_look as look
 from robustcore.rare.bridge import Bridge
@@ -202,7 +202,7 @@ def _differentiable(evaluator: Evaluator) -> bool:
         gradients(
             torch.zeros(1, dtype=torch.int64, device=point.device), point, point, "margin", None
         )
-    except ValueError as error:
+    except NoGradients as error:
         evaluator.notes.append(f"no bridge at the last level: {error}")
         return False
     return True
@@ -273,7 +273,7 @@ def _look_again(
         sigma = found.curve.sigma_interval(most[:, None], confidence)[1][:, 0]
     try:
         points, distance, forward, backward = look.nearest(evaluator, rows)
-    except ValueError as error:
+    except NoGradients as error:
         evaluator.notes.append(f"no second look from the nearest error: {error}")
         return
     evaluator.n_forward[rows] += forward

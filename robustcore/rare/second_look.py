@@ -28,7 +28,7 @@ BLOCK = 2**25  # pixels at a time
 def nearest(evaluator: Evaluator, rows: Ints) -> tuple[torch.Tensor, Floats, Ints, Ints]:
     """(points, distances, forward, backward) of the nearest errors (l2) of images rows (R,).
 
-    Raises ValueError for a model without gradients.
+    Raises NoGradients for a model without them.
     """
     at = torch.as_tensor(rows, device=evaluator.device)
     near = distance_to_error(
