@@ -155,7 +155,11 @@ def test_sigma_for_each_image():
         ({"attack": lambda m, x, y: x[:1]}, ValueError, "attack must return images of the shape"),
         ({"attack": lambda m, x, y: "no"}, TypeError, "attack must return a tensor"),
         ({"attack": lambda m, x, y: x.long()}, TypeError, "floating-point images"),
+        ({"sigma": np.ones((2, 0))}, ValueError, "sigma must be a number or a flat grid"),
         ({"sigma": None, "error_rates": 2.0}, ValueError, "error_rate must lie strictly"),
+        ({"sigma": None, "error_rates": []}, ValueError, "error_rates must be a number or a flat"),
+        ({"sigma": None, "error_rates": [[0.1]]}, ValueError, "error_rates must be .* a flat list"),
+        ({"sigma": None, "error_rates": "few"}, TypeError, "error_rates must be a number or a li"),
     ],
 )
 def test_bad_input_is_named(arguments, error, message):
@@ -171,3 +175,11 @@ def test_needed_points_are_enough():
     found = rc.audit_attack(*half_space(2), lambda m, x, y: x, sigma=[0.1, 0.2], points=6)
     assert (found.distances > 0).all(2).any()  # else nothing could be shown here
     assert found.count(MISSED) > 0
+
+
+def test_little_confidence_needs_a_single_point():
+    found = rc.audit_attack(
+        *half_space(2), exact(), sigma=SIGMA, points=1, samples=200, confidence=0.1
+    )
+    assert found.distances.shape == (2, 1, 1)
+    assert found.overall != MISSED

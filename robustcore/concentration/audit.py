@@ -22,7 +22,6 @@ from robustcore.provenance import bar, provenance
 from robustcore.results import AuditResult
 from robustcore.results.audit import RATE_SHARE
 from robustcore.runs import by_blocks
-from robustcore.stats import order_ranks
 
 STREAM = 3  # its draws are neither those that chose sigma nor those of `noisy_distance`
 BLOCK_ELEMENTS = 2**25
@@ -97,7 +96,7 @@ def audit_attack(
     n = len(batch)
     engine = {"seed": seed, "ids": ids, "batch_size": batch_size, "backend": backend}
     engine |= {"compile": compile}
-    rates = np.atleast_1d(np.asarray(error_rates, np.float64)) if sigma is None else np.zeros(0)
+    rates = _rates(error_rates) if sigma is None else np.zeros(0)
     noise = np.empty((n, len(rates))) if sigma is None else _sigmas(sigma, n)
     _enough(points, confidence, noise.shape[1])
     spent = np.zeros(n, np.int64)
@@ -162,10 +161,23 @@ def audit_attack(
     )
 
 
+def _rates(error_rates: Any) -> np.ndarray:
+    """A number or G numbers to (G,)."""
+    try:
+        rates = np.atleast_1d(np.asarray(error_rates, np.float64))
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"error_rates must be a number or a list of numbers, was {error_rates!r}"
+        ) from None
+    if rates.ndim != 1 or rates.size == 0:
+        raise ValueError(f"error_rates must be a number or a flat list, had shape {rates.shape}")
+    return rates
+
+
 def _sigmas(sigma: Any, n: int) -> np.ndarray:
     """A number, G numbers or (B, G) to (B, G)."""
     grid = np.asarray(sigma.detach().cpu() if isinstance(sigma, Tensor) else sigma)
-    if grid.ndim == 2:
+    if grid.ndim == 2 and grid.size:
         if len(grid) != n:
             raise ValueError(f"sigma must have a row for each of {n} images, had {len(grid)}")
         return np.stack([per_image_sigma(column, n) for column in grid.T], 1)
@@ -175,8 +187,8 @@ def _sigmas(sigma: Any, n: int) -> np.ndarray:
 def _enough(points: int, confidence: float, sigmas: int) -> None:
     """Whether a median can be bounded on one side at what is left of the confidence."""
     tail = (1 - RATE_SHARE) * (1 - confidence) / max(1, sigmas)
-    if int(order_ranks(points, 0.5, 1 - 2 * tail)[0]) < 1:
-        needed = math.ceil(-math.log2(tail))
+    needed = max(1, math.ceil(-math.log2(tail)))  # all are on one side with probability 2^-points
+    if points < needed:
         raise ValueError(
             f"points must be at least {needed} for confidence {confidence:g} shared between "
             f"{sigmas} sigmas, was {points}"
