@@ -59,6 +59,8 @@ def rate(x, y=None, **more):
         (X.double().numpy(), Y.numpy()),
         (BYTES, Y),
         (BYTES.numpy(), Y.tolist()),
+        (BYTES.flip(0).numpy()[::-1], Y),
+        ([image[:, ::-1] for image in X.flip(2).numpy()], Y),
         (TensorDataset(X, Y), None),
         (TensorDataset(X), Y),
         (DataLoader(TensorDataset(X, Y), batch_size=2), None),
@@ -100,6 +102,15 @@ def test_pictures_of_other_sizes_are_scaled_and_cut(folder):
     found = LabelledFolder(folder, size=14)[3:4]
     assert found.shape == (1, 3, 14, 14)
     assert float(found.min()) > 0.99
+
+
+def test_pictures_of_more_bits_are_refused(folder):
+    deep = Image.fromarray(np.full((8, 8), 1000, np.uint16))
+    with pytest.raises(ValueError, match=r"8 bits a channel, image 0 was I;16"):
+        rate([deep, deep])
+    deep.save(folder / "3.png")
+    with pytest.raises(ValueError, match=r"8 bits a channel, .*3\.png was I"):
+        rate(folder)
 
 
 def test_the_model_says_where_and_in_which_type_images_are_read():

@@ -136,6 +136,14 @@ def _size_of(path: Path, table: Path) -> int:
 
 def _opened(path: Path) -> Image.Image:
     try:
-        return Image.open(path)
+        picture = Image.open(path)
     except OSError as error:
         raise OSError(f"x must hold images that Pillow reads, not {path}: {error}") from None
+    return of_bytes(picture, str(path))
+
+
+def of_bytes(picture: Image.Image, name: str) -> Image.Image:
+    """The picture. Raises ValueError for one of more bits, which Pillow would cut off at 255."""
+    if picture.mode[0] in "IF":
+        raise ValueError(f"x must hold images of 8 bits a channel, {name} was {picture.mode}")
+    return picture

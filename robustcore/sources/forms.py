@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from robustcore import inputs
-from robustcore.sources.folder import LabelledFolder
+from robustcore.sources.folder import LabelledFolder, of_bytes
 from robustcore.sources.source import CHUNK, Read, Source, digest, is_path
 
 SAMPLED = 32  # images that stand for a set too large to be read twice
@@ -84,7 +84,7 @@ def _of_array(x: np.ndarray, put: Callable[[Tensor], Tensor]) -> Source:
         raise TypeError(f"x must be floating point in [0, 1], or uint8, was {x.dtype}")
 
     def read(first: int, last: int) -> tuple[Tensor, None]:
-        return put(torch.from_numpy(np.ascontiguousarray(x[first:last]))), None
+        return put(torch.from_numpy(x[first:last].copy())), None
 
     # a mapped file is left to be read when it is wanted
     return _sampled(len(x), read, "array", x.dtype.str, all_of=not isinstance(x, np.memmap))
@@ -137,10 +137,11 @@ def _takes_slices(x: Any) -> bool:
 
 def _image(image: Any, i: int) -> Tensor:
     if isinstance(image, Image.Image):
+        image = of_bytes(image, f"image {i}")
         array = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
         return torch.from_numpy(array.copy()).view(*array.shape[:2], -1).permute(2, 0, 1)
     if isinstance(image, np.ndarray):
-        image = torch.from_numpy(image)
+        image = torch.from_numpy(image.copy())
     if not isinstance(image, Tensor) or image.ndim != 3:
         was = f"had shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image)
         raise TypeError(
