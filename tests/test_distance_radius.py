@@ -84,3 +84,15 @@ def test_the_smallest_radius_is_found_to_one_percent(norm):
     true = 2.5 if norm == 2 else 2.5 / float(model.w.abs().sum())
     near = distance_to_error(model, x, y, norm=norm, method="pgd", eps="search", restarts=2)
     assert np.all((near.distance >= true * (1 - 1e-5)) & (near.distance <= true * 1.011))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("norm", NORMS)
+def test_no_rounding_leaves_the_radius(norm, dtype):
+    """Neighbours of bfloat16 near 1 are 1/256 apart: rounding to the nearest added 6 % to 8/255."""
+    model, x = Waves(), images(7).to(dtype)
+    eps = 8 / 255 if norm == "Linf" else 0.3
+    result = pgd(lambda x: model(x.float()), x, eps=eps, norm=norm, steps=20, restarts=2)
+    reached = result.distance[result.fooled[:, 0]]
+    assert (reached > 0).any()
+    assert reached.max() <= eps * (1 + 1e-6)

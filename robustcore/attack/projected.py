@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustcore.attack.descents import descended
 from robustcore.attack.found import Found
-from robustcore.attack.starts import Steps, sizes, starts
+from robustcore.attack.starts import Steps, rounded_within, sizes, starts
 from robustcore.gradients import Gradients
 
 PATIENCE, LAST = 2, 0.05
@@ -169,7 +169,7 @@ def _move(gradients: Gradients, live: _Window, how: Steps) -> None:
         live.size, live.radius, live.points, norm=gradients.norm, box=how.box,
     )  # fmt: skip
     if gradients.engine.dtype not in (torch.float32, torch.float64):
-        live.points = gradients.rounded(live.points)
+        live.points = rounded_within(gradients, live.rows, live.points, live.radius)
         live.offset = live.points - gradients.x[live.rows]
     live.age, live.stuck = live.age + 1, ~usable
     gradients.usable[live.rows[usable]] = True

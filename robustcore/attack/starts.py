@@ -9,6 +9,8 @@ from torch import Tensor
 
 from robustcore.gradients import Gradients
 
+ROUNDING = 1e-6  # of a radius, for float32
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -36,8 +38,28 @@ def starts(
         random, restart, how.ids[row], offset, norm=gradients.norm, seed=how.seed
     )
     points = offset.add_(clean)
-    points = gradients.rounded(points if how.box is None else points.clamp_(*how.box))
-    return clean, points
+    points = points if how.box is None else points.clamp_(*how.box)
+    return clean, rounded_within(gradients, row, points, reach)
+
+
+def rounded_within(gradients: Gradients, rows: Tensor, points: Tensor, radius: Tensor) -> Tensor:
+    """Points (S, D) as the model sees them, none outside its image's radius (S,).
+
+    Types of few digits have little between two neighbours: where rounding to the nearest leaves the
+    ball, it goes towards the image, which leaves neither ball nor box.
+    """
+    near = gradients.rounded(points)
+    if gradients.engine.dtype in (torch.float32, torch.float64):
+        return near
+    x, away = gradients.x[rows], near - gradients.x[rows]
+    length = away.norm(dim=1) if gradients.norm == 2 else away.abs().amax(1)
+    outside = length > radius * (1 + ROUNDING)
+    beyond = outside[:, None] & (away.abs() > (points - x).abs())
+    unit = torch.finfo(gradients.engine.dtype).eps * near.abs()
+    inner = gradients.rounded(near - 0.75 * unit * away.sign())  # the next one towards the image
+    passed = (inner - x) * away <= 0
+    still = (inner - x).abs() > (points - x).abs()
+    return torch.where(beyond, torch.where(passed | still, x, inner), near)
 
 
 def sizes(gradients: Gradients, row: Tensor, reach: Tensor, how: Steps) -> Tensor:
