@@ -96,3 +96,18 @@ def test_no_rounding_leaves_the_radius(norm, dtype):
     reached = result.distance[result.fooled[:, 0]]
     assert (reached > 0).any()
     assert reached.max() <= eps * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "box"), [(torch.float16, (0.1, 0.9)), (torch.bfloat16, (0.2, 0.8))]
+)
+def test_no_rounding_leaves_the_box(dtype, box):
+    model, x = Waves(), (0.3 + 0.4 * images(7)).to(dtype)
+    ends = torch.tensor(box, dtype=dtype).double()
+    assert ends[0] < box[0] or ends[1] > box[1]  # the nearest that the type holds are outside
+    result = pgd(lambda x: model(x.float()), x, eps=0.5, box=box, steps=20, restarts=2)
+    x_adv = result.x_adv[torch.tensor(result.fooled[:, 0])].double()
+    assert len(x_adv)
+    assert box[0] <= x_adv.min()
+    assert x_adv.max() <= box[1]
+    assert x_adv.min() < box[0] + 0.01  # and reach to its edge

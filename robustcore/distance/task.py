@@ -47,7 +47,7 @@ class Task:
         restarts = inputs.integer("restarts", restarts, 1, 2**20)
         loss = inputs.choice("loss", loss, LOSSES)
         images = inputs.images(x)
-        bounds = inputs.box_around(box, images)
+        bounds = _held(inputs.box_around(box, images), images.dtype)
         engine = Evaluator(
             model, x, y, ids=ids, seed=seed, batch_size=batch_size, backend=backend, compile=compile
         )
@@ -117,3 +117,15 @@ class Task:
             norm=self.name,
             provenance=provenance(engine, method, None, start, settings),
         )
+
+
+def _held(box: tuple[float, float] | None, dtype: torch.dtype) -> tuple[float, float] | None:
+    """The outermost bounds in the box that half precision holds: others round out of it."""
+    if box is None or dtype in (torch.float32, torch.float64):
+        return box
+    bounds = torch.tensor(box, dtype=torch.float64, device="cpu")
+    near = bounds.to(dtype).double()
+    inward = 0.75 * torch.finfo(dtype).eps * near.abs() * bounds.new_tensor([1.0, -1.0])
+    outside = (near - bounds) * inward.sign() < 0
+    low, high = torch.where(outside, (near + inward).to(dtype).double(), near).tolist()
+    return low, high
