@@ -5,7 +5,14 @@ import pytest
 import torch
 from models import Small
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+)
 
 import robustcore as rc
 from robustcore.sources import LabelledFolder, open_source
@@ -193,3 +200,40 @@ def test_one_set_is_told_from_another(folder):
     assert len(set(abouts)) == len(abouts)
     (folder / "4.png").write_bytes((folder / "5.png").read_bytes())
     assert open_source(folder, None, Small()).about not in abouts
+
+
+def test_a_table_that_excel_wrote_and_a_label_past_all_integers(folder):
+    table = folder / "labels.csv"
+    text = table.read_text()
+    table.write_text(text, encoding="utf-8-sig")
+    assert LabelledFolder(folder).y.tolist() == Y.tolist()
+    table.write_text(f"file,label\n0.png,{10**30}")
+    with pytest.raises(ValueError, match="labels must be integer classes, line 2"):
+        LabelledFolder(folder)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", np.longdouble])
+def test_arrays_of_types_that_torch_does_not_know(dtype):
+    np.testing.assert_array_equal(rate(X.numpy().astype(dtype), Y).rate, rate(X, Y).rate)
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [BatchSampler(RandomSampler(range(N)), 2, False), [[3, 1], [0, 2]]],
+    ids=["random", "list"],
+)
+def test_a_loader_whose_batches_are_in_another_order_is_refused(batches):
+    with pytest.raises(ValueError, match="keeps the order of its data set"):
+        rate(DataLoader(TensorDataset(X, Y), batch_sampler=batches), Y)
+
+
+@pytest.mark.parametrize("label", ["cat", torch.eye(3)[0], np.zeros(2, np.int64)])
+def test_labels_that_are_no_numbers_are_refused_by_name(label):
+    with pytest.raises(TypeError, match=r"x must hold labels that are integer .* image 0 had"):
+        rate([(image, label) for image in X])
+
+
+def test_a_mapping_is_no_set_of_images(tmp_path):
+    np.savez(tmp_path / "x.npz", x=X.numpy())
+    with np.load(tmp_path / "x.npz") as file, pytest.raises(TypeError, match="was NpzFile"):
+        rate(file)

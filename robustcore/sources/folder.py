@@ -89,7 +89,7 @@ class LabelledFolder:
 
 def _labels_from(table: Path) -> tuple[list[str], np.ndarray]:
     try:
-        with table.open(newline="", encoding="utf-8") as file:
+        with table.open(newline="", encoding="utf-8-sig") as file:  # Excel begins with a mark
             rows = list(csv.DictReader(file, skipinitialspace=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise OSError(f"labels must be a CSV file that can be read, was {table}: {error}") from None
@@ -108,7 +108,7 @@ def _labels_from(table: Path) -> tuple[list[str], np.ndarray]:
     for i, row in enumerate(rows):
         try:
             labels[i] = int(row[wanted["label"]])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(
                 f"labels must be integer classes, line {i + 2} of {table} had "
                 f"{row[wanted['label']]!r}"

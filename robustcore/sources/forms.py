@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,15 +44,9 @@ def open_source(x: Any, y: Any, model: Any) -> Source:
     if isinstance(x, np.ndarray):
         return _of_array(x, put)
     if isinstance(x, DataLoader):
-        if not isinstance(x.sampler, SequentialSampler) and not isinstance(
-            x.dataset, IterableDataset
-        ):
-            raise ValueError(
-                "x must be a DataLoader that keeps the order of its data set, its sampler was "
-                f"{type(x.sampler).__name__}: leave out shuffle=True, or pass loader.dataset"
-            )
-        x = x.dataset
-    if isinstance(x, IterableDataset) or not (hasattr(x, "__len__") and hasattr(x, "__getitem__")):
+        x = _behind(x)
+    numbered = hasattr(x, "__len__") and hasattr(x, "__getitem__")
+    if isinstance(x, (IterableDataset, Mapping)) or not numbered:
         raise TypeError(
             "x must be a torch.Tensor, a numpy array, a Dataset or DataLoader with images by "
             f"number, or a folder, was {type(x).__name__}"
@@ -64,6 +58,19 @@ def open_source(x: Any, y: Any, model: Any) -> Source:
 
 
 # -- the forms ---------------------------------------------------------------------------------
+
+
+def _behind(loader: DataLoader[Any]) -> Any:
+    """The loader's data set, where it holds what the loader gives, in its order."""
+    # a loader with a batch_sampler has an idle SequentialSampler beside it
+    batches = loader.batch_sampler
+    by = loader.sampler if batches is None else getattr(batches, "sampler", batches)
+    if type(by) is not SequentialSampler and not isinstance(loader.dataset, IterableDataset):
+        raise ValueError(
+            "x must be a DataLoader that keeps the order of its data set, its sampler was "
+            f"{type(by).__name__}: leave out shuffle=True, or pass loader.dataset"
+        )
+    return loader.dataset
 
 
 def _of_tensor(x: Tensor, put: Callable[[Tensor], Tensor]) -> Source:
@@ -82,9 +89,11 @@ def _of_array(x: np.ndarray, put: Callable[[Tensor], Tensor]) -> Source:
         )
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         raise TypeError(f"x must be floating point in [0, 1], or uint8, was {x.dtype}")
+    # torch knows neither other byte orders nor long doubles
+    known = x.dtype.newbyteorder("=") if x.dtype.itemsize <= 8 else np.dtype(np.float64)
 
     def read(first: int, last: int) -> tuple[Tensor, None]:
-        return put(torch.from_numpy(x[first:last].copy())), None
+        return put(torch.from_numpy(x[first:last].astype(known, order="C"))), None
 
     # a mapped file is left to be read when it is wanted
     return _sampled(len(x), read, "array", x.dtype.str, all_of=not isinstance(x, np.memmap))
@@ -115,12 +124,22 @@ def _items(x: Any, put: Callable[[Tensor], Tensor]) -> Read:
                     f"{tuple(image.shape)}, image {first} {tuple(images[0].shape)}"
                 )
         given = [label for _, label in pairs]
-        labels = (
-            None if any(label is None for label in given) else torch.as_tensor(given, device="cpu")
-        )
-        return torch.stack(images), labels
+        return torch.stack(images), _labels(given, first)
 
     return read
+
+
+def _labels(given: list[Any], first: int) -> Tensor | None:
+    if any(label is None for label in given):
+        return None
+    for i, label in enumerate(given):
+        size = label.numel() if isinstance(label, Tensor) else np.size(label)
+        if isinstance(label, str) or size != 1:
+            raise TypeError(
+                "x must hold labels that are integer class indices, "
+                f"image {first + i} had {label!r}"
+            )
+    return torch.as_tensor(given, device="cpu")
 
 
 def _slices(x: Slices, put: Callable[[Tensor], Tensor]) -> Read:
