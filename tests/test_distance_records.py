@@ -36,6 +36,12 @@ def test_a_part_and_a_table(near):
     assert repr(near).startswith("DistanceResult(4 images, L2: 3 found, 1 misclassified; median")
 
 
+def test_images_in_reverse(near):
+    back = near[::-1]
+    assert back.ids.tolist() == near.ids.tolist()[::-1]
+    assert torch.equal(back.x_adv, near.x_adv.flip(0))
+
+
 def test_provenance_tells_how(near):
     assert near.provenance.method == "minimum"
     assert near.provenance.settings["effort"] == 60

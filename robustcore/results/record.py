@@ -100,7 +100,7 @@ class Record:
     def __getitem__(self: R, index: Any) -> R:
         if not isinstance(index, slice) and np.size(index) == 0:
             index = np.zeros(0, dtype=np.int64)  # an empty list is of no dtype that indexes
-        chosen = np.atleast_1d(np.arange(len(self))[index])
+        chosen = np.atleast_1d(np.arange(len(self))[index]).copy()  # torch knows no strides below 0
         cut = {
             name: getattr(self, name)[chosen]
             for name, (_, dims) in self._arrays().items()
