@@ -111,3 +111,18 @@ def test_no_rounding_leaves_the_box(dtype, box):
     assert box[0] <= x_adv.min()
     assert x_adv.max() <= box[1]
     assert x_adv.min() < box[0] + 0.01  # and reach to its edge
+
+
+def test_an_error_counts_at_every_radius_it_lies_within():
+    """A start in the larger ball falls on errors that the start in the smaller one missed."""
+
+    def island(x):
+        pixel = x.flatten(1)[:, 0]
+        lead = torch.where((pixel > 0.54) & (pixel < 0.56), -1 + 0 * pixel, 5 + pixel)
+        return torch.stack([lead, 0 * lead], 1)
+
+    x = torch.full((1000, 1, 1, 1), 0.5)
+    result = pgd(island, x, eps=[0.07, 1.0], steps=2, box=None)
+    proven = result.distance[:, None] <= result.eps
+    assert 0 < proven.sum() < proven.size
+    assert (result.fooled >= proven).all()

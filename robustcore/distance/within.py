@@ -46,7 +46,8 @@ def pgd(
     """Robust accuracy under projected gradient descent, at one radius or a grid of radii.
 
     eps: one or more radii in pixel units, positive; tried in ascending order, each on the images
-        that no smaller one fooled. norm, targets, and the rest: as in `distance_to_error`.
+        that no smaller one fooled; an error counts at every radius it lies within.
+    norm, targets, and the rest: as in `distance_to_error`.
     steps: at most so many for each start. restarts: starts for each image, at most: an image leaves
         at its first error. step_size: a number is used throughout; None starts at eps, halves
         whenever progress stops, and ends a start whose step is below eps/20.
@@ -82,6 +83,7 @@ def pgd(
         **{"step_size": step_size, "loss": loss, "random_start": random_start},
     }
     near = task.distances("pgd", start, settings)
+    fooled |= near.distance[:, None] <= grid  # an error found later may lie within a smaller radius
     shared = ("ids", "labels", "distance", "label_adv", "restart", "step", "norm", "x_adv")
     return PGDResult(
         **{name: getattr(near, name) for name in shared},
