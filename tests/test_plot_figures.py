@@ -1,5 +1,6 @@
 """The paper's figures: what stands in the Axes, that nothing is cut off, and refusals."""
 
+import dataclasses
 import io
 import sys
 from typing import Any
@@ -230,3 +231,10 @@ def test_refusals_of_figures() -> None:
 
 
 # Viénot, Brettel and Mollon (1999), in linear RGB: what a protanope and a deuteranope see.
+
+
+def test_images_that_are_all_censored_are_drawn_without_a_warning():
+    both = pairs(20)
+    lost = dataclasses.replace(both, sigma=np.full(20, np.inf), distance=np.full(20, np.inf))
+    with np.errstate(all="raise"):
+        plot.sigma_against_distance({"one": lost})

@@ -47,9 +47,10 @@ def sigma_against_distance(
         finite = np.where(np.isfinite(high), high, middle)
         single = both[:, np.isfinite(both).all(0)]
         ax.plot(*single, mark, color=colour, alpha=0.25, markersize=3, markeredgewidth=0)
-        bars = np.stack([middle - low, finite - middle], axis=1)[..., known]
+        mid = middle[:, known]
+        bars = np.stack([mid - low[:, known], finite[:, known] - mid], axis=1)
         ax.errorbar(
-            middle[0, known], middle[1, known], xerr=bars[0], yerr=bars[1], fmt=mark, color=colour,
+            mid[0], mid[1], xerr=bars[0], yerr=bars[1], fmt=mark, color=colour,
             markersize=6, linewidth=1.1, markeredgecolor="white", markeredgewidth=0.6,
             label=f"{name}: {len(record)} images",
         )  # fmt: skip
