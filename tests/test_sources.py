@@ -237,3 +237,12 @@ def test_a_mapping_is_no_set_of_images(tmp_path):
     np.savez(tmp_path / "x.npz", x=X.numpy())
     with np.load(tmp_path / "x.npz") as file, pytest.raises(TypeError, match="was NpzFile"):
         rate(file)
+
+
+def test_a_loader_with_a_collate_fn_of_its_own_is_refused():
+    def darker(items):
+        return torch.stack([image / 2 for image, _ in items]), None
+
+    with pytest.raises(ValueError, match="it had a collate_fn of its own: do what that does"):
+        rate(DataLoader(TensorDataset(X, Y), batch_size=2, collate_fn=darker))
+    assert len(rate(DataLoader(TensorDataset(X, Y), batch_size=None))) == N

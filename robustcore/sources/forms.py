@@ -9,7 +9,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    default_collate,
+    default_convert,
+)
 
 from robustcore import inputs
 from robustcore.sources.folder import LabelledFolder, of_bytes
@@ -69,6 +76,11 @@ def _behind(loader: DataLoader[Any]) -> Any:
         raise ValueError(
             "x must be a DataLoader that keeps the order of its data set, its sampler was "
             f"{type(by).__name__}: leave out shuffle=True, or pass loader.dataset"
+        )
+    if loader.collate_fn not in (default_collate, default_convert):
+        raise ValueError(
+            "x must be a DataLoader whose images are those of its data set, it had a collate_fn of "
+            "its own: do what that does in the data set, or pass loader.dataset"
         )
     return loader.dataset
 
