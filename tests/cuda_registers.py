@@ -2,8 +2,9 @@
 
     python tests/cuda_registers.py [--arch 80 90 100]
 
-Exits with status 1 if a kernel spills or keeps numbers in local memory. Occupancy is that of the
-registers and of the shared memory known when compiling: blocks of its threads to a multiprocessor.
+Exits with status 1 if a kernel spills or keeps numbers in local memory. Occupancy is how many
+blocks of its threads a multiprocessor has room for: registers, and shared memory, of which fused
+kernels ask for more with each launch: here for the widest layers, or the largest image, they take.
 """
 
 import argparse
@@ -18,7 +19,22 @@ SOURCE = Path(__file__).resolve().parent.parent / "csrc/cuda/kernels.cu"
 THREADS = {"margins": 32, "count_errors": 32}  # else 256
 REGISTERS, MOST_THREADS, MOST_BLOCKS = 65536, 2048, 32
 SHARED = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}  # bytes of a multiprocessor
+RESERVED = 1024  # of them, by the system for each block
+WIDEST = {"4 units": 128, "8 units": 256, "32 slots, 16 units": 512, "16 slots, 16 units": 1024}
 KIND = {"f": " float32", "d": " float64"}
+
+
+def asked(name):
+    """Bytes of shared memory that a launch asks for."""
+    from robustcore import _cuda, fused
+
+    if name == "convolution":
+        return 4 * fused.convolved.MOST
+    kind, _, shape = name.partition(" ")
+    if kind not in ("dense", "ascent"):
+        return 0
+    width = next(most for ending, most in WIDEST.items() if shape.endswith(ending))
+    return _cuda.memory([width] * 4, 0)[kind == "ascent"]
 
 
 def compiled(arch):
@@ -39,15 +55,20 @@ def compiled(arch):
         registers = int(re.search(r"Used (\d+) registers", part).group(1))
         shared = re.search(r"(\d+) bytes smem", part)
         local = sum(int(n) for n in re.findall(r"(\d+) bytes (?:stack|spill)", part))
-        yield name, registers, int(shared.group(1)) if shared else 0, local
+        yield name, registers, asked(name) + (int(shared.group(1)) if shared else 0), local
 
 
 def occupancy(arch, registers, threads, shared):
     """Blocks to a multiprocessor, in words; registers come in eights to a thread."""
     held = REGISTERS // (-(-registers // 8) * 8 * threads)
-    held = min(held, MOST_THREADS // threads, MOST_BLOCKS, SHARED[arch] // max(1, shared))
+    held = min(held, MOST_THREADS // threads, MOST_BLOCKS, SHARED[arch] // (shared + RESERVED))
     share = 100 * held * threads // MOST_THREADS
     return f"{shared} bytes shared, {held} blocks of {threads} threads ({share} %)"
+
+
+def taken(arch):
+    """A line of this script, or of triton_aot.py, on a kernel that passes, as an expression."""
+    return rf"^sm_{arch} .*: \d+ registers, \d+ bytes shared, [1-9]\d* blocks .*, 0 bytes spilled$"
 
 
 def main():

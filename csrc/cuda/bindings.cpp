@@ -161,13 +161,13 @@ void read(const Layers& layers, int64_t elements, Dense& args, const float** bac
     }
 }
 
-// Bytes that a block shares in the one of a network's kernels that takes the most; what it may.
-std::pair<int64_t, int64_t> memory(const std::vector<int64_t>& widths, int device) {
+// Bytes that a block shares when a network counts, and when it descends; what it may.
+std::array<int64_t, 3> memory(const std::vector<int64_t>& widths, int device) {
     if (widths.empty() || widths.size() > kDenseLayers) throw py::value_error(kLayers);
     Dense args{};
     args.layers = static_cast<int64_t>(widths.size());
     std::copy(widths.begin(), widths.end(), args.width);
-    return {std::max(dense_bytes(args), ascent_bytes(args)), block_bytes(device)};
+    return {dense_bytes(args), ascent_bytes(args), block_bytes(device)};
 }
 
 void dense(int64_t elements, const Layers& layers, std::array<uintptr_t, 8> tensors,

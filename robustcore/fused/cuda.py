@@ -22,12 +22,13 @@ from robustcore.kernels.cuda import addresses, call
 
 
 def memory(packed: Packed, device: torch.device | str) -> tuple[int, int]:
-    """Bytes of a block's memory that a dense network's kernels take, and that it has there."""
+    """Bytes of a block's memory that a dense network's kernels take at most, and that it has."""
     place = torch.device(device)
     index = place.index
     if index is None:
         index = torch.cuda.current_device() if place.type == "cuda" else 0
-    return _cuda.memory([len(layer.bias) for layer in packed.layers], index)
+    *needs, most = _cuda.memory([len(layer.bias) for layer in packed.layers], index)
+    return max(needs), most
 
 
 class CudaNet(DenseNet, Ascents):
