@@ -18,6 +18,9 @@ from robustcore.kernels.triton import _launch, _normals, _philox, _signed
 
 SLOTS, COLUMNS = 16, 32
 PRECISION = tl.constexpr("tf32x3")  # three products of 10 bits each: float32, to a few units
+# With fewer registers, or loads ahead of their use, the assembler would rather spill a little than
+# run fewer programs at a time.
+REGISTERS = {"maxnreg": 255, "num_stages": 1}
 PROGRAMS, FLOATS = 1024, 2**28  # at once: each has memory for its layers; of all of them together
 
 
@@ -225,6 +228,5 @@ class TritonNet(DenseNet):
             widths[-1], call.slots, elements, 1 if table else len(call.sigma), call.draws[0],
             max(1, call.draws[1]), _signed(seed), _signed(seed >> 32), _signed(stream), tiles,
             memory, max(widths), TABLE=table, LAYERS=len(layers), RELU0=relu[0], RELU1=relu[1],
-            RELU2=relu[2], NARROW=narrow, SLOTS=SLOTS, COLUMNS=COLUMNS,
-            num_stages=1,  # loads ahead of their use would take the registers of the noise
+            RELU2=relu[2], NARROW=narrow, SLOTS=SLOTS, COLUMNS=COLUMNS, **REGISTERS,
         )  # fmt: skip

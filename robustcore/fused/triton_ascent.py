@@ -13,15 +13,14 @@ import triton.language as tl
 from torch import Tensor
 
 from robustcore.fused.ascent import Ascent, Ascents, Descent
-from robustcore.fused.triton import COLUMNS, SLOTS, TritonNet, _layer, programs_for
+from robustcore.fused.triton import COLUMNS, REGISTERS, SLOTS, TritonNet, _layer, programs_for
 from robustcore.fused.triton_step import _gain, _step
 from robustcore.kernels.triton import _launch
 from robustcore.kernels.triton_ball import _box
 
 MOST_CLASSES = 32  # a row of logits is held in registers
 ELEMENTS = 32  # of each slot, at once in a step
-# with fewer, the assembler would rather spill a little than run one program at a time
-REGISTERS = {"num_warps": 8, "maxnreg": 255, "num_stages": 1}
+WARPS = {"num_warps": 8}
 PATIENCE = tl.constexpr(2)  # as robustcore/attack/projected.py has them
 LAST = tl.constexpr(0.05)
 
@@ -193,5 +192,5 @@ class TritonAscents(TritonNet, Ascents):
             ADAPTS=d is not None and d.adapts, L2=d is not None and d.l2, BOX=box is not None,
             LAYERS=len(layers), RELU0=relu[0], RELU1=relu[1], RELU2=relu[2], SLOTS=SLOTS,
             COLUMNS=COLUMNS, CLASSES=max(2, triton.next_power_of_2(classes)), ELEMENTS=ELEMENTS,
-            **REGISTERS,
+            **REGISTERS, **WARPS,
         )  # fmt: skip

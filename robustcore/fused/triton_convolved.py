@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustcore.fused.body import Call
 from robustcore.fused.convolved import CHANNELS, POSITIONS, ConvolvedNet
-from robustcore.fused.triton import PRECISION, programs_for
+from robustcore.fused.triton import PRECISION, REGISTERS, programs_for
 from robustcore.kernels import triton as kernels
 from robustcore.kernels.triton import _launch, _normals, _philox, _signed
 
@@ -137,5 +137,5 @@ class TritonConvolvedNet(ConvolvedNet):
             self.shape[1] * self.shape[2], _signed(seed), _signed(seed >> 32), _signed(stream),
             float(low), float(high), CLIP=call.clip is not None, RELU=self.relu,
             MAXIMUM=self.maximum, COUNTERS=COUNTERS, COLUMNS=COLUMNS, UNITS=UNITS, TAPS=TAPS,
-            BLOCK=CHANNELS, POSITIONS=POSITIONS, num_stages=1,
+            BLOCK=CHANNELS, POSITIONS=POSITIONS, **REGISTERS,
         )  # fmt: skip
