@@ -138,16 +138,32 @@ REFUSED = {
         for kind in ("forward", "forward_pre", "full_backward", "full_backward_pre")
     },
     "softmax": (lambda: nn.Sequential(*_dense(192, 3), nn.Softmax(1)), "was a Softmax"),
-    "relu last": (lambda: nn.Sequential(*_dense(192, 3), nn.ReLU()), "something after its last"),
-    "wide": (lambda: _dense(192, 1025, 2), "a width of 1025"),
-    "deep": (lambda: _dense(192, 4, 4, 4, 4, 2), "had 0 convolutions and 5 linear layers"),
+    "relu last": (
+        lambda: nn.Sequential(*_dense(192, 3), nn.ReLU()),
+        "must end with its linear layer '1' to be packed, had more after it",
+    ),
+    "scaled last": (
+        lambda: nn.Sequential(*_dense(192, 3), nn.ReLU(), nn.BatchNorm1d(3)),
+        "must end with its linear layer '1' to be packed, had more after it",
+    ),
+    "no linear layer": (
+        lambda: nn.Sequential(nn.Conv2d(3, 2, 8), nn.Flatten()),
+        "must end with a linear layer to be packed, had none",
+    ),
+    "nothing": (lambda: nn.Flatten(), "must end with a linear layer to be packed, had none"),
+    "wide": (lambda: _dense(192, 1025, 2), "its '1' has a width of 1025, of at most 1024"),
+    "many classes": (lambda: _dense(192, 4, 1025), "its '3' has a width of 1025"),
+    "deep": (lambda: _dense(192, 4, 4, 4, 4, 2), "its '9' is linear layer 5, of at most 4"),
     "long": (
         lambda: flat(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()) for _ in range(4))),
-        "had 4 convolutions and 1 linear layers",
+        r"its '3\.0' is convolution 4, of at most 3",
     ),
-    "one logit": (lambda: _dense(192, 1), "a single logit"),
+    "one logit": (
+        lambda: _dense(192, 4, 1),
+        "must have 2 logits or more, its linear layer '3' makes one",
+    ),
     "own forward": (own_forward, "its '1' had a forward method of its"),
-    "infinite": (lambda: spoilt(math.inf), "model must have finite weights to be packed"),
+    "infinite": (lambda: spoilt(math.inf), "finite weights to be packed, its '1' has others"),
     "not a number": (lambda: spoilt(math.nan), "model must have finite weights"),
     "too large for float32": (lambda: spoilt(1e39), "model must have finite weights"),
     "channels": (lambda: nn.Sequential(nn.Conv2d(1, 4, 3)), "'0' takes 1 channels, was given"),

@@ -26,6 +26,8 @@ class Chain:
         self.image = image
         self.shape: tuple[int, ...] = image
         self.layers: list[Layer] = []
+        self.node = ""  # what is being appended
+        self.names: list[str] = []  # of the layers
         self.scale: Tensor | None = None  # (C,) or (K,), of the current value
         self.shift: Tensor | None = None
 
@@ -62,8 +64,12 @@ class Chain:
     def linear(self, weight: Tensor, bias: Tensor | None) -> None:
         if len(self.shape) != 1 or weight.shape[1] != self.shape[0]:
             raise NotPackable(f"takes {weight.shape[1]} numbers, was given {self.shape}")
+        if len(weight) > WIDEST:
+            raise NotPackable(f"has a width of {len(weight)}, of at most {WIDEST}")
+        if sum(not layer.convolution for layer in self.layers) == MOST_LINEAR:
+            raise NotPackable(f"is linear layer {MOST_LINEAR + 1}, of at most {MOST_LINEAR}")
         weight, bias = self.folded(weight, bias)
-        self.layers.append(Layer(weight, bias))
+        self._append(Layer(weight, bias))
         self.shape, self.scale, self.shift = (len(weight),), None, None
 
     def convolution(self, conv: nn.Conv2d) -> None:
@@ -71,6 +77,9 @@ class Chain:
             raise NotPackable("has groups, a padding mode other than zeros, or padding in words")
         if len(self.shape) != 3 or any(not layer.convolution for layer in self.layers):
             raise NotPackable("comes after a flattening")
+        if len(self.layers) == MOST_CONVOLUTIONS:
+            most = MOST_CONVOLUTIONS
+            raise NotPackable(f"is convolution {most + 1}, of at most {most}")
         if conv.in_channels != self.shape[0]:
             raise NotPackable(f"takes {conv.in_channels} channels, was given {self.shape}")
         fill = None
@@ -88,8 +97,12 @@ class Chain:
             )
         ]
         self._left(*size)
-        self.layers.append(layer)
+        self._append(layer)
         self.shape, self.scale, self.shift = (len(weight), *size), None, None
+
+    def _append(self, layer: Layer) -> None:
+        self.layers.append(layer)
+        self.names.append(self.node)
 
     def _left(self, *sides: int) -> None:
         if min(sides) < 1:
@@ -120,13 +133,6 @@ class Chain:
 
     def packed(self, draws: str) -> Packed:
         """The network that the layers are, if the kernels take it."""
-
-        def refuse(found: str) -> None:
-            raise NotPackable(
-                f"model must have at most {MOST_CONVOLUTIONS} convolutions, then 1 to "
-                f"{MOST_LINEAR} linear layers of widths to {WIDEST}, had {found}"
-            )
-
         layers = [
             replace(
                 each,
@@ -136,18 +142,19 @@ class Chain:
             )
             for each in self.layers
         ]
-        kept = [each for layer in layers for each in (layer.weight, layer.fill) if each is not None]
-        if not all(bool(each.isfinite().all()) for each in kept):
-            raise NotPackable("model must have finite weights to be packed")
-        linear = [each for each in layers if not each.convolution]
-        if not 1 <= len(linear) <= MOST_LINEAR or len(layers) - len(linear) > MOST_CONVOLUTIONS:
-            refuse(f"{len(layers) - len(linear)} convolutions and {len(linear)} linear layers")
-        if max(len(each.bias) for each in linear) > WIDEST:
-            refuse(f"a width of {max(len(each.bias) for each in linear)}")
-        if linear[-1].relu or self.scale is not None or len(self.shape) != 1:
-            refuse("something after its last linear layer")
-        if len(linear[-1].bias) < 2:
-            refuse("a single logit")
+        for name, layer in zip(self.names, layers, strict=True):
+            kept = [each for each in (layer.weight, layer.fill) if each is not None]
+            if not all(bool(each.isfinite().all()) for each in kept):
+                raise NotPackable(
+                    f"model must have finite weights to be packed, its {name!r} has others"
+                )
+        if not layers or layers[-1].convolution:
+            raise NotPackable("model must end with a linear layer to be packed, had none")
+        last = f"linear layer {self.names[-1]!r}"
+        if layers[-1].relu or self.scale is not None:
+            raise NotPackable(f"model must end with its {last} to be packed, had more after it")
+        if len(layers[-1].bias) < 2:
+            raise NotPackable(f"model must have 2 logits or more, its {last} makes one")
         packed = Packed(self.image, tuple(layers), draws)
         if draws == "features" and not packed.dense:
             raise NotPackable(

@@ -25,14 +25,14 @@ def ordinary(module: nn.Module) -> bool:
 
 def append(chain: Chain, model: nn.Module, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     """Append what a node does; what it stands for: the value, a constant, or its batch size."""
+    chain.node = str(node.target) if node.op == "call_module" else node.name
     try:
         return _do(chain, model, node, values)
     except NotPackable as error:
         reason = str(error)
     except Exception as error:  # what torch would refuse as well, or what is not foreseen here
         reason = f"could not be followed: {type(error).__name__}: {error}"
-    name = str(node.target) if node.op == "call_module" else node.name
-    raise NotPackable(f"model must hold layers that pack knows, its {name!r} {reason}")
+    raise NotPackable(f"model must hold layers that pack knows, its {chain.node!r} {reason}")
 
 
 class _Mark:
