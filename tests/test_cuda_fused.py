@@ -11,6 +11,7 @@ from torch import nn
 
 import robustcore as rc
 from robustcore import kernels
+from robustcore.evaluator import Evaluator
 from robustcore.fused import pack
 from robustcore.fused.native import ISAS, NativeNet
 from robustcore.fused.packed import Layer, Packed
@@ -174,6 +175,20 @@ def test_the_engine_takes_a_packed_convolutional_network_and_says_so(cuda, monke
     images = torch.rand(2, 3, 100, 100, device=DEVICE)
     record = rc.error_rate(pack(large, (3, 100, 100)), images, 0.2, backend="cuda", **how)
     assert not any("fused" in note for note in record.provenance.notes)
+
+
+@pytest.mark.parametrize("name", ["mlp", "chain"])
+def test_an_ordinary_module_is_fused_on_backends_that_are_unasked(cuda, monkeypatch, name):
+    module, shape = model(name)
+    x = slots(shape)[0].to(DEVICE)
+    if DEVICE == "cpu":
+        monkeypatch.setattr(kernels, "unavailable", lambda backend, device: None)
+    module = module.to(DEVICE)
+    assert Evaluator(module, x, backend="cuda").fused is None
+    monkeypatch.setattr("robustcore.fused.UNASKED", ("native", "cuda"))
+    engine = Evaluator(module, x, backend="cuda")
+    assert engine.fused is not None
+    assert engine.fused.note in engine.notes
 
 
 def test_wrong_networks_and_wrong_tensors_are_refused(cuda):

@@ -49,6 +49,10 @@ from robustcore.fused.reference import ReferenceNet
 
 __all__ = ["Fused", "NotPackable", "Packed", "fuse", "pack"]
 
+# Backends that fuse an ordinary module unasked: those measured to be faster so. The others have
+# not been measured yet; benchmarks/gpu.sh does it.
+UNASKED = ("native",)
+
 # Slots to a call: after it progress is shown, and an interrupt is heard. More on a CUDA device, for
 # it is waited for; its memory sets no limit: no body keeps any for each slot.
 AT_ONCE, AT_ONCE_CUDA = 2**16, 2**20
@@ -135,12 +139,11 @@ def fuse(
 ) -> Fused | None:
     """`model` in one kernel with its noise, or None where it must be called as it is.
 
-    That is so for anything but a network that `pack` takes, on the native backend, for float32
-    images; and for one whose own `logits` (B, K) of the images x the packed network does not
-    reproduce. On the cuda and triton backends, whose fused kernels no device has measured against
-    torch, a network is fused when it is Packed by the user; if it begins with a convolution, up to
-    that layer's answers. Draws in the features are the user's wish: ValueError where they cannot be
-    made.
+    That is so for anything but a network that `pack` takes, on a backend that is UNASKED, for
+    float32 images; and for one whose own `logits` (B, K) of the images x the packed network does
+    not reproduce. On the other backends a network is fused when it is Packed by the user; on a GPU
+    one that begins with a convolution up to that layer's answers. Draws in the features are the
+    user's wish: ValueError where they cannot be made.
     """
     packed = model if isinstance(model, Packed) else None
     how = (backend, x.device, clip)
@@ -153,7 +156,7 @@ def fuse(
     if not dtype == logits.dtype == torch.float32:
         return None
     if packed is None:
-        if backend != "native" or not isinstance(model, nn.Module):
+        if backend not in UNASKED or not isinstance(model, nn.Module):
             return None
         try:
             packed = pack(model, tuple(x.shape[1:]))

@@ -192,7 +192,8 @@ def unavailable(backend: str, device: torch.device | str) -> str | None:
     return None
 
 
-# The fastest first. Triton comes before CUDA C++ as no device has measured the two.
+# The fastest first. Triton and CUDA C++ have not been measured against each other yet, so theirs is
+# a guess; benchmarks/gpu.sh does it.
 _PREFERRED = {"cpu": ("native",), "cuda": ("triton", "cuda")}
 
 
