@@ -12,6 +12,7 @@ PGD: see pgd_peers.py. With one thread times are processor time, else wall time.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,8 @@ def main():
         for name, table in (("noise", noise_table), ("pgd", pgd_table)):
             if given.only in (None, name):
                 key = f"{name}, {threads} thread{'s' * (threads > 1)}"
-                result[key] = {"machine": machine(), **table(given.rounds)}
+                about = {"command": " ".join(["python", *sys.argv]), "machine": machine()}
+                result[key] = {**about, **table(given.rounds)}
                 given.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
