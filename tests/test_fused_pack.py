@@ -78,6 +78,29 @@ class Listing(Counting):
 SEEN: list[torch.Tensor] = []
 
 
+class Twice(nn.Module):
+    """Forgets what it made of the logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.other = _dense(192, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
+        answer = self.inner(x)
+        self.other(getattr(answer, "logits", answer))
+        return answer
+
+
+class Asking(Counting):
+    """Asks itself for a method by its name."""
+
+    def forward(self, x):
+        return getattr(self, "count", None)(x)
+
+    def count(self, x):
+        return Counting.forward(self, x)
+
+
 class Noisy(nn.Module):
     def __init__(self):
         super().__init__()
@@ -130,6 +153,9 @@ REFUSED = {
     "circular": (lambda: flat(nn.Conv2d(3, 4, 3, padding_mode="circular")), "padding mode"),
     "relu first": (lambda: flat(nn.ReLU()), "'0' does not come after a linear layer"),
     "branch": (Residual, "is part of a branch"),
+    "logits twice": (Twice, "'getattr_1' is part of a branch"),
+    "by name": (Asking, "it used 'getattr'"),
+    "wrapped function": (lambda: rc.wrap(lambda x: x.flatten(1), 0.5, 0.5), "it used 'model'"),
     "state": (Counting, "it stored calls"),
     "list": (Listing, "it used 'SEEN'"),
     "random": (Noisy, "it used 'rand'"),
@@ -196,16 +222,38 @@ def test_dropout_and_batch_norm_in_training_mode_are_refused():
         pack(norm, (3, 8, 8))
 
 
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: (nn.Flatten(), nn.Linear(192, 9), nn.ReLU(), nn.Linear(9, 4)),
+        lambda: (nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(320, 4)),
+    ],
+)
+def test_wrapped_networks_are_fused_with_their_normalisation(layers):
+    inner = nn.Sequential(*layers()).eval()
+    module, x = rc.wrap(inner, (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)), images((3, 8, 8))
+    packed = pack(module, (3, 8, 8))
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), module(x), rtol=1e-5, atol=1e-6)
+        assert float((packed(x) - inner(x)).abs().max()) > 0.1
+    record = rc.error_rate(module, x, 0.3, samples=100, progress=False)
+    plain = rc.error_rate(lambda z: module(z), x, 0.3, samples=100, progress=False)
+    assert record.provenance.notes[:1] == (f"fused from noise to counts: {packed}",)
+    assert not any("fused" in note for note in plain.provenance.notes)
+    assert abs(record.n_errors - plain.n_errors).sum() <= 1  # of 600: rounding
+    assert plain.n_errors.sum() > 10
+
+
 def test_arguments_may_be_named():
     module, x = Named().eval(), images((3, 8, 8))
     assert torch.equal(pack(module, (3, 8, 8))(x), module(x))
 
 
 def test_tracing_leaves_no_trace():
-    counting = Counting()
-    with pytest.raises(NotPackable):
-        pack(counting, (3, 8, 8))
-    assert counting.calls == 0
+    for counting in (Counting(), Asking()):
+        with pytest.raises(NotPackable):
+            pack(counting, (3, 8, 8))
+        assert counting.calls == 0
     assert not SEEN
 
 

@@ -67,7 +67,7 @@ def _do(chain: Chain, model: nn.Module, node: fx.Node, values: dict[fx.Node, Any
         raise NotPackable("is part of a branch")
     if node.op == "call_module":
         _module(chain, target)
-    else:
+    elif target is not getattr or args[1] != "logits":  # a tensor has none: itself is asked for
         _function(chain, target, args, kwargs)
     return VALUE
 

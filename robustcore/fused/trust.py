@@ -42,6 +42,12 @@ def _surprise(module: nn.Module, names: set[str]) -> str | None:
     return _side_effect(module, type(module).forward, names)
 
 
+def _words(function: Any) -> set[str]:
+    """The strings in a function's code."""
+    found = {each for each in function.__code__.co_consts if isinstance(each, str)}
+    return found - {function.__doc__}
+
+
 def _side_effect(module: nn.Module, function: Any, names: set[str]) -> str | None:
     """What a forward method does beside calling layers, as far as its code tells."""
     code = getattr(function, "__code__", None)
@@ -55,6 +61,8 @@ def _side_effect(module: nn.Module, function: Any, names: set[str]) -> str | Non
     for name in code.co_names:
         own = getattr(module, name, None)
         if name in names or isinstance(own, (nn.Module, Tensor, int, float, tuple)):
+            continue
+        if name == "getattr" and _words(function) <= {"logits"}:  # as rc.wrap asks an answer
             continue
         if not isinstance(own, MethodType):
             return f"used {name!r}"
