@@ -82,20 +82,38 @@ def test_draws_have_the_density_that_they_are_weighed_by():
     way = torch.nn.functional.normalize(torch.randn(1, 6, 4), dim=2)
     shift, none = torch.tensor([0.5], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     law = mixture.Mixture(way, shift, torch.tensor([[0, 1] * 3]), none)
-    along = way[:, law.chosen[0].repeat(200)]
-    z = law.placed(torch.randn_like(along))
-    own = (z * along).sum(2)
-    across = z - own[..., None] * along
+    along = way[0, law.chosen[0].repeat(200)]
+    number = torch.arange(len(along))
+    z = law.placed(torch.randn_like(along), torch.zeros_like(number), number)
+    own = (z * along).sum(1)
+    across = z - own[:, None] * along
     many = own.numel()
     assert abs(own.mean() - 0.5) < 4 * mixture.NARROW / np.sqrt(many)
     assert abs(own.std() / mixture.NARROW - 1) < 4 / np.sqrt(2 * many)
-    assert abs(across.square().sum(2).mean() / 3 - 1) < 4 * np.sqrt(2 / 3 / many)
+    assert abs(across.square().sum(1).mean() / 3 - 1) < 4 * np.sqrt(2 / 3 / many)
     # E_p[q/p] = 1, for the mixture of either fold
-    plain = torch.randn(1, 100_000, 4)
+    row = torch.arange(100_000)
+    plain = torch.randn(len(row), 4)
     for side in (0, 1):
-        odds = law.log_odds(plain, torch.full(plain.shape[:2], side)).exp()
+        odds = law.log_odds(plain, row, torch.zeros_like(row), torch.full_like(row, side)).exp()
         assert abs(odds.mean() - 1) < 4 * odds.std() / np.sqrt(odds.numel())
         assert abs((odds / mixture.NARROW).mean() - 1) > 4 * odds.std() / np.sqrt(odds.numel())
+
+
+def test_densities_of_some_draws_of_several_images_are_those_of_each_alone(monkeypatch):
+    monkeypatch.setattr(mixture, "PIXELS", 3)
+    torch.manual_seed(0)
+    way = torch.nn.functional.normalize(torch.randn(3, 6, 7), dim=2)
+    fold = torch.tensor([[0, 1] * 3, [0] * 2 + [1] * 4, [0] * 5 + [1]])
+    shift, bound = torch.rand(2, 3, dtype=torch.float64)
+    law = mixture.Mixture(way, shift, fold, bound)
+    z, row = torch.randn(20, 7), torch.tensor([1, 2, 3, 5, 8, 13, 19])
+    image, side = torch.tensor([0, 0, 0, 0, 2, 2, 2]), torch.tensor([0, 1, 1, 0, 1, 1, 1])
+    along = (way[image].double() @ z[row].double()[..., None])[..., 0]
+    away = (along - shift[image, None]) / mixture.NARROW
+    terms = (along.square() - away.square()) / 2 + law.weight[side, image]
+    found = law.log_odds(z, row, image, side)
+    torch.testing.assert_close(found, terms.logsumexp(1))
 
 
 def test_beyond_the_last_level_the_curve_goes_on_as_over_two_steps():

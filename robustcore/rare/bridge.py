@@ -87,9 +87,12 @@ class Bridge:
         toward, kind, family = parts
         stage = torch.arange(toward.shape[1], device=own.device) >= self.first[0].shape[1]
         fold = _folds(own.family[place], 1 + int(max(own.family.max(), family.max())))
-        mine = fold.gather(1, family)
-        alike = [each[:, :, None] == each[:, None] for each in (kind, mine, stage[None])]
-        way = ways(toward, alike[0] & alike[1] & alike[2], self.block)
+        # ways of a fold side by side
+        mine, order = fold.gather(1, family).sort(dim=1, stable=True)
+        toward = toward[torch.arange(len(at), device=own.device)[:, None], order]
+        each = kind.gather(1, order), mine, stage[order]
+        alike = torch.stack([one[:, :, None] == one[:, None] for one in each]).all(0)
+        way = ways(toward, alike, self.block)
         shift = torch.as_tensor(LENGTH * np.maximum(height(log_rate), 1.0), device=own.device)
         draws = spent - GRADIENT * toward.shape[1]
         rounds = np.maximum(2, -(-draws // (2 * TOGETHER)))
@@ -121,24 +124,26 @@ class Bridge:
 
     def _directions(self, at: Ints, sigma: Floats, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """(unit directions (R, K, D) float32, classes, families (R, K)) at some particles."""
-        own, engine = self.particles, self.particles.evaluator
-        slots, image, numbers = own.slots(at, count)
-        count = numbers.shape[1]
-        noise = own.by_slot(sigma, count)
-        points = engine.x[image] + noise.float().view(-1, 1, 1, 1) * own.z[slots]
-        if engine.clip is not None:
-            points = points.clamp(*engine.clip)
-        flat = self.gradients.flat(points)
-        found = torch.zeros_like(flat)
-        _, _, kind = self.gradients(image, flat, found, "margin", None)
+        own = self.particles
+        slots = own.slots(at, count)
+        numbers, noise = slots.numbers, own.by_slot(sigma, count).float()
+        toward = own.z.new_empty(len(slots.image), own.pixels)
+        kind = torch.empty_like(slots.image)
+
+        def one(part: slice) -> None:
+            flat = self.gradients.flat(own.points(slots, part, own.held(slots, part), noise))
+            found = torch.zeros_like(flat)
+            _, _, kind[part] = self.gradients(slots.image[part], flat, found, "margin", None)
+            way = self.gradients.images(found).contiguous().flatten(1).nan_to_num_(0.0, 0.0, 0.0)
+            length = torch.linalg.vector_norm(way, dim=1, keepdim=True, dtype=torch.float64)
+            toward[part] = on_grid(way.div_(length.clamp(min=1e-38).float()))
+
+        own.batches(len(toward), one)
         own.evaluator.n_forward[own.images[at]] += count
         self.backward[at] += count
-        toward = self.gradients.images(found).contiguous().flatten(1).nan_to_num_(0.0, 0.0, 0.0)
-        length = torch.linalg.vector_norm(toward, dim=1, keepdim=True, dtype=torch.float64)
-        toward = on_grid(toward.div_(length.clamp(min=1e-38).float()))
         place = torch.as_tensor(at, device=own.device)
-        shape = (len(at), count)
-        return toward.view(*shape, -1), kind.view(shape), own.family[place].gather(1, numbers)
+        toward, kind = (each.view(*numbers.shape, *each.shape[1:]) for each in (toward, kind))
+        return toward, kind, own.family[place].gather(1, numbers)
 
     def _by_draws(
         self,
@@ -155,24 +160,22 @@ class Bridge:
         total, square = (
             torch.zeros(len(at), width, dtype=torch.float64, device=device) for _ in range(2)
         )
-        done = 0
+        scale = torch.as_tensor(log_rate, device=device)
+        done, z = 0, own.z[:0]
         while (on := np.flatnonzero(rounds > done)).size:
             many = max(1, own.evaluator.batch_size // (len(on) * width))
             many = int(min(many, (rounds[on] - done).min()))
-            row = torch.as_tensor(on, device=device)
             names = BRIDGE + torch.arange(many * width, device=device)
             names = names + torch.as_tensor(self.used[at[on]], device=device)[:, None]
             self.used[at[on]] += many * width
             term = torch.empty(names.shape, dtype=torch.float64, device=device)
-            scale = torch.as_tensor(log_rate[on], device=device)
-            images = max(1, self.block // (many * width * own.pixels))
+            images = min(len(on), max(1, self.block // (many * width * own.pixels)))
+            if len(z) < images * many * width:
+                z = own.z.new_empty(images * many * width, *own.z.shape[1:])
             for start in range(0, len(on), images):
                 part = slice(start, start + images)
-                here, near = at[on[part]], mixture.of(row[part])
-                z = near.placed(own.draws(here, names[part]))
-                error = ~(own.judge_drawn(here, sigma[on[part]], z) > 0)
-                log_term = near.log_bounded(z) - scale[part, None]
-                term[part] = torch.where(error, log_term.exp(), 0.0)
+                term[part] = self._terms(at, sigma, scale, mixture, on[part], names[part], z)
+            row = torch.as_tensor(on, device=device)
             term = term.view(len(on), many, width)
             total[row] += term.sum(1)
             square[row] += term.square().sum(1)
@@ -184,20 +187,46 @@ class Bridge:
         value, variance = (each * total / n).sum(1), (each**2 * spread_of).sum(1)
         return value.cpu().numpy(), variance.cpu().numpy(), terms.cpu().numpy()
 
+    def _terms(
+        self,
+        at: Ints,
+        sigma: Floats,
+        scale: Tensor,
+        mixture: Mixture,
+        on: Ints,
+        names: Tensor,
+        z: Tensor,
+    ) -> Tensor:
+        """a p/q over exp(scale), 0 where no error is, of draws of images at[on] by names; in z."""
+        own, count = self.particles, names.shape[1]
+        image = torch.as_tensor(on, device=own.device).repeat_interleave(count)
+        number = torch.arange(count, device=own.device).repeat(len(on))
+
+        def place(z: Tensor, part: slice) -> None:
+            mixture.placed(z.flatten(1), image[part], number[part])
+
+        margin = own.judge_draws(at[on], names, sigma[on], z, place)
+        error = (~(margin > 0)).nonzero().flatten()
+        image, number = image[error], number[error]
+        log_term = mixture.log_bounded(z.flatten(1), error, image, number) - scale[image]
+        term = torch.zeros_like(margin)
+        term[error] = log_term.exp()
+        return term.view(names.shape)
+
     def _by_particles(
         self, place: Tensor, fold: Tensor, mixture: Mixture
     ) -> tuple[Floats, Floats, Floats]:
         """E_particles[a], its variance between families, effective number of families; (R,)."""
         own = self.particles
         family = own.family[place]
-        z = own.z.view(len(own.rows), own.n, -1)
         side = 1 - fold.gather(1, family)
         a = torch.empty(len(place), own.n, dtype=torch.float64, device=own.device)
-        step = max(1, self.block // (own.n * z.shape[2]))
+        row = place[:, None] * own.n + torch.arange(own.n, device=own.device)
+        image = torch.arange(len(place), device=own.device)[:, None].expand_as(row)
+        step = max(1, self.block // (own.n * own.pixels))
         for start in range(0, len(place), step):
-            part = slice(start, start + step)
-            row = torch.arange(len(place), device=own.device)[part]
-            a[part] = mixture.of(row).share(z[place[part]], side[part])
+            of = (each[start : start + step].flatten() for each in (row, image, side))
+            a[start : start + step] = mixture.share(own.z.flatten(1), *of).view(-1, own.n)
         count = torch.zeros(len(place), fold.shape[1], dtype=torch.float64, device=own.device)
         sums = torch.zeros_like(count)
         count.scatter_add_(1, family, torch.ones_like(a))

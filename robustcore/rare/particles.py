@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,21 +22,38 @@ Bools = NDArray[np.bool_]
 FIRST, MOVES, BRIDGE, LOOK = 2**20, 2**24, 2**30, 2**31
 
 
-def normals(evaluator: Evaluator, rows: Tensor, samples: Tensor) -> Tensor:
-    """Standard normal draws (S, C, H, W) float32, named by images rows (S,) and samples (S,)."""
-    shape = evaluator.x.shape[1:]
-    zero = evaluator.x.new_zeros(1, *shape)
-    out = evaluator.x.new_empty((len(rows), *shape))
+def normals(
+    evaluator: Evaluator, images: Tensor, rows: Tensor, samples: Tensor, out: Tensor
+) -> Tensor:
+    """Standard normal draws to out (S, C, H, W) float32, of images[rows[s]] by name samples[s]."""
     return evaluator.kernels.perturb(
-        zero.expand(len(rows), *shape).contiguous(),
-        torch.arange(len(rows), device=rows.device),
+        evaluator.x.new_zeros(len(images), *evaluator.x.shape[1:]),
+        rows,
         torch.ones(len(rows), dtype=torch.float32, device=rows.device),
         samples,
-        evaluator.ids[rows],
+        evaluator.ids[images],
         out,
         seed=evaluator.seed,
         stream=evaluator.stream,
     )
+
+
+@dataclass(frozen=True)
+class Slots:
+    """`count` of each of images `at`, ascending, one image after another.
+
+    image (S,): in x. place (S,): in z. numbers (len(at), count): of the particles.
+    """
+
+    at: Ints
+    count: int
+    image: Tensor
+    place: Tensor
+    numbers: Tensor
+
+    def ends(self, part: slice) -> tuple[int, int]:
+        """Which of images `at` the first slot of a part is of, and which the last."""
+        return part.start // self.count, (part.stop - 1) // self.count
 
 
 class Particles:
@@ -64,19 +82,19 @@ class Particles:
         self.kept = torch.ones_like(self.margin)
         self.family = torch.zeros(count, particles, dtype=torch.int64, device=self.device)
         self.used = np.zeros(count, np.int64)  # draws spent on moves
+        self._rooms = [self.z[:0]] * 2
 
     def begin(self, draws: Tensor, inside: Tensor, margin: Tensor) -> None:
         """From the first draws: names (F,), which of them count (R, F), and their margins."""
         chosen = spread(inside, self.n)
         self.family = chosen
         self.margin = margin.gather(1, chosen)
-        names = draws[chosen].flatten()
-        owners = self.rows.repeat_interleave(self.n)
+        names, slots = draws[chosen].flatten(), self.slots(np.arange(len(self.rows)))
 
-        def draw(at: slice) -> None:
-            self.z[at] = normals(self.evaluator, owners[at], names[at])
+        def draw(part: slice) -> None:
+            self._drawn(slots, part, names, self.z[part])
 
-        self._batches(len(names), draw)
+        self.batches(len(names), draw)
 
     def multiply(self, at: Ints, inside: Tensor) -> None:
         """Of images `at`, the particles inside (len(at), N) take the places of all, evenly."""
@@ -99,7 +117,7 @@ class Particles:
                 of, to = of.flip(0), to.flip(0)
             for start in range(0, len(of), self.evaluator.batch_size):
                 part = slice(start, start + self.evaluator.batch_size)
-                self.z[to[part]] = self.z[of[part]]
+                self.z.index_copy_(0, to[part], self.z.index_select(0, of[part]))
 
     def settle(self) -> None:
         self.kept.fill_(1.0)
@@ -113,105 +131,135 @@ class Particles:
         above level; radial: only the length of z takes that step. Leaves N(0, I) on the set as it
         is. Returns the share taken of each image. Source: Cotter et al., Statistical Science 2013.
         """
-        slots, image, names = self.slots(at)
-        noise, reach, share = (self.by_slot(each) for each in (sigma, level, beta))
-        names = names + torch.as_tensor(MOVES + self.used[at], device=self.device)[:, None]
+        slots = self.slots(at)
+        total, reach, share = len(slots.image), self.by_slot(level), self.by_slot(beta)
+        left = (1 - share.square()).sqrt()
+        noise, shorter, longer = (each.float() for each in (self.by_slot(sigma), left, share))
+        first = torch.as_tensor(MOVES + self.used[at], device=self.device)
+        names, ids = (slots.numbers + first[:, None]).flatten(), self.evaluator.ids[slots.image]
         self.used[at] += self.n
         self.evaluator.n_forward[self.images[at]] += self.n
-        draws = names.flatten().contiguous()
-        taken = torch.zeros(len(slots), dtype=torch.bool, device=self.device)
-        margins, kept = self.margin.view(-1), self.kept.view(-1)
-        left = (1 - share.square()).sqrt()
+        found = torch.empty(total, dtype=torch.float64, device=self.device)
+        taken = torch.empty(total, dtype=torch.bool, device=self.device)
 
         def step(part: slice) -> None:
-            old, b = self.z[slots[part]], share[part].float()
-            new = torch.empty_like(old)
+            old = self.held(slots, part)
+            scaled, new = (self._room(each, len(old)) for each in (0, 1))
             self.evaluator.kernels.perturb(
-                old * left[part].float().view(-1, 1, 1, 1),
+                torch.mul(old, shorter[part].view(-1, 1, 1, 1), out=scaled),
                 torch.arange(len(old), device=self.device),
-                b,
-                draws[part],
-                self.evaluator.ids[image[part]],
+                longer[part],
+                names[part],
+                ids[part],
                 new,
                 seed=self.evaluator.seed,
                 stream=self.evaluator.stream,
             )
             if radial:
-                new = old * (_length(new) / _length(old)).float().view(-1, 1, 1, 1)
-            margin = self._judged(image[part], new, noise[part])
-            good = ~(margin > reach[part])
-            to = slots[part][good]
-            self.z[to] = new[good]
-            margins[to] = margin[good]
-            kept[to] *= 1.0 if radial else left[part][good]
-            taken[part] = good
+                ratio = (_length(new) / _length(old)).float()
+                torch.mul(old, ratio.view(-1, 1, 1, 1), out=new)
+            found[part] = self._judged(slots, part, new, noise)
+            taken[part] = ~(found[part] > reach[part])
+            good = taken[part].nonzero().flatten()
+            self.z.index_copy_(0, slots.place[part][good], new.index_select(0, good))
 
-        self._batches(len(slots), step)
-        return taken.view(len(at), self.n).double().mean(1).cpu().numpy()
+        self.batches(total, step)
+        place = torch.as_tensor(at, device=self.device)
+        margin, good, left = (each.view(len(at), -1) for each in (_ordered(found), taken, left))
+        self.margin[place] = torch.where(good, margin, self.margin[place])
+        if not radial:
+            self.kept[place] *= torch.where(good, left, 1.0)
+        return good.double().mean(1).cpu().numpy()
 
     def judge(self, at: Ints, sigma: Floats, some: int | None = None) -> Tensor:
         """Margins (len(at), N) of the particles of images `at` at sigma; of `some`, evenly."""
-        count = self.n if some is None else min(some, self.n)
-        self.evaluator.n_forward[self.images[at]] += count
-        slots, image, _ = self.slots(at, count)
-        noise = self.by_slot(sigma, count)
-        out = torch.empty(len(slots), dtype=torch.float64, device=self.device)
+        slots = self.slots(at, None if some is None else min(some, self.n))
+        self.evaluator.n_forward[self.images[at]] += slots.count
+        noise = self.by_slot(sigma, slots.count).float()
+        out = torch.empty(len(slots.image), dtype=torch.float64, device=self.device)
 
         def one(part: slice) -> None:
-            out[part] = self._judged(image[part], self.z[slots[part]], noise[part])
+            out[part] = self._judged(slots, part, self.held(slots, part), noise)
 
-        self._batches(len(slots), one)
-        return out.view(len(at), count)
+        self.batches(len(out), one)
+        return _ordered(out).view(len(at), -1)
 
-    def draws(self, at: Ints, names: Tensor) -> Tensor:
-        """Standard normal draws (len(at), S, D) of images `at`, by names (len(at), S)."""
-        owners = self.rows[torch.as_tensor(at, device=self.device)]
-        owners, flat = owners.repeat_interleave(names.shape[1]), names.flatten()
-        out = self.z.new_empty((len(flat), *self.z.shape[1:]))
+    def judge_draws(
+        self,
+        at: Ints,
+        names: Tensor,
+        sigma: Floats,
+        z: Tensor,
+        change: Callable[[Tensor, slice], object],
+    ) -> Tensor:
+        """Margins (S,) at sigma of draws of images `at`, by names (len(at), S / len(at)).
 
-        def draw(part: slice) -> None:
-            out[part] = normals(self.evaluator, owners[part], flat[part])
-
-        self._batches(len(flat), draw)
-        return out.view(*names.shape, -1)
-
-    def judge_drawn(self, at: Ints, sigma: Floats, z: Tensor) -> Tensor:
-        """Margins (len(at), S) of draws z (len(at), S, D) of images `at` at sigma."""
-        count = z.shape[1]
-        self.evaluator.n_forward[self.images[at]] += count
-        image = self.rows[torch.as_tensor(at, device=self.device)].repeat_interleave(count)
-        noise, flat = self.by_slot(sigma, count), z.reshape(-1, *self.z.shape[1:])
+        z (S, C, H, W) takes the draws; each batch is changed by change(z, slots), in place, as soon
+        as it is drawn.
+        """
+        slots, flat = self.slots(at, names.shape[1]), names.flatten()
+        self.evaluator.n_forward[self.images[at]] += slots.count
+        noise = self.by_slot(sigma, slots.count).float()
         out = torch.empty(len(flat), dtype=torch.float64, device=self.device)
 
         def one(part: slice) -> None:
-            out[part] = self._judged(image[part], flat[part], noise[part])
+            self._drawn(slots, part, flat, z[part])
+            change(z[part], part)
+            out[part] = self._judged(slots, part, z[part], noise)
 
-        self._batches(len(flat), one)
-        return out.view(len(at), count)
+        self.batches(len(out), one)
+        return _ordered(out)
 
-    def slots(self, at: Ints, count: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """(places in z, images, (len(at), count) numbers of the particles) of images `at`."""
+    def slots(self, at: Ints, count: int | None = None) -> Slots:
+        """Of `count` particles of each of images `at`, evenly; of all."""
         count = self.n if count is None else count
         local = torch.as_tensor(at, device=self.device)[:, None]
         each = torch.arange(count, device=self.device) * self.n // count
         numbers = each.expand(len(at), -1)
         image = self.rows[local].expand(-1, count).flatten().contiguous()
-        return (local * self.n + numbers).flatten(), image, numbers
+        return Slots(at, count, image, (local * self.n + numbers).flatten(), numbers)
 
     def by_slot(self, value: Floats, count: int | None = None) -> Tensor:
         return torch.as_tensor(value, device=self.device).repeat_interleave(count or self.n)
 
-    def _judged(self, image: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
-        engine = self.evaluator
-        points = engine.x[image] + sigma.float().view(-1, 1, 1, 1) * z
-        if engine.clip is not None:
-            points = points.clamp(*engine.clip)
-        points = points.contiguous(memory_format=engine.network.layout)
-        margin, _ = engine.kernels.margins(engine.network(points), engine.y, image)
-        self.progress(len(image))
-        return margin.double().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    def held(self, slots: Slots, part: slice) -> Tensor:
+        """z of a part of slots, without a copy where they lie side by side."""
+        first, last = slots.ends(part)
+        if slots.count == self.n and slots.at[last] - slots.at[first] == last - first:
+            start = int(slots.at[first] - first) * self.n
+            return self.z[start + part.start : start + part.stop]
+        return self.z.index_select(0, slots.place[part])
 
-    def _batches(self, total: int, body: Callable[[slice], None]) -> None:
+    def points(self, slots: Slots, part: slice, z: Tensor, sigma: Tensor) -> Tensor:
+        """x + sigma z of a part of slots, clipped. Holds until it is called again."""
+        engine, (first, last) = self.evaluator, slots.ends(part)
+        points = torch.mul(z, sigma[part].view(-1, 1, 1, 1), out=self._room(0, len(z)))
+        if first == last:
+            points += engine.x[self.images[slots.at[first]]]
+        else:
+            points += engine.x.index_select(0, slots.image[part])
+        return points if engine.clip is None else points.clamp_(*engine.clip)
+
+    def _judged(self, slots: Slots, part: slice, z: Tensor, sigma: Tensor) -> Tensor:
+        engine, points = self.evaluator, self.points(slots, part, z, sigma)
+        points = points.contiguous(memory_format=engine.network.layout)
+        margin, _ = engine.kernels.margins(engine.network(points), engine.y, slots.image[part])
+        self.progress(len(z))
+        return margin
+
+    def _drawn(self, slots: Slots, part: slice, names: Tensor, out: Tensor) -> None:
+        first, last = slots.ends(part)
+        images = self.rows[torch.as_tensor(slots.at[first : last + 1], device=self.device)]
+        owner = torch.arange(part.start, part.stop, device=self.device) // slots.count - first
+        normals(self.evaluator, images, owner, names[part], out)
+
+    def _room(self, which: int, count: int) -> Tensor:
+        """Memory for the work of a batch, kept for the next."""
+        if len(self._rooms[which]) < count:
+            self._rooms[which] = self.z.new_empty(count, *self.z.shape[1:])
+        return self._rooms[which][:count]
+
+    def batches(self, total: int, body: Callable[[slice], None]) -> None:
         start = 0
         with torch.no_grad():
             while start < total:
@@ -235,3 +283,7 @@ def spread(inside: Tensor, n: int) -> Tensor:
 
 def _length(z: Tensor) -> Tensor:
     return z.flatten(1).double().norm(dim=1)
+
+
+def _ordered(margin: Tensor) -> Tensor:
+    return margin.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)

@@ -61,8 +61,9 @@ def log_lower_rate(
         names = np.tile(np.arange(LOOK, LOOK + DRAWS), len(part))
         margin = there.margins(slots, sigma[part].repeat(DRAWS), names)
         evaluator.n_forward[rows[part]] += there.n_forward
-        owners = image.repeat_interleave(DRAWS)
-        draws = normals(evaluator, owners, torch.as_tensor(names, device=evaluator.device))
+        owners, named = (torch.as_tensor(each, device=evaluator.device) for each in (slots, names))
+        draws = evaluator.x.new_empty(len(slots), *evaluator.x.shape[1:])
+        normals(evaluator, image, owners, named, draws)
         towards = (there.x - evaluator.x[image]).flatten(1)
         towards /= torch.linalg.vector_norm(towards, dim=1, keepdim=True)
         draws = draws.view(len(part), DRAWS, -1).mul_(towards[:, None])
