@@ -187,9 +187,10 @@ def main():
     parser.add_argument("--progress", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "rare.json")
     args = parser.parse_args()
-    kept = json.loads(args.out.read_text()) if args.out.exists() else {}
     for name in args.part:
         found = PARTS[name](args)
+        # read late: another process may have written its rates meanwhile
+        kept = json.loads(args.out.read_text()) if args.out.exists() else {}
         if name in ("linear", "wide", "networks"):
             found = kept.get(name, {}) | found
         kept |= {name: found, "targets": TARGETS}
