@@ -133,14 +133,14 @@ def cases():
     for layers, narrow, table in networks:
         constants = dense(layers, narrow, table)
         yield f"dense {layers} layers {table}", fused.dense_kernel, DENSE, constants
-    for layers, loss, classes in ((1, 0, 16), (2, 2, 16), (4, 2, ascents.MOST_CLASSES)):
+    for layers, loss in ((1, 0), (2, 2), (4, 2), (4, 0)):
         for descends in (True, False):
             flags = {"LOSS": loss, "TARGETED": loss == 2, "WANTED": not descends}
             flags |= {"DESCEND": descends, "ADAPTS": descends, "L2": layers > 2, "BOX": True}
             flags |= {"LAYERS": layers, **{f"RELU{i}": i < layers - 1 for i in range(3)}}
-            flags |= {"SLOTS": fused.SLOTS, "COLUMNS": fused.COLUMNS, "CLASSES": classes}
+            flags |= {"SLOTS": fused.SLOTS, "COLUMNS": fused.COLUMNS}
             constants = {**flags, "ELEMENTS": ascents.ELEMENTS}
-            name = f"ascent {layers} layers {descends}"
+            name = f"ascent {layers} layers {loss} {descends}"
             yield name, ascents.ascent_kernel, ASCENT, constants
     at_once = ("COUNTERS", "COLUMNS", "UNITS", "TAPS", "POSITIONS")
     for maximum in (True, False):

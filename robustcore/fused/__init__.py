@@ -122,15 +122,14 @@ def _body(packed: Packed, backend: str, device: torch.device, clip: Any) -> Any:
                 return CudaConvolvedNet(packed, device)
             need, most = memory(packed, device)
             return CudaNet(packed, device) if need <= most else ReferenceNet(packed)
-        from robustcore.fused.triton import TritonNet
-        from robustcore.fused.triton_ascent import MOST_CLASSES, TritonAscents
+        from robustcore.fused.triton_ascent import TritonAscents
         from robustcore.fused.triton_convolved import TritonConvolvedNet
 
         if not packed.dense:
             return TritonConvolvedNet(packed, device)
         if packed.elements * max(len(layer.bias) for layer in packed.layers) >= 2**31:
             return ReferenceNet(packed)  # a kernel's places in its weights are 32-bit numbers
-        return (TritonAscents if packed.n_classes <= MOST_CLASSES else TritonNet)(packed, device)
+        return TritonAscents(packed, device)
     return ReferenceNet(packed)
 
 

@@ -18,7 +18,6 @@ from robustcore.fused.triton_step import _gain, _step
 from robustcore.kernels.triton import _launch
 from robustcore.kernels.triton_ball import _box
 
-MOST_CLASSES = 32  # a row of logits is held in registers
 ELEMENTS = 32  # of each slot, at once in a step
 WARPS = {"num_warps": 8}
 PATIENCE = tl.constexpr(2)  # as robustcore/attack/projected.py has them
@@ -52,8 +51,7 @@ def ascent_kernel(
     widest, hidden, memory, tiles, steps, low, high, LOSS: tl.constexpr, TARGETED: tl.constexpr,
     WANTED: tl.constexpr, DESCEND: tl.constexpr, ADAPTS: tl.constexpr, L2: tl.constexpr,
     BOX: tl.constexpr, LAYERS: tl.constexpr, RELU0: tl.constexpr, RELU1: tl.constexpr,
-    RELU2: tl.constexpr, SLOTS: tl.constexpr, COLUMNS: tl.constexpr, CLASSES: tl.constexpr,
-    ELEMENTS: tl.constexpr,
+    RELU2: tl.constexpr, SLOTS: tl.constexpr, COLUMNS: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     point = scratch + tl.program_id(0).to(tl.int64) * memory
     slope = point + SLOTS * elements
@@ -107,7 +105,7 @@ def ascent_kernel(
                     point, logits, w0, b0, b0, elements, classes, SLOTS, COLUMNS, True, False, False
                 )
             margin, gain, found = _gain(
-                logits, even, label, want, classes, LOSS, TARGETED, WANTED, SLOTS, CLASSES
+                logits, even, label, want, classes, LOSS, TARGETED, WANTED, SLOTS, COLUMNS
             )
             done = live > 0
             if DESCEND:
@@ -160,7 +158,7 @@ def ascent_kernel(
 
 
 class TritonAscents(TritonNet, Ascents):
-    """A dense network of at most MOST_CLASSES classes, with gradients and descents."""
+    """A dense network with its gradients and descents."""
 
     def _differentiate(self, ascent: Ascent, gradient: Tensor) -> None:
         self._start(ascent, gradient, None)
@@ -191,6 +189,5 @@ class TritonAscents(TritonNet, Ascents):
             LOSS=a.loss, TARGETED=a.targeted, WANTED=a.wanted is not None, DESCEND=d is not None,
             ADAPTS=d is not None and d.adapts, L2=d is not None and d.l2, BOX=box is not None,
             LAYERS=len(layers), RELU0=relu[0], RELU1=relu[1], RELU2=relu[2], SLOTS=SLOTS,
-            COLUMNS=COLUMNS, CLASSES=max(2, triton.next_power_of_2(classes)), ELEMENTS=ELEMENTS,
-            **REGISTERS, **WARPS,
+            COLUMNS=COLUMNS, ELEMENTS=ELEMENTS, **REGISTERS, **WARPS,
         )  # fmt: skip

@@ -11,52 +11,79 @@ from robustcore.kernels.triton_ball import _clip
 
 
 @triton.jit
+def _highest(row, one, two, classes, SLOTS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The first class with the largest logit, but for classes one and two."""
+    at = tl.zeros((SLOTS,), tl.int32)
+    most = tl.full((SLOTS,), float("-inf"), tl.float32)
+    for start in range(0, classes, COLUMNS):
+        column = (start + tl.arange(0, COLUMNS))[None, :]
+        asked = (column < classes) & (column != one[:, None]) & (column != two[:, None])
+        value = tl.load(row[:, None] + column, mask=asked, other=float("-inf"))
+        largest = tl.max(value, 1)
+        at = tl.where(largest > most, start + tl.argmax(value, 1), at)
+        most = tl.maximum(largest, most)
+    return at
+
+
+@triton.jit
 def _gain(
     logits, slope, label, wanted, classes, LOSS: tl.constexpr, TARGETED: tl.constexpr,
-    WANTED: tl.constexpr, SLOTS: tl.constexpr, CLASSES: tl.constexpr,
+    WANTED: tl.constexpr, SLOTS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """(margin, gain, class found) of each slot, as csrc/core/loss.h; slope: the gain's gradient."""
-    lane, column = tl.arange(0, SLOTS), tl.arange(0, CLASSES)[None, :]
+    lane = tl.arange(0, SLOTS)
     row = logits + lane * classes
-    margin, best = _margin(row, label, lane >= 0, classes, CLASSES)
-    known, goal = column < classes, column == label[:, None]
-    value = tl.load(row[:, None] + column, mask=known, other=float("-inf"))
+    margin, best = _margin(row, label, lane >= 0, classes, COLUMNS)
     top = tl.load(row + best)
     pick = best
     if WANTED:
         pick = tl.where(wanted >= 0, wanted, best)
     gain = tl.load(row + pick)
-    by = tl.where(column == pick[:, None], 1.0, 0.0)
+    total = tl.full((SLOTS,), 1.0, tl.float32)
     if LOSS == 0:
-        shares = tl.where(known & (goal == 0), tl.exp(value - top[:, None]), 0.0)
-        total = tl.sum(shares, 1)
-        soft = shares / total[:, None]
+        total = tl.zeros((SLOTS,), tl.float32)
+        for start in range(0, classes, COLUMNS):
+            column = (start + tl.arange(0, COLUMNS))[None, :]
+            other = (column < classes) & (column != label[:, None])
+            value = tl.load(row[:, None] + column, mask=other, other=float("-inf"))
+            total += tl.sum(tl.where(other, tl.exp(value - top[:, None]), 0.0), 1)
         whole = top + tl.log(total)
-        if WANTED:
-            by = tl.where(wanted[:, None] >= 0, by, soft)
-            gain = tl.where(wanted >= 0, gain, whole)
-        else:
-            by, gain = soft, whole
-    by = tl.where(goal, by - 1.0, by)
+        gain = tl.where(wanted >= 0, gain, whole) if WANTED else whole
     gain = gain - tl.load(row + label)
+    first, last = best, best
+    spread = tl.full((SLOTS,), 1.0, tl.float32)
     if LOSS == 2:
-        first = tl.argmax(value, 1)
-        rest = tl.where(column == first[:, None], float("-inf"), value)
-        last = tl.argmax(rest, 1)
-        third = tl.argmax(tl.where(column == last[:, None], float("-inf"), rest), 1)
-        last = tl.where(classes > 2, third, last)
+        none = tl.full((SLOTS,), -1, tl.int32)
+        first = _highest(row, none, none, classes, SLOTS, COLUMNS)
+        second = _highest(row, first, none, classes, SLOTS, COLUMNS)
+        last = second
+        if classes > 2:
+            last = _highest(row, first, second, classes, SLOTS, COLUMNS)
         spread = tl.load(row + first) - tl.load(row + last) + 1e-12
         gain = gain / spread
-        by, share = by / spread[:, None], (gain / spread)[:, None]
-        by = tl.where(column == first[:, None], by - share, by)
-        by = tl.where(column == last[:, None], by + share, by)
+    for start in range(0, classes, COLUMNS):
+        column = (start + tl.arange(0, COLUMNS))[None, :]
+        known, goal = column < classes, column == label[:, None]
+        by = tl.where(column == pick[:, None], 1.0, 0.0)
+        if LOSS == 0:
+            other = known & (goal == 0)
+            value = tl.load(row[:, None] + column, mask=other, other=float("-inf"))
+            soft = tl.where(other, tl.exp(value - top[:, None]), 0.0) / total[:, None]
+            by = tl.where(wanted[:, None] >= 0, by, soft) if WANTED else soft
+        by = tl.where(goal, by - 1.0, by)
+        if LOSS == 2:
+            by, share = by / spread[:, None], (gain / spread)[:, None]
+            by = tl.where(column == first[:, None], by - share, by)
+            by = tl.where(column == last[:, None], by + share, by)
+        if TARGETED:
+            by = -by
+        tl.store(slope + lane[:, None] * classes + column, by, mask=known)
     found = best.to(tl.int64)
     if TARGETED:
-        by, gain = -by, -gain
+        gain = -gain
         behind = tl.where(margin == margin, -margin, float("inf"))
         behind = tl.where(behind > 1.17549435e-38, behind, 1.17549435e-38)
         margin, found = tl.where(margin > 0, -margin, behind), label
-    tl.store(slope + lane[:, None] * classes + column, by, mask=known)
     return margin, gain, found
 
 
