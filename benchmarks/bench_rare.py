@@ -8,13 +8,14 @@ Writes benchmarks/results/rare.json, part by part: those not asked for keep thei
 run is an image of its own: its id names its draws. No number here is a time but `seconds`.
 
 linear: half-spaces, each rate with the samples that spend about 20,000 evaluations. wide: the same
-in 150,528 dimensions, fewer runs. pieces: two half-spaces, one 10 times rarer where the descent
-begins, a ball and a shell of errors. missed: a half-space that the first draws often miss; in how
-many runs where it was missed a warning said so. control: a half-space alone, where no warning is
-due. openturns: the same answers in 100 dimensions, by the Python given. networks: cost and width at
-1e-4 and 1e-6 on the first images of each network that are right, and agreement with plain draws
-of 5 of them at a sigma near that of 1e-4. plain: makes these, up to --plain of each image, in
-rounds kept in the file --counts, which a later run goes on with.
+in 150,528 dimensions, in rounds kept in the file --wide, which a later run goes on with. pieces:
+two half-spaces, one 10 times rarer where the descent begins, a ball and a shell of errors. missed:
+a half-space that the first draws often miss; in how many runs where it was missed a warning said
+so. control: a half-space alone, where no warning is due. openturns: the same answers in 100
+dimensions, by the Python given. networks: cost and width at 1e-4 and 1e-6 on the first images of
+each network that are right, and agreement with plain draws of 5 of them at a sigma near that of
+1e-4. plain: makes these, up to --plain of each image, in rounds kept in the file --counts, which a
+later run goes on with.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -39,7 +41,8 @@ from models import HalfSpace, grey  # noqa: E402
 
 SAMPLES = {1e-3: 1800, 1e-6: 1000, 1e-9: 660, 1e-12: 500}  # about 20,000 evaluations each
 DIMENSIONS = ((1, 1, 3), (3, 8, 8), (3, 32, 32))
-WIDE = (3, 224, 224)
+WIDE, ROUND = (3, 224, 224), 10  # runs at a time
+KEPT = ("sigma", "sigma_low", "sigma_high", "n_forward", "warning")
 RATES = (1e-4, 1e-6)
 TARGETS = {
     "coverage": [0.93, 0.98],
@@ -76,14 +79,13 @@ def judged(curve, at, truth):
     }
 
 
-def linear(args, shapes=None, runs=None):
+def linear(args):
     found = {}
-    shapes = shapes or [each for each in DIMENSIONS if int(np.prod(each)) in args.dimensions]
-    for shape in shapes:
+    for shape in [each for each in DIMENSIONS if int(np.prod(each)) in args.dimensions]:
         model = HalfSpace(int(np.prod(shape)), 0.5)
         for rate in args.rates:
             start = time.perf_counter()
-            x, y = grey(runs or args.runs, shape)
+            x, y = grey(args.runs, shape)
             curve = rc.error_curve(
                 model, x, y, [rate], samples=SAMPLES[rate], second_look=False,
                 progress=args.progress,
@@ -97,7 +99,36 @@ def linear(args, shapes=None, runs=None):
 
 
 def wide(args):
-    return linear(args, (WIDE,), runs=max(1, args.runs // 5))
+    found, model = {}, HalfSpace(int(np.prod(WIDE)), 0.5)
+    for rate in args.rates:
+        while (done := len(kept_runs(args, rate)["sigma"])) < args.runs:
+            ids = np.arange(done, min(done + ROUND, args.runs))
+            curve = rc.error_curve(
+                model, *grey(len(ids), WIDE), [rate], samples=SAMPLES[rate], second_look=False,
+                ids=ids, progress=args.progress,
+            )  # fmt: skip
+            keep(args, rate, {name: getattr(curve, name).ravel().tolist() for name in KEPT})
+        kept = {name: np.array(value) for name, value in kept_runs(args, rate).items()}
+        runs = {name: value[:, None] for name, value in kept.items() if name.startswith("sigma")}
+        row = {"dimensions": int(np.prod(WIDE)), "rate": rate, "samples": SAMPLES[rate]}
+        row |= judged(SimpleNamespace(**kept | runs), 0, model.sigma(rate))
+        found[f"{row['dimensions']}, {rate:g}"] = row
+        print(json.dumps(row), flush=True)
+    return found
+
+
+def kept_runs(args, rate):
+    kept = json.loads(args.wide.read_text()) if args.wide.exists() else {}
+    return kept.get(f"{rate:g}", {name: [] for name in KEPT})
+
+
+def keep(args, rate, more):
+    """Add runs of a rate; another process may have added some of another rate meanwhile."""
+    longer = {name: value + more[name] for name, value in kept_runs(args, rate).items()}
+    kept = json.loads(args.wide.read_text()) if args.wide.exists() else {}
+    part = args.wide.with_suffix(".part")
+    part.write_text(json.dumps(kept | {f"{rate:g}": longer}) + "\n")
+    part.replace(args.wide)
 
 
 def pieces(args):
@@ -182,6 +213,8 @@ def main():
     parser.add_argument("--plain", type=int, default=1_000_000, help="draws of an image")
     counts = ROOT / "results" / "rare_plain_draws.json"
     parser.add_argument("--counts", type=Path, default=counts, help="keeps the plain draws")
+    runs = ROOT / "results" / "rare_wide_runs.json"
+    parser.add_argument("--wide", type=Path, default=runs, help="keeps the runs of part wide")
     parser.add_argument("--single", type=float, nargs="*", default=[1e-4])
     parser.add_argument("--openturns", help="a Python that has openturns")
     parser.add_argument("--progress", action="store_true")

@@ -11,9 +11,11 @@ import torch
 def machine():
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     return {
-        "processor": names[0] if names else platform.processor(),
+        "processor": told.get("model name", platform.processor()),
+        # a name may stand for several designs: AMD's Zen 4 is family 25, Zen 5 family 26
+        "family_and_model": [told.get("cpu family"), told.get("model")],
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
