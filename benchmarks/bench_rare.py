@@ -112,6 +112,7 @@ def wide(args):
         runs = {name: value[:, None] for name, value in kept.items() if name.startswith("sigma")}
         row = {"dimensions": int(np.prod(WIDE)), "rate": rate, "samples": SAMPLES[rate]}
         row |= judged(SimpleNamespace(**kept | runs), 0, model.sigma(rate))
+        row["machine"] = machine()  # rates are made apart, on one machine or another
         found[f"{row['dimensions']}, {rate:g}"] = row
         print(json.dumps(row), flush=True)
     return found
