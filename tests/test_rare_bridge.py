@@ -116,6 +116,32 @@ def test_densities_of_some_draws_of_several_images_are_those_of_each_alone(monke
     torch.testing.assert_close(found, terms.logsumexp(1))
 
 
+def test_equal_ways_are_one_and_change_nothing(monkeypatch):
+    torch.manual_seed(0)
+    way = torch.nn.functional.normalize(torch.randn(3, 6, 40), dim=2)
+    way[0] = way[0, :1]  # a half-space: all alike
+    way[1, 3:5] = way[1, 2]
+    way[2, 2] = way[2, 1]
+    way[2, 2, 3] += 1e-3  # where nobody glances
+    fold = torch.tensor([[0] * 3 + [1] * 3]).expand(3, -1)
+    shift, bound = torch.rand(2, 3, dtype=torch.float64)
+    image = torch.arange(3).repeat_interleave(256)
+    number = torch.arange(256).repeat(3)
+    draws = torch.randn(len(number), 40)
+
+    def of(law):
+        z = law.placed(draws.clone(), image, number)
+        return z, law.log_bounded(z, torch.arange(len(z)), image, number)
+
+    law = mixture.Mixture(way, shift, fold, bound)
+    assert [law.chosen[each].unique().numel() for each in range(3)] == [2, 5, 6]
+    monkeypatch.setattr(mixture, "distinct", lambda way, fold: (way, torch.arange(6).expand(3, -1)))
+    z, log_term = of(law)
+    every_z, every_term = of(mixture.Mixture(way, shift, fold, bound))
+    assert torch.equal(z, every_z)
+    torch.testing.assert_close(log_term, every_term, rtol=1e-12, atol=1e-12)
+
+
 def test_beyond_the_last_level_the_curve_goes_on_as_over_two_steps():
     # a half-space whose middle level says too much: the last step alone would be too steep
     sigma = np.array([[0.2, 0.16, 0.13]])

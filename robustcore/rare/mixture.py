@@ -11,6 +11,7 @@ OWN = 0.4  # of a direction; the rest is the mean of its class
 NARROW = 0.7  # deviation there: a half-space leaves the noise little room along its normal
 TOGETHER = 128  # draws of a fold in a round
 BLOCK = 2**17  # pixels of draws at a time: in float64 they stay in the cache
+GLANCE = 16  # pixels, about, that tell whether two ways may be the same
 PIXELS = 2**12  # of a draw and of all ways at a time, likewise
 GRID = 2.0**20  # directions are multiples of 1/GRID: no rounding of a batch shows in a draw
 
@@ -20,14 +21,16 @@ class Mixture:
 
     Their deviation is NARROW along the way, of unit length, and 1 across. TOGETHER draws of a fold
     are spread evenly over its centres, and weighted so. bound (R,): log W. Least is computed where
-    ways of a fold lie side by side.
+    ways of a fold lie side by side, and equal ones among them.
     """
 
     def __init__(self, way: Tensor, shift: Tensor, fold: Tensor, bound: Tensor) -> None:
-        self.way, self.shift, self.bound = way, shift, bound
-        chosen = [spread(fold == side, TOGETHER) for side in (0, 1)]
+        self.way, number = distinct(way, fold)
+        self.shift, self.bound = shift, bound
+        chosen = [number.gather(1, spread(fold == side, TOGETHER)) for side in (0, 1)]
         self.chosen = torch.cat(chosen, 1)  # (R, 2 * TOGETHER)
-        count = torch.zeros(2, *fold.shape, dtype=torch.float64, device=fold.device)
+        shape = 2, *self.way.shape[:2]
+        count = torch.zeros(shape, dtype=torch.float64, device=fold.device)
         for side in (0, 1):
             count[side].scatter_add_(1, chosen[side], torch.ones_like(chosen[side]).double())
         self.weight = (count / (NARROW * TOGETHER)).log()  # (2, R, K)
@@ -40,14 +43,17 @@ class Mixture:
         number (S,): of each draw of an image; in turn TOGETHER are fold 0's and as many fold 1's.
         """
         chosen = self.chosen[image, number % (2 * TOGETHER)] + image * self.way.shape[1]
-        way = self.way.flatten(0, 1).index_select(0, chosen)
+        if bool((chosen == chosen[0]).all()):  # without a copy
+            way = self.way.flatten(0, 1)[chosen[:1]].expand_as(z)
+        else:
+            way = self.way.flatten(0, 1).index_select(0, chosen)
         along = torch.zeros(len(z), dtype=torch.float64, device=z.device)
         size = max(1, BLOCK // len(z))
         for part, own in zip(z.split(size, 1), way.split(size, 1), strict=True):
             along += (part * own).sum(1, dtype=torch.float64)
         # on the grid, else the order of the sum would show in a draw
         far = ((NARROW - 1) * on_grid(along) + self.shift[image]).float()[:, None]
-        return z.add_(way.mul_(far))
+        return z.add_(way * far)
 
     def log_odds(self, z: Tensor, row: Tensor, image: Tensor, side: Tensor) -> Tensor:
         """log q/p at z[row] (S, D), of images (S,) in order, of the fold that side (S,) says."""
@@ -112,6 +118,25 @@ def ways(toward: Tensor, alike: Tensor, block: int) -> Tensor:
             way[..., :1] += (length < 1e-12).double()  # where no gradient points, any way will do
             to.copy_(on_grid(way))
     return out
+
+
+def distinct(way: Tensor, fold: Tensor) -> tuple[Tensor, Tensor]:
+    """(ways (R, K', D) without those equal to the one before in their fold, where each is (R, K)).
+
+    Where errors are a half-space a fold's ways are one.
+    """
+    same = torch.zeros_like(fold, dtype=torch.bool)
+    some = way[..., :: max(1, way.shape[2] // GLANCE)]
+    same[:, 1:] = (fold[:, 1:] == fold[:, :-1]) & (some[:, 1:] == some[:, :-1]).all(2)
+    for image in same.any(1).nonzero().flatten().tolist():
+        same[image, 1:] &= (way[image, 1:] == way[image, :-1]).all(1)
+    number = (~same).cumsum(1) - 1
+    if not same.any():
+        return way, number
+    first = torch.zeros(len(way), int(number.max()) + 1, dtype=torch.int64, device=way.device)
+    each = torch.arange(way.shape[1], device=way.device).expand_as(number)
+    first.scatter_reduce_(1, number, each, "amax")
+    return way[torch.arange(len(way), device=way.device)[:, None], first], number
 
 
 def on_grid(value: Tensor) -> Tensor:
