@@ -88,8 +88,8 @@ FUSED_TESTS=(tests/test_cuda.py tests/test_cuda_fused.py tests/test_cuda_ascent.
     tests/test_fused_triton.py tests/test_fused_triton_ascent.py)
 DEVICE_TESTS=(tests/test_gpu.py tests/test_kernels.py tests/test_kernels_ball.py "${FUSED_TESTS[@]}"
     tests/test_corruptions_kernels.py tests/test_evaluator.py)
-# what needs no device: the interpreter, compilation for other devices, this script
-NO_DEVICE='interpreter or compiles or dry_run'
+# what needs no device: the interpreter, compilation for other devices
+NO_DEVICE='interpreter or compiles'
 # what launches each kernel, and no process of its own: it runs a hundred times slower when watched
 WATCHED=(tests/test_kernels.py tests/test_kernels_ball.py "${FUSED_TESTS[@]}")
 LAUNCHES='triton and (any_number or strides or neighbours or 257 and best or 255 and start)'

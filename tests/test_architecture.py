@@ -95,7 +95,6 @@ def test_nothing_below_the_methods_imports_a_method() -> None:
 def test_runs_know_no_method() -> None:
     methods = {"noise", "distance", "corruptions", "certify", "concentration", "slices", "search"}
     methods |= {"rare", "attack"}
-    methods |= {"rare"}
     for path in sorted((PACKAGE / "runs").glob("*.py")):
         names = imports_of(path.read_text(encoding="utf-8"))
         assert not {name.split(".")[1] for name in names if name.count(".")} & methods, path

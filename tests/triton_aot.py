@@ -29,6 +29,7 @@ from robustcore.fused import triton_ascent as ascents
 from robustcore.fused import triton_convolved as convolved
 from robustcore.kernels import triton as kernels
 from robustcore.kernels import triton_ball as balls
+from robustcore.kernels.triton_start import random_start_kernel
 
 # An fma, or a multiply or add that the assembler may make one: those with .rn it leaves apart.
 # Two may have one, as they promise no bits: Poisson counts, in a logarithm of CUDA's library, and
@@ -121,7 +122,7 @@ def cases():
         slope = {**BALL, "slope": "*fp64", **BOX}
         yield f"ball_slope {name}", balls.ball_slope_kernel, slope, {**lanes, "BOX": True}
         yield f"update_best {name}", balls.update_best_kernel, BEST, lanes
-        yield f"random_start {name}", balls.random_start_kernel, START, {"L2": l2}
+        yield f"random_start {name}", random_start_kernel, START, {"L2": l2}
     row = {"ids": "*i64", "out": "*fp32", "tiles": "i32", "elements": "i32", **NAMED}
     yield "uniforms", corruptions.uniforms_kernel, row, {"BLOCK": 256}
     yield "poisson", corruptions.poisson_kernel, {"means": "*fp32", **row}, {"BLOCK": 256}

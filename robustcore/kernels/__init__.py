@@ -122,7 +122,7 @@ _TABLE = {
         "perturb": "robustcore.kernels.triton",
         "margins": "robustcore.kernels.triton",
         "count_errors": "robustcore.kernels.triton",
-        "random_start": "robustcore.kernels.triton_ball",
+        "random_start": "robustcore.kernels.triton_start",
         "ball_step": "robustcore.kernels.triton_ball",
         "ball_slope": "robustcore.kernels.triton_ball",
         "update_best": "robustcore.kernels.triton_ball",
