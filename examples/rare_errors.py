@@ -28,12 +28,16 @@ model, x, y = rc.load_example(args.model, images)
 curve = rc.error_curve(model, x, y, samples=samples, progress=True)
 for at, rate in enumerate(curve.rates):
     found = curve.status[:, at] == "found"
+    if not found.any():
+        print(f"rate {rate:7.0e}: found for no image")
+        continue
     sigma, ratio = curve.sigma[found, at], curve.ratio()[found, at]
+    known = ratio[np.isfinite(ratio)]
     half = (curve.sigma_high - curve.sigma_low)[found, at] / 2 / sigma
-    print(
-        f"rate {rate:7.0e}: median sigma {np.median(sigma):.4f}, half-width {np.median(half):.1%}, "
-        f"{np.nanmedian(ratio):.2f} of the half-space's"
+    told = (
+        f"rate {rate:7.0e}: median sigma {np.median(sigma):.4f}, half-width {np.median(half):.1%}"
     )
+    print(told + (f", {np.median(known):.2f} of the half-space's" if len(known) else ""))
 right = curve.n_forward[curve.sigma[:, 0] > 0]
 print(f"{np.median(right):,.0f} evaluations of an image that the model gets right")
 print("\n".join(curve.warnings()) or "no warning")

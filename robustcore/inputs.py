@@ -65,7 +65,7 @@ def labels(y: Any, n: int, device: torch.device) -> Tensor:
         raise ValueError(f"y must have one label for each of {n} images, had {tuple(y.shape)}")
     if int(y.min()) < 0:
         raise ValueError(f"y must not be negative, its least label was {int(y.min())}")
-    return y.to(device, torch.int64)
+    return y.to(device, torch.int64).contiguous()
 
 
 def labels_within(y: Tensor, n_classes: int) -> None:

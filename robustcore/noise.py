@@ -153,9 +153,9 @@ def sigma_at_error_rate(
     method: "quantile" finds the quantile of the radii at which the draws first err, with about one
         evaluation of each draw; "bisection" is the paper's procedure, with all draws at 8 to 10
         values of sigma. Both answer the same question with the same draws. "splitting" finds rates
-        down to 1e-15, with about 20 * samples evaluations for 1e-6, and returns a RareSigma
-        (robustcore.rare, docs/rare_errors.md). None: "quantile", or "splitting" below 1/samples,
-        and the record's notes say so.
+        down to 1e-15, with about 20 * samples evaluations for 1e-6 (10,000 at least), and returns a
+        RareSigma (robustcore.rare, docs/rare_errors.md). None: "quantile", or "splitting" below
+        1/samples, and the record's notes say so.
     Other arguments as in `error_rate`; x is finite and floating-point, y None takes the model's own
     answers.
 
@@ -178,8 +178,9 @@ def sigma_at_error_rate(
     chosen = ("splitting" if rare else "quantile") if method is None else method
     note = f"splitting, as the error rate is below 1/samples = {1 / samples:g}"
     if inputs.choice("method", chosen, METHODS) == "splitting":
-        inputs.left_out("rtol", rtol, "with method='splitting'")
-        inputs.left_out("precision", precision, "with method='splitting'")
+        where = "with method='splitting'" if method is not None else f"with {note}"
+        inputs.left_out("rtol", rtol, where)
+        inputs.left_out("precision", precision, where)
         return splitting_sigma(
             model, x, error_rate, y, samples=samples, confidence=confidence, sigma_max=sigma_max,
             progress=progress, note=note if method is None else None, seed=seed, ids=ids,

@@ -77,6 +77,25 @@ def test_families_part_the_benchmark():
     assert sorted([*known, *OMITTED]) == sorted(COMMON)
 
 
+# -- rare errors -------------------------------------------------------------------------------
+
+
+def test_rare_errors_prints_each_rate_and_draws_the_figure(tmp_path, monkeypatch, capsys):
+    from models import HalfSpace, grey
+
+    monkeypatch.setattr(rc, "load_example", lambda name, images: (HalfSpace(16, 0.9), *grey(2)))
+    argv = ["rare_errors.py", "--quick", "--samples", "200", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", argv)
+    runpy.run_path(str(EXAMPLES / "rare_errors.py"), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert "rate   1e-01: median sigma" in shown or "rate   1e-01: found for no image" in shown
+    assert "rate   1e-09: median sigma 0.15" in shown
+    assert "of the half-space's" in shown
+    assert {each.name for each in tmp_path.iterdir()} == {
+        "rare_errors.png", "curve.npz", "curve.csv",
+    }  # fmt: skip
+
+
 # -- every figure ------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from models import HalfSpace, Slab, grey
 from scipy.stats import binom
 
 import robustcore as rc
+from robustcore.rare import second_look
 
 ALARM = 1e-4  # of each check of a coverage
 RUNS = 240
@@ -150,6 +151,52 @@ def test_a_set_that_noise_hardly_meets_is_censored_or_reached_by_levels_of_the_m
     far = rc.sigma_at_error_rate(HalfSpace(3, 30.0), x, 1e-9, y, samples=500)
     assert (far.status == "censored").all()
     assert (far.sigma_low == 1).all()
+
+
+def test_the_rate_at_a_sigma_is_found_where_more_noise_errs_less():
+    # at sigma 1 its rate is 3e-17, at 0.03, where it is largest, 1.7e-4
+    model = rare_models.ball(0.1, 0.05, 10)
+    x, y = grey(100, (1, 1, 10))
+    found = rc.error_rate(model, x, 0.03, y, samples=500, method="splitting")
+    truth = model.rate(0.03)
+    missed = (found.rate_low[:, 0] > truth) | (found.rate_high[:, 0] < truth)
+    assert covers(missed.sum(), 100)
+    assert not covers(np.sum(found.rate_high[:, 0] < 2 * truth), 100)
+    several = rc.error_rate(model, x[:4], [0.03, 0.3, 1.0], y[:4], samples=500, method="splitting")
+    assert ((several.rate_low[:, 0] < truth) & (truth < several.rate_high[:, 0])).sum() >= 2
+    assert (several.rate[:, 2] < 1e-14).all()
+
+
+class Shallow(torch.nn.Module):
+    """Errors beyond a plane, but only within a radius: in much noise there are none."""
+
+    def forward(self, x):
+        u = x.flatten(1) - 0.5
+        margin = torch.maximum(0.5 - u[:, 0], u.norm(dim=1) - 3)
+        return torch.stack([margin, torch.zeros_like(margin)], 1)
+
+
+def test_sigma_is_found_where_more_noise_errs_less():
+    x, y = grey(4, (1, 10, 10))
+    found = rc.sigma_at_error_rate(Shallow(), x, 1e-5, y, samples=500)
+    assert (found.status == "found").all()
+    assert np.allclose(found.sigma, HalfSpace(100, 0.5).sigma(1e-5), rtol=0.05)
+
+
+def test_where_no_error_was_met_the_second_look_is_believed(monkeypatch):
+    model = rare_models.ball(0.1, 0.05, 10)
+    x, y = grey(4, (1, 1, 10))
+    curve = rc.error_curve(model, x, y, [1e-6], samples=500)
+    assert (curve.status == "censored").all()
+    assert (curve.warning == "missed").all()
+    assert (curve.sigma_low == 0).all()
+    stands = rc.error_curve(HalfSpace(10, 30.0), x, y, [1e-6], samples=500)
+    assert (stands.warning == "").all()
+    assert (stands.sigma_low == 1).all()
+    monkeypatch.setattr(second_look, "log_lower_rate", lambda engine, rows, *_: np.zeros(len(rows)))
+    rate = rc.error_rate(HalfSpace(10, 30.0), x, 0.5, y, samples=500, method="splitting")
+    assert (rate.warning == "missed").all()
+    assert (rate.rate_high == 1).all()
 
 
 def test_intervals_hold_where_sigma_max_is_hardly_above_sigma():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from distance_models import Waves
 from models import HalfSpace, grey
+from scipy.stats import norm
 
 import robustcore as rc
 from robustcore import fused
@@ -20,7 +21,8 @@ X, Y = grey(2)
     [
         ({"rates": [1e-16]}, ValueError, "rates must be at least 1e-15, was 1e-16: after so many"),
         ({"rates": [0.3]}, ValueError, "rates must be at most 0.25 for splitting, was 0.3: plain"),
-        ({"rates": [0.1, np.nan]}, ValueError, "rates must be at most"),
+        ({"rates": [0.1, np.nan]}, ValueError, "rates must be numbers from 1e-15 to 0.25, was"),
+        ({"rates": None}, ValueError, "rates must be numbers from 1e-15 to 0.25, was None"),
         ({"rates": []}, ValueError, "rates must be a flat list of rates"),
         ({"rates": [[0.1, 0.01]]}, ValueError, r"rates must be a flat list.*had shape \(1, 2\)"),
         ({"rates": "rare"}, TypeError, "rates must be numbers, was 'rare'"),
@@ -34,8 +36,9 @@ X, Y = grey(2)
         (
             {"level_probability": 0.9},
             ValueError,
-            "level_probability must be at most 0.75, so that 64 levels lead down to 1e-09, was 0.9",
+            "level_probability must be at most 0.7498, so that 64 levels lead down to 1e-09, was",
         ),
+        ({"level_probability": 5e-324}, ValueError, "level_probability must be at least 3.8e-05"),
         ({"samples": 2**21}, ValueError, "samples must be in"),
         ({"moves": 0}, ValueError, "moves must be in"),
         ({"samples": 1.5}, TypeError, "samples must be an integer"),
@@ -117,19 +120,20 @@ class Mute(HalfSpace):
         return super().forward(x.detach())
 
 
-def test_randomised_models_are_refused_with_the_reason():
-    with (
-        pytest.warns(rc.RandomizedModelWarning),
-        pytest.raises(ValueError, match=r"must give one answer.*was randomised: what a"),
-    ):
-        rc.error_curve(Dropping(16, 0.5), X, Y)
-
-
 MEASURED = {
     "error_curve": lambda model, x: rc.error_curve(model, x, Y),
     "sigma_at_error_rate": lambda model, x: rc.sigma_at_error_rate(model, x, 1e-6, Y),
     "error_rate": lambda model, x: rc.error_rate(model, x, 0.1, Y, method="splitting"),
 }
+
+
+@pytest.mark.parametrize("measured", MEASURED.values(), ids=MEASURED)
+def test_randomised_models_are_refused_with_the_reason(measured):
+    with (
+        pytest.warns(rc.RandomizedModelWarning),
+        pytest.raises(ValueError, match=r"must give one answer.*was randomised: what a"),
+    ):
+        measured(Dropping(16, 0.5), X)
 
 
 @pytest.mark.parametrize("measured", MEASURED.values(), ids=MEASURED)
@@ -152,9 +156,26 @@ def test_without_gradients_bridge_and_second_look_are_left_out_and_told():
     curve = rc.error_curve(Mute(16, 0.5), X, Y, [1e-4], samples=500)
     for left_out in ("no second look", "no bridge"):
         assert any(note.startswith(left_out) for note in curve.provenance.notes)
+    settings = curve.provenance.settings
+    assert not settings["bridge"]
+    assert not settings["second_look"]
+    assert settings["particles"] == 250
     assert np.isnan(curve.bridge_log_rate).all()
     assert (curve.n_backward == 0).all()
     assert (rc.error_curve(MODEL, X, Y, [1e-4], samples=500).n_backward > 0).all()
+
+
+def test_what_splitting_leaves_out_is_refused_also_where_it_was_chosen():
+    reason = "with splitting, as the error rate is below 1/samples = 0.002"
+    with pytest.raises(ValueError, match=f"rtol must be left out {reason}, was 0.1"):
+        rc.sigma_at_error_rate(MODEL, X, 1e-6, Y, samples=500, rtol=0.1)
+
+
+def test_rates_and_labels_may_be_tensors_of_any_kind():
+    rates = torch.tensor([0.01, 1e-4], requires_grad=True)
+    curve = rc.error_curve(MODEL, X, Y[:1].expand(2), rates, samples=500)
+    assert np.allclose(curve.rates, [0.01, 1e-4])
+    assert (curve.status == "found").all()
 
 
 def test_misclassified_images_have_sigma_0():
@@ -274,9 +295,30 @@ def test_records_come_back_from_disk_and_through_runs(tmp_path):
     assert set(table["warning"].tolist()) == {""}
 
 
+def test_the_record_holds_the_curve_that_the_answer_is_read_from():
+    curve = rc.error_curve(HalfSpace(3, 1.8), *grey(3, (1, 1, 3)), [1e-4], samples=500)
+    errors = curve.level_margin == 0
+    assert (~errors & np.isfinite(curve.level_margin)).any()  # levels of the margin come first
+    assert (np.isfinite(curve.pooled_log_rate) == errors).all()
+    assert (np.isfinite(curve.pooled_variance) == errors).all()
+    wanted, within = -norm.ppf(1e-4), 0
+    for row in range(3):
+        at = errors[row]
+        h = -norm.ppf(np.exp(curve.pooled_log_rate[row, at]))
+        if h[-1] > wanted:  # else its line goes on
+            within += 1
+            inverse = np.interp(wanted, h, 1 / curve.level_sigma[row, at])
+            assert curve.sigma[row, 0] == pytest.approx(1 / inverse, rel=5e-3)
+    assert within
+    assert not np.allclose(curve.pooled_log_rate[errors], curve.level_log_rate[errors], atol=0.01)
+
+
 def test_summaries_tell_warnings():
     curve = rc.error_curve(MODEL, X, Y, (0.01, 1e-4), samples=500)
     assert "2 images, 2 rates; median sigma" in repr(curve)
+    some = rc.error_curve(MODEL, X, torch.tensor([0, 1]), (0.1, 1e-4), samples=500, sigma_max=0.3)
+    assert "; 1 misclassified; 1 censored at some rate; median sigma" in repr(some)
+    assert repr(curve[:0]) == "ErrorCurve(0 images, 2 rates)"
     told = dataclasses.replace(curve, warning=np.array(["", "rays missed"]))
     assert "1 image: errors end again along rays" in repr(told)
     assert len(told.warnings()) == 2
@@ -289,5 +331,7 @@ def test_the_linear_line_and_its_ratio():
     assert np.allclose(curve.ratio(), 1, atol=0.15)
     assert curve.nearest_rate() == 0.01
     assert curve.nearest_rate(1e-7) == 1e-8
+    with pytest.raises(ValueError, match="through must lie strictly between 0 and 1, was 0"):
+        curve.ratio(through=0)
     assert dataclasses.replace(curve, rates=np.array([0.1, 1e-3, 1e-8])).nearest_rate() == 0.1
     assert np.isnan(rc.error_curve(MODEL, X, 1 - Y, [0.01], samples=500).ratio()).all()

@@ -37,6 +37,22 @@ def test_sigma_against_rate_draws_each_image_its_band_and_the_half_space(curve):
     assert ax.get_xlim()[0] > ax.get_xlim()[1]
 
 
+def test_rates_that_were_not_found_leave_gaps():
+    curve = rc.error_curve(
+        HalfSpace(16, 0.5), *grey(3), rates=(0.1, 0.01, 1e-4), sigma_max=0.3, **SMALL
+    )
+    assert curve.status[0].tolist() == ["censored", "found", "found"]
+    ax = plot.sigma_against_rate(curve)
+    _, sigma = lines(ax)["image 0"].get_data()
+    assert np.array_equal(np.isnan(sigma), [False, False, True])
+    edges = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert set(np.round(edges, 9)) == set(
+        np.round([*curve.sigma_low[0, 1:], *curve.sigma_high[0, 1:]], 9)
+    )
+    _, median = lines(plot.ratio_to_half_space(curve))["median"].get_data()
+    assert np.array_equal(np.isnan(median), [False, False, True])
+
+
 def test_ratio_is_1_at_the_rate_that_the_half_space_goes_through(curve):
     drawn = lines(plot.ratio_to_half_space(curve))
     rates, ratio = drawn["median"].get_data()

@@ -16,7 +16,7 @@ RATE_LABEL = r"error rate $\mu$ in noise of $\sigma$"
 def sigma_against_rate(
     record: ErrorCurve, ax: Axes | None = None, *, through: float = 0.01, shown: int = SHOWN
 ) -> Axes:
-    """sigma(x, mu) of the first `shown` images for which it was found at every rate.
+    """sigma(x, mu) of the first `shown` images for which it was found, at the rates where it was.
 
     The band is the interval of each rate by itself; the dashed line that of the linear model with
     the same sigma at the rate nearest to `through`.
@@ -24,14 +24,18 @@ def sigma_against_rate(
     ax = axes(ax)
     order = np.argsort(record.rates)
     rates = record.rates[order]
-    rows = np.flatnonzero((record.status == "found").all(1))[:shown]
+    found = record.status[:, order] == "found"
+    rows = np.flatnonzero(found.any(1))[:shown]
     line = record.half_space_sigma(through)[:, order]
     for k, row in enumerate(rows.tolist()):
         colour = SERIES[k % len(SERIES)]
-        low, high = record.sigma_low[row, order], record.sigma_high[row, order]
+        low, sigma, high = (
+            np.where(found[row] & np.isfinite(each[row, order]), each[row, order], np.nan)
+            for each in (record.sigma_low, record.sigma, record.sigma_high)
+        )
         ax.fill_between(rates, low, high, color=tint(colour, 0.3), linewidth=0)
         ax.plot(
-            rates, record.sigma[row, order], color=colour, marker=MARKS[k % len(MARKS)],
+            rates, sigma, color=colour, marker=MARKS[k % len(MARKS)],
             markersize=4, linewidth=1.5, label=f"image {record.ids[row]}",
         )  # fmt: skip
         ax.plot(rates, line[row], color=colour, linestyle="--", linewidth=1)
@@ -40,7 +44,7 @@ def sigma_against_rate(
         ax.legend(frameon=False, fontsize="small")
     else:
         ax.text(
-            0.5, 0.5, "sigma found at every rate for no image", transform=ax.transAxes,
+            0.5, 0.5, "sigma found for no image", transform=ax.transAxes,
             ha="center", color=GREY,
         )  # fmt: skip
     _rates(ax, rates)
@@ -55,16 +59,19 @@ def ratio_to_half_space(
 ) -> Axes:
     """sigma over that of the linear model through sigma(x, `through`), over the images.
 
-    A line for each image, the median, and the middle half of the images. 1 all along: the boundary
+    A line for each image, the median, and the middle half of the images, each rate by those whose
+    sigma was found there. 1 all along: the boundary
     is a half-space at every scale. Below 1: errors come nearer than the common ones say.
     """
     ax = axes(ax)
     order = np.argsort(record.rates)
     rates, ratio = record.rates[order], record.ratio(through)[:, order]
-    known = ratio[np.isfinite(ratio).all(1)]
+    known = ratio[np.isfinite(ratio).any(1)]
     ax.axhline(1, color=GREY, linewidth=1, linestyle="--", label="half-space")
     if len(known):
-        low, middle, high = np.percentile(known, [25, 50, 75], axis=0)
+        some = np.isfinite(known).any(0)
+        low, middle, high = np.full((3, len(rates)), np.nan)
+        low[some], middle[some], high[some] = np.nanpercentile(known[:, some], [25, 50, 75], axis=0)
         for each in known[:100]:
             ax.plot(rates, each, color=tint(BLUE, 0.35), linewidth=0.7)
         ax.fill_between(

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robustcore import inputs
 from robustcore.evaluator import Evaluator
 from robustcore.gradients import Gradients, NoGradients
 from robustcore.network import Model
-from robustcore.rare import second_look as look
 from robustcore.rare.bridge import Bridge
 from robustcore.rare.crossings import Crossings
-from robustcore.rare.curve import Curve
+from robustcore.rare.found import Found, joined
 from robustcore.rare.particles import Particles
-from robustcore.rare.path import FIELDS, LEVELS, LOWEST, Path
+from robustcore.rare.path import Path
+from robustcore.rare.second_look import look_again
+from robustcore.rare.settings import Goal, Settings
 from robustcore.rare.splitting import Splitting
 from robustcore.search import Quantile
 
@@ -27,108 +27,10 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 STREAM = 5  # its draws share nothing with those of other methods
-SAMPLES = 2**20  # at most: their names end where those of the moves begin
-SURVIVORS = 20  # least that a level is expected to leave
 PILOT = 256  # draws that find where errors are common
-COMMON = 0.1  # error rate there
+FAINT = 0.01  # error rate to begin at, of images that meet no more
 PAST = 0.3  # in the log rate: so far below a goal a bridge is best, which moves the last level
 MEMORY = 2**26  # pixels of all particles held at a time
-FEW_FAMILIES = 1.5
-ENDING = 0.9  # share of nested particles below which errors are said to end again
-EACH = 20  # evaluations for each of the first draws, about: what is planned
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Of a descent. Raises ValueError for too few samples, and for too many."""
-
-    samples: int
-    probability: float
-    moves: int
-    sigma_max: float
-    second_look: bool
-    bridge: bool = True
-
-    def __post_init__(self) -> None:
-        inputs.integer("samples", self.samples, 2, SAMPLES)
-        expected = self.particles * self.probability
-        if expected < SURVIVORS:
-            least = 2 * self.least
-            raise ValueError(
-                f"samples must be at least {least} for a level probability of "
-                f"{self.probability:g}, so that {SURVIVORS} particles go on, was {self.samples}"
-            )
-
-    def check(self, rate: float) -> None:
-        """Raises ValueError where LEVELS levels do not lead down to this rate."""
-        most = (rate / COMMON) ** (1 / LEVELS)
-        if self.probability > most:
-            raise ValueError(
-                f"level_probability must be at most {most:.2g}, so that {LEVELS} levels lead down "
-                f"to {rate:g}, was {self.probability:g}"
-            )
-
-    @property
-    def particles(self) -> int:
-        """With a bridge fewer: what is saved pays for its draws."""
-        half = self.samples // 2
-        return max(self.samples // 5, min(half, self.least)) if self.bridge else half
-
-    @property
-    def least(self) -> int:
-        return int(np.ceil(SURVIVORS / self.probability))
-
-    @property
-    def planned(self) -> int:
-        return EACH * self.samples
-
-
-@dataclass(frozen=True)
-class Goal:
-    """Where a descent ends: at a log rate, or at a sigma, whichever comes first.
-
-    common: the error rate to begin at.
-    """
-
-    common: float
-    log_rates: Floats
-    sigma: float = 0.0
-
-    @property
-    def log_rate(self) -> float:
-        return float(self.log_rates.min())
-
-    @staticmethod
-    def at_rates(rates: Floats) -> Goal:
-        return Goal(min(0.5, max(COMMON, 2 * float(rates.max()))), np.log(rates))
-
-    @staticmethod
-    def at_sigmas(sigmas: Floats) -> Goal:
-        """Without a positive sigma nothing is below any start."""
-        return Goal(COMMON, np.array([LOWEST]), float(sigmas[sigmas > 0].min(initial=np.inf)))
-
-
-@dataclass
-class Found:
-    """Of all B images. start (B,): sigma of the first level, nan where there was none.
-
-    wrong (B,): misclassified. reached (B, LEVELS): levels of the curve. unknown (B,): levels ran
-    out before there was one of errors. descent: the fields of results.rare.Descent. backward (B,):
-    gradients spent.
-    """
-
-    start: Floats
-    wrong: Bools
-    curve: Curve
-    reached: Bools
-    unknown: Bools
-    descent: dict[str, Any]
-    backward: Ints
-
-    def warn(self, word: str, where: Bools) -> None:
-        told = self.descent["warning"]
-        longer = np.char.strip(np.char.add(np.char.add(told, " "), word))
-        self.descent["warning"] = np.where(where, longer, told).astype("<U40")
 
 
 def engine_of(model: Model, x: Any, y: Any, settings: Settings, **how: Any) -> Evaluator:
@@ -165,11 +67,43 @@ def descend(
     wrong = ~(evaluator.clean_margins > 0)
     if settings.bridge and not _differentiable(evaluator):
         settings = replace(settings, bridge=False)
-    start = _common(evaluator, settings, goal.common, shown)
+    start = _common(evaluator, settings, goal.common, ~wrong, shown)
+    uncommon = np.isnan(start) & ~wrong
+    start[uncommon] = goal.sigmas[0] if goal.sigmas else settings.sigma_max
     start[wrong | (start < goal.sigma)] = np.nan
+    paths: list[tuple[Ints, Path]] = []
+    backward = np.zeros(len(start), np.int64)
     rows = np.flatnonzero(np.isfinite(start))
+    while len(rows):
+        new = _down(evaluator, settings, goal, start, rows, backward, shown)
+        paths += new
+        # errors may be more frequent in less noise: of images that met none
+        empty = [at[~np.isfinite(each.curve.sigma).any(1) & ~each.short] for at, each in new]
+        again = np.zeros(len(start), bool)
+        again[np.concatenate(empty)] = True
+        less = _less(evaluator, settings, goal, start, again & uncommon, shown)
+        rows = np.flatnonzero(np.isfinite(less))
+        start[rows] = less[rows]
+    found = joined(paths, start, wrong, uncommon, settings)
+    found.backward += backward
+    rows = np.flatnonzero(np.isfinite(start) & ~found.unknown)
+    if settings.second_look and len(rows):
+        look_again(evaluator, found, rows, goal, confidence)
+    return found
+
+
+def _down(
+    evaluator: Evaluator,
+    settings: Settings,
+    goal: Goal,
+    start: Floats,
+    rows: Ints,
+    backward: Ints,
+    shown: Any,
+) -> list[tuple[Ints, Path]]:
+    """Paths of images rows from their starts, in blocks; their gradients are added to backward."""
     together = max(1, MEMORY // (settings.particles * evaluator.x[0].numel()))
-    paths, backward = [], np.zeros(len(start), np.int64)
+    paths = []
     for first in range(0, len(rows), together):
         part = rows[first : first + together]
         particles = Particles(evaluator, part, settings.particles, shown.update)
@@ -180,18 +114,13 @@ def descend(
         down.begin()
         bridge = Bridge(particles, down.sigma) if settings.bridge else None
         if bridge is None:
-            paths.append(down.run())
+            paths.append((part, down.run()))
         else:
             crossings = Crossings(bridge, down, goal.log_rates)
-            paths.append(crossings.ended(down.run(crossings.settled)))
+            paths.append((part, crossings.ended(down.run(crossings.settled))))
             backward[part] += bridge.backward
         shown.total = max(shown.total or 0, shown.n)
-    found = _joined(paths, rows, start, wrong)
-    found.backward += backward
-    rows = rows[found.reached[rows].any(1)]
-    if settings.second_look and len(rows):
-        _look_again(evaluator, found, rows, goal, confidence)
-    return found
+    return paths
 
 
 def _differentiable(evaluator: Evaluator) -> bool:
@@ -208,76 +137,32 @@ def _differentiable(evaluator: Evaluator) -> bool:
     return True
 
 
-def _common(evaluator: Evaluator, settings: Settings, rate: float, shown: Any) -> Floats:
-    """The sigma at which errors have about this rate, sigma_max at most."""
-    search = Quantile(evaluator.clean_margins, rate, PILOT, settings.sigma_max, 0.95)
+def _common(
+    evaluator: Evaluator, settings: Settings, rate: float, among: Bools, shown: Any
+) -> Floats:
+    """The sigma at which errors of images `among` (B,) have about this rate; nan where none has."""
+    clean = np.where(among, evaluator.clean_margins, -1.0)  # as if wrong: nothing is searched
+    search = Quantile(clean, rate, PILOT, settings.sigma_max, 0.95)
     while len((plan := search.plan())[0]):
         search.update(evaluator.margins(*plan, shown.update))
-    sigma = np.where(np.isfinite(search.bracket[1]), search.sigma, settings.sigma_max)
-    return np.where(sigma > 0, np.minimum(sigma, settings.sigma_max), settings.sigma_max)
+    known = among & np.isfinite(search.bracket[1]) & (search.sigma > 0)
+    return np.where(known, np.minimum(search.sigma, settings.sigma_max), np.nan)
 
 
-def _joined(paths: list[Path], rows: Ints, start: Floats, wrong: Bools) -> Found:
-    """All paths as arrays of all images."""
+def _less(
+    evaluator: Evaluator, settings: Settings, goal: Goal, start: Floats, among: Bools, shown: Any
+) -> Floats:
+    """A start in less noise than the last one, of images `among` (B,); nan where there is none.
 
-    def whole(parts: list[Any], shape: tuple[int, ...] = (LEVELS,), fill: float = np.nan) -> Floats:
-        out = np.full((len(start), *shape), fill)
-        if parts:
-            out[rows] = np.concatenate(parts)
-        return out
-
-    levels = {name: whole([each.levels[name] for each in paths]) for name in FIELDS}
-
-    def joined(curves: list[Curve]) -> Curve:
-        sigma, log_rate, variance, families = (
-            whole([getattr(each, name) for each in curves])
-            for name in ("sigma", "log_rate", "variance", "families")
-        )
-        slope = whole([each.slope for each in curves], (), 1.0)
-        return Curve(
-            sigma, log_rate, variance, families, slope, curves[0].particles if curves else 1
-        )
-
-    curve = joined([each.curve for each in paths])
-    reached = np.isfinite(curve.sigma)
-    number = np.isfinite(levels["level_lineages"]).sum(1)
-    last = np.maximum(number - 1, 0)[:, None]
-    left = np.where(number > 0, np.take_along_axis(levels["level_lineages"], last, 1)[:, 0], 0.0)
-    support = np.where(number > 0, curve.support(), 0.0)
-    descent = levels | {"families": left, "warning": np.full(len(start), "", "<U40")}
-    for name in ("log_rate", "variance", "share"):
-        parts = [each.bridge.get(name, np.full(len(each.dead), np.nan)) for each in paths]
-        descent[f"bridge_{name}"] = whole(parts, ())
-    short = whole([each.short for each in paths], (), 0.0) > 0
-    unknown = short & ~reached.any(1)
-    found = Found(start, wrong, curve, reached, unknown, descent, np.zeros(len(start), np.int64))
-    stood = whole([each.slow | each.dead for each in paths], (), 0.0) > 0
-    found.warn("lineages", (number > 0) & (support < FEW_FAMILIES))
-    # an image that stands the largest sigma is not one whose moves stood still
-    found.warn("moves", stood & reached.any(1))
-    found.warn("rays", np.nan_to_num(levels["nested"], nan=1.0).min(1) < ENDING)
-    found.warn("levels", short)
-    return found
-
-
-def _look_again(
-    evaluator: Evaluator, found: Found, rows: Ints, goal: Goal, confidence: float
-) -> None:
-    """The warning "missed", where the nearest error says that the interval at the goal is wrong."""
-    count = len(found.start)
-    if goal.sigma > 0:
-        sigma = np.full(count, goal.sigma)
-        most = found.curve.rate_interval(sigma[:, None], confidence)[2][:, 0]
-    else:  # at the least sigma of the interval the rate must not be above the one asked for
-        most = np.full(count, goal.log_rate)
-        sigma = found.curve.sigma_interval(most[:, None], confidence)[1][:, 0]
-    try:
-        points, distance, forward, backward = look.nearest(evaluator, rows)
-    except NoGradients as error:
-        evaluator.notes.append(f"no second look from the nearest error: {error}")
-        return
-    evaluator.n_forward[rows] += forward
-    found.backward[rows] += backward
-    low = np.full(count, -np.inf)
-    low[rows] = look.log_lower_rate(evaluator, rows, points, distance, sigma[rows])
-    found.warn("missed", low > most)
+    The next sigma that is asked for; else one at which the first draws err at all.
+    """
+    if not among.any():
+        return np.full(len(start), np.nan)
+    if goal.sigmas:
+        asked = np.array(goal.sigmas)
+        lower = np.where(asked < start[:, None], asked, np.nan)
+        known = among & np.isfinite(lower).any(1)
+        return np.where(known, np.fmax.reduce(lower, 1), np.nan)
+    faint = max(FAINT, 2 * float(np.exp(goal.log_rates.max())))
+    less = _common(evaluator, settings, min(faint, goal.common), among, shown)
+    return np.where(less < start * (1 - 1e-9), less, np.nan)

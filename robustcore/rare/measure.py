@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from robustcore import inputs
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
-from robustcore.rare.descent import Found, Goal, Settings, descend, engine_of
+from robustcore.rare.descent import descend, engine_of
+from robustcore.rare.found import Found
 from robustcore.rare.path import LOWEST
+from robustcore.rare.settings import Goal, Settings
 from robustcore.rare.splitting import NEAR
 from robustcore.results.provenance import Provenance
 from robustcore.results.rare import ErrorCurve, RareErrorRate, RareSigma
@@ -62,8 +65,9 @@ def error_curve(
         falls with their root.
     level_probability: share of the particles that a level should leave, in (0, 1). moves: of each
         particle at each level.
-    second_look: search the nearest error of each image (25 gradients), and warn where errors around
-        it alone are above the rate asked for at the low end of the interval.
+    second_look: search the nearest error of each image (25 gradients), and warn where 512 draws
+        around it show a rate above the one asked for at the low end of the interval. Where the
+        descent met no error four sigmas are looked at.
     bridge: estimate the last level again by draws around its errors (robustcore.rare.bridge), and
         others near rates two decades apart on the way down, each with a gradient at every particle,
         256 at most, for about half of the evaluations; all is pooled (robustcore.rare.pooling).
@@ -74,13 +78,16 @@ def error_curve(
     variance between them is that of the estimate. It is as honest as the moves are mobile; read
     `warning` first, and docs/rare_errors.md on when to believe it. Where the rate is not monotone,
     sigma is the largest with this rate below the sigma of rate 0.1, or below sigma_max where the
-    search for that finds none: an image that is censored may err more often in less noise.
+    search for that finds none; where there is no error on the way down from sigma_max, below the
+    sigma of twice the rate (0.01 at least). An image that is censored may err more often in less
+    noise.
     Cost: about 1.4 * samples evaluations of each image for each power of e that the rate falls,
-    20 * samples for 1e-6; two to three times as many where errors end again along rays. The same
-    seed, ids and settings give the same numbers at any batch size, image by image, up to the
-    model's own rounding. Memory: blocks of images, 256 MiB of particles each, or one image; a
-    bridge holds up to 5 times as much beside them. Raises ValueError for a randomised model and
-    one without finite margins, and ValueError, TypeError or RuntimeError naming any other argument.
+    20 * samples for 1e-6, and for fewer than 500 samples as for 500; two to three times as many
+    where errors end again along rays. The same seed, ids and settings give the same numbers at any
+    batch size, image by image, up to the model's own rounding. Memory: blocks of images, 256 MiB of
+    particles each, or one image; a bridge holds up to 5 times as much beside them. Raises
+    ValueError for a randomised model and one without finite margins, and ValueError, TypeError or
+    RuntimeError naming any other argument.
 
     Sources: Au and Beck (2001); Cérou et al. (2012); Lee and Whiteley (2018);
     Meng and Wong (1996).
@@ -115,7 +122,7 @@ def error_curve(
         n_forward=evaluator.n_forward,
         n_backward=found.backward,
         confidence=confidence,
-        provenance=_provenance(evaluator, settings, start),
+        provenance=_provenance(evaluator, found.settings, start),
         **found.descent,
     )
 
@@ -151,7 +158,7 @@ def splitting_sigma(
     below = np.nanmax(np.where(levels <= sigma[:, None], levels, 0.0), axis=1, initial=0.0)
     first = found.curve.log_rate[:, 0]
     first = np.where(np.isnan(first), np.where(found.unknown, 0.0, -np.inf), first)
-    least = np.where(found.unknown, 0.0, sigma_max)
+    least = np.where(found.unknown | found.belied, 0.0, sigma_max)
     at_most = np.where(wrong, 1.0, np.where(censored, np.exp(first), rate))
     return RareSigma(
         ids=evaluator.ids.cpu().numpy(),
@@ -168,7 +175,7 @@ def splitting_sigma(
         n_backward=found.backward,
         rate=float(grid[0]),
         confidence=confidence,
-        provenance=_provenance(evaluator, settings, start),
+        provenance=_provenance(evaluator, found.settings, start),
         **found.descent,
     )
 
@@ -191,7 +198,8 @@ def splitting_rate(
     count = len(evaluator.x)
     with bar(count * settings.planned, "evaluations", progress) as shown:
         found = descend(evaluator, settings, Goal.at_sigmas(grid), shown, confidence)
-        split = (grid <= found.start[:, None]) & (grid > 0)  # nan starts nowhere
+        started = (grid <= found.start[:, None]) | found.uncommon[:, None]  # nan starts nowhere
+        split = started & (grid > 0) & ~found.unknown[:, None]
         row, cell = np.nonzero(~split)
         noise, draws = grid[cell].repeat(samples), np.tile(np.arange(samples), len(row))
         margin = evaluator.margins(row.repeat(samples), noise, draws, shown.update)
@@ -201,15 +209,16 @@ def splitting_rate(
     low, high = clopper_pearson(errors, samples, confidence)
     at = np.broadcast_to(np.where(grid > 0, grid, 1.0), split.shape)
     log_rate, log_low, log_high = found.curve.rate_interval(at, confidence)
+    reached = np.asarray(found.reached.any(1))[:, None]
     last = np.nanmin(np.where(found.reached, found.curve.sigma, np.inf), axis=1, initial=np.inf)
-    beyond = (at < last[:, None]) | ~np.asarray(found.reached.any(1))[:, None]
     bottom = np.nanmin(found.descent["level_log_rate"], axis=1, initial=0.0)
-    unseen = beyond & ((bottom < LOWEST + NEAR) | ~np.asarray(found.reached.any(1)))[:, None]
-    log_rate = np.where(unseen, np.where(found.unknown, np.nan, -np.inf)[:, None], log_rate)
-    rate = np.where(split, np.exp(log_rate), errors / samples)
-    most = np.where(found.unknown, 1.0, 10 * LEAST)
+    empty = ~reached | (at > found.start[:, None])  # a descent from there met no error
+    beyond = empty | (at < last[:, None])
+    unseen = empty | (beyond & (bottom < LOWEST + NEAR)[:, None])
+    rate = np.where(split, np.exp(np.where(unseen, -np.inf, log_rate)), errors / samples)
     rate_low = np.where(split, np.where(beyond, 0.0, np.exp(np.minimum(log_low, 0.0))), low)
-    rate_high = np.where(split, np.where(unseen, most[:, None], np.exp(log_high)), high)
+    most = np.where(found.belied, 1.0, 10 * LEAST)[:, None]
+    rate_high = np.where(split, np.where(unseen, most, np.exp(log_high)), high)
     return RareErrorRate(
         ids=evaluator.ids.cpu().numpy(),
         labels=evaluator.y.cpu().numpy(),
@@ -222,19 +231,23 @@ def splitting_rate(
         n_forward=evaluator.n_forward,
         n_backward=found.backward,
         confidence=confidence,
-        provenance=_provenance(evaluator, settings, start),
+        provenance=_provenance(evaluator, found.settings, start),
         **found.descent,
     )
 
 
 def rates_of(name: str, value: Any) -> Floats:
     """A rate or a grid of rates to float64 (G,). Raises ValueError outside [1e-15, 0.25]."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
     try:
         grid = np.atleast_1d(np.asarray(value, dtype=np.float64))
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be numbers, was {value!r}") from None
     if grid.ndim != 1 or grid.size == 0:
         raise ValueError(f"{name} must be a flat list of rates, had shape {grid.shape}")
+    if np.isnan(grid).any():
+        raise ValueError(f"{name} must be numbers from {LEAST:g} to {MOST:g}, was {value!r}")
     wrong = grid[~((grid >= LEAST) & (grid <= MOST))]
     if len(wrong) and wrong[0] < LEAST:
         raise ValueError(
@@ -255,9 +268,11 @@ def _sigmas(
     wanted = np.broadcast_to(log_rates, (len(found.start), len(log_rates)))
     sigma, low, high = found.curve.sigma_interval(wanted, confidence)
     wrong = np.broadcast_to(found.wrong[:, None], sigma.shape)
-    censored = ~wrong & ~(sigma <= sigma_max)
-    least = np.where(found.unknown, 0.0, sigma_max)[:, None]
-    low = np.where(np.isfinite(low), np.minimum(low, sigma_max), least)
+    # above the start of a descent from faint errors nothing is known
+    most = np.where(found.uncommon, np.fmin(found.start, sigma_max), sigma_max)[:, None]
+    censored = ~wrong & ~(sigma <= most)
+    least = np.where(found.unknown | found.belied, 0.0, sigma_max)[:, None]
+    low = np.where(np.isfinite(low), np.minimum(low, most), least)
     sigma = np.where(wrong, 0.0, np.where(censored, np.inf, sigma))
     low = np.where(wrong, 0.0, low)
     high = np.where(wrong, 0.0, np.where(censored, np.inf, high))

@@ -37,5 +37,11 @@ class Path:
     short: Bools
     bridge: dict[str, Floats] = field(default_factory=dict)
 
+    def by_level(self, value: Floats) -> Floats:
+        """What is said of the curve's levels (R, LEVELS), at their places among all levels."""
+        place = np.arange(LEVELS) - self.first[:, None]
+        moved = np.take_along_axis(value, np.maximum(place, 0), 1)
+        return np.where(place >= 0, moved, np.nan)
+
     def bridged(self, curve: Curve, bridge: dict[str, Floats]) -> Path:
         return replace(self, curve=curve, bridge=bridge)

@@ -33,8 +33,10 @@ class Descent:
     """How splitting went down in sigma, level by level: (B, L), nan beyond an image's last.
 
     level_sigma: of each level, from above; level_log_rate: natural logarithm of the error rate
-    there; level_margin: the margin that counted as reached, 0 for an error. level_variance: of
-    level_log_rate; level_lineages: effective number of families of the first draws left.
+    there, by splitting alone; level_margin: the margin that counted as reached, 0 for an error.
+    level_variance: of level_log_rate; level_lineages: effective number of families of the first
+    draws left. pooled_log_rate and pooled_variance: of levels of errors, by splitting and all
+    bridges together, which is what the answer rests on.
     acceptance: share of the moves accepted there; correlation: how much of a particle was left
     after them, 1 where none moved; nested: share of the level's particles that are errors at the
     level above too. families (B,): level_lineages at the last level. bridge_log_rate and
@@ -48,6 +50,8 @@ class Descent:
     level_margin: Floats = per_image(np.float64, "L")
     level_variance: Floats = per_image(np.float64, "L")
     level_lineages: Floats = per_image(np.float64, "L")
+    pooled_log_rate: Floats = per_image(np.float64, "L")
+    pooled_variance: Floats = per_image(np.float64, "L")
     acceptance: Floats = per_image(np.float64, "L")
     correlation: Floats = per_image(np.float64, "L")
     nested: Floats = per_image(np.float64, "L")
@@ -72,7 +76,9 @@ class RareSigma(Descent, SigmaResult):
     """A SigmaResult found by splitting, and how. n_samples counts the first draws.
 
     error_rate is the one estimated at sigma, rate itself; bracket_low and bracket_high are the
-    levels on both sides of it.
+    levels on both sides of it, bracket_low 0 where the descent ended above it. Where "censored", no
+    level on the way down from sigma_max met the rate: an image may err more often in less noise;
+    where the second look saw that (warning "missed"), sigma_low is 0.
     """
 
     def _summary(self) -> str:
@@ -84,9 +90,9 @@ class RareErrorRate(Descent, ErrorRate):
     """An ErrorRate found by splitting, and how.
 
     n_errors and n_samples are those of plain draws, where sigma is so large that these were enough,
-    and 0 where splitting went on from there. A rate below 1e-15 is 0, with rate_high 1e-14. Where a
-    descent ended above a sigma, rate goes on along its last slope and rate_low is 0; where it ended
-    before an error (warning "levels"), rate is nan and its interval from 0 to 1.
+    and where margins led to no error (warning "levels"); 0 where splitting went on from there. A
+    rate below 1e-15 is 0, with rate_high 1e-14. Where a descent ended above a sigma, rate goes on
+    along its last slope and rate_low is 0.
     """
 
     def _summary(self) -> str:
@@ -100,7 +106,8 @@ class ErrorCurve(Descent, Record):
     sigma, with bounds sigma_low and sigma_high at `confidence`, each by itself. status (B, G) as in
     SigmaResult: "found", "misclassified" (sigma 0), "censored" (the rate is not reached at
     sigma_max, nor on the way to it from the sigma of rate 0.1: sigma and sigma_high inf, sigma_low
-    at most sigma_max, and 0 where levels ended before an error: warning "levels").
+    at most sigma_max, and 0 where levels ended before an error, warning "levels", or where none
+    was met but the second look saw the rate in less noise, warning "missed").
     """
 
     rates: Floats = shared(np.float64, "G")
@@ -115,7 +122,12 @@ class ErrorCurve(Descent, Record):
     statuses: ClassVar[tuple[str, ...]] = SigmaResult.statuses
 
     def nearest_rate(self, through: float = 0.01) -> float:
-        """The rate of the record nearest to `through`, by ratio: the first of those as near."""
+        """The rate of the record nearest to `through`, by ratio: the first of those as near.
+
+        Raises ValueError for a `through` outside (0, 1).
+        """
+        if not 0 < through < 1:
+            raise ValueError(f"through must lie strictly between 0 and 1, was {through}")
         away = np.abs(np.log(self.rates / through)).round(9)
         return float(self.rates[np.argmin(away)])
 
@@ -137,10 +149,15 @@ class ErrorCurve(Descent, Record):
         return np.where(np.isfinite(self.sigma), self.sigma, np.nan) / line
 
     def _summary(self) -> str:
+        ends = range(len(self.rates)) if len(self.sigma) else ()
         at = ", ".join(
-            f"{np.median(self.sigma[:, i]):.3g} at {rate:g}"
-            for i, rate in enumerate(self.rates)
+            f"{np.median(self.sigma[:, i]):.3g} at {self.rates[i]:g}"
+            for i in ends
             if i in (0, len(self.rates) - 1)
         )
-        parts = f"{super()._summary()}, {counted(len(self.rates), 'rate')}; median sigma {at}"
-        return "; ".join([parts, *self.warnings()])
+        parts = [f"{super()._summary()}, {counted(len(self.rates), 'rate')}"]
+        wrong = int((self.status == "misclassified").all(1).sum())
+        stood = int((self.status == "censored").any(1).sum())
+        parts += [f"{wrong} misclassified"] if wrong else []
+        parts += [f"{stood} censored at some rate"] if stood else []
+        return "; ".join([*parts, *([f"median sigma {at}"] if at else []), *self.warnings()])
