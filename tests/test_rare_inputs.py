@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 import robustcore as rc
 from robustcore import fused
+from robustcore.kernels import unavailable
 
 MODEL = HalfSpace(16, 0.5)
 X, Y = grey(2)
@@ -209,6 +210,13 @@ def test_the_batch_size_changes_nothing(waves, batch_size):
         same(rc.error_curve(model, x[:1], ids=[7], batch_size=1, **how), curve[0])
     else:
         same(rc.error_curve(model, x, ids=torch.arange(5) + 7, batch_size=batch_size, **how), curve)
+
+
+@pytest.mark.skipif(unavailable("native", "cpu") is not None, reason="no compiled extension")
+def test_backends_change_nothing(waves):
+    model, x, how, _ = waves
+    each = [rc.error_curve(model, x[:2], backend=name, **how) for name in ("native", "reference")]
+    same(*each)
 
 
 def test_order_and_company_change_nothing(waves):

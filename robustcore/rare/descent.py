@@ -40,7 +40,7 @@ def engine_of(model: Model, x: Any, y: Any, settings: Settings, **how: Any) -> E
     are not finite.
     """
     images = 1 if getattr(x, "ndim", 4) == 3 else len(x)
-    evaluator = Evaluator(model, x, y, stream=STREAM, planned=images * settings.planned, **how)
+    evaluator = Evaluator(model, x, y, stream=STREAM, planned=images * settings.planned(), **how)
     if evaluator.randomized:
         raise ValueError(
             "model must give one answer to one input for splitting, was randomised: what a "

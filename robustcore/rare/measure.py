@@ -108,7 +108,9 @@ def error_curve(
         model, x, y, settings, seed=seed, ids=ids, clip=clip, batch_size=batch_size,
         backend=backend, compile=compile,
     )  # fmt: skip
-    with bar(len(evaluator.x) * settings.planned, "evaluations", progress) as shown:
+    with bar(
+        len(evaluator.x) * settings.planned(float(grid.min())), "evaluations", progress
+    ) as shown:
         found = descend(evaluator, settings, Goal.at_rates(grid), shown, confidence)
     sigma, low, high, status = _sigmas(found, np.log(grid), confidence, settings.sigma_max)
     return ErrorCurve(
@@ -147,7 +149,9 @@ def splitting_sigma(
     evaluator = engine_of(model, x, y, settings, **engine)
     if note is not None:
         evaluator.notes.append(note)
-    with bar(len(evaluator.x) * settings.planned, "evaluations", progress) as shown:
+    with bar(
+        len(evaluator.x) * settings.planned(float(grid.min())), "evaluations", progress
+    ) as shown:
         found = descend(evaluator, settings, Goal.at_rates(grid), shown, confidence)
     found_at = _sigmas(found, np.log(grid), confidence, sigma_max)
     sigma, low, high = (each[:, 0] for each in found_at[:3])
@@ -196,7 +200,7 @@ def splitting_rate(
     settings = Settings(samples, PROBABILITY, MOVES, max(1.0, float(grid.max())), True)
     evaluator = engine_of(model, x, y, settings, **engine)
     count = len(evaluator.x)
-    with bar(count * settings.planned, "evaluations", progress) as shown:
+    with bar(count * settings.planned(), "evaluations", progress) as shown:
         found = descend(evaluator, settings, Goal.at_sigmas(grid), shown, confidence)
         started = (grid <= found.start[:, None]) | found.uncommon[:, None]  # nan starts nowhere
         split = started & (grid > 0) & ~found.unknown[:, None]

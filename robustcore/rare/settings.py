@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 SAMPLES = 2**20  # at most: their names end where those of the moves begin
 SURVIVORS = 20  # least that a level is expected to leave
 COMMON = 0.1  # error rate to begin at
-EACH, EACH_ALONE = 90, 35  # evaluations for each particle, about, with a bridge and without
+EACH, EACH_ALONE = 8, 3  # evaluations for each particle and power of e, with a bridge and without
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,11 @@ class Settings:
     def least(self) -> int:
         return int(np.ceil(SURVIVORS / self.probability))
 
-    @property
-    def planned(self) -> int:
-        """Evaluations of an image, about."""
-        return self.samples + (EACH if self.bridge else EACH_ALONE) * self.particles
+    def planned(self, rate: float = 1e-6) -> int:
+        """Evaluations of an image down to a rate, about."""
+        depth = max(1.0, float(np.log(COMMON / rate)))
+        each = EACH if self.bridge else EACH_ALONE
+        return self.samples + int(each * depth * self.particles)
 
 
 @dataclass(frozen=True)
