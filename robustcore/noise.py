@@ -57,7 +57,9 @@ def error_rate(
         (seed, id, i) alone, bit for bit the same on every device and at every batch size.
     confidence: of the Clopper-Pearson interval around each rate, each by itself.
     method: "counting" counts errors; "splitting" goes on where errors are rarer than 1/samples,
-        down to 1e-15, and returns a RareErrorRate (robustcore.rare, docs/rare_errors.md).
+        down to 1e-15, for about 20 * samples evaluations to 1e-6, and returns a RareErrorRate
+        (robustcore.rare, docs/rare_errors.md). Of an image that errs in a tenth of the draws at no
+        sigma it begins at each sigma asked for, from above, until errors are met.
     ids: distinct integers in [0, 2^32) that name the images; their positions by default.
     clip: (low, high) clips noisy pixels; None, the default and the paper's way, does not.
     batch_size, backend ("reference", "native", "triton"), compile: chosen automatically by

@@ -163,7 +163,8 @@ def test_the_rate_at_a_sigma_is_found_where_more_noise_errs_less():
     assert covers(missed.sum(), 100)
     assert not covers(np.sum(found.rate_high[:, 0] < 2 * truth), 100)
     several = rc.error_rate(model, x[:4], [0.03, 0.3, 1.0], y[:4], samples=500, method="splitting")
-    assert ((several.rate_low[:, 0] < truth) & (truth < several.rate_high[:, 0])).sum() >= 2
+    held = (several.rate_low[:, 0] < truth) & (truth < several.rate_high[:, 0])
+    assert held.sum() >= 2  # by chance fewer in 0.2 % where 92 % hold
     assert (several.rate[:, 2] < 1e-14).all()
 
 

@@ -77,6 +77,8 @@ def test_the_command_prints_and_writes_the_curve(tmp_path, capsys):
     assert np.array_equal(found.sigma, again.sigma)
     shown = capsys.readouterr().out
     assert f"{found.sigma[0, 1]:.4f}" in shown
+    assert "low at 0.001" in shown
+    assert f"{found.sigma_high[0, 1]:.4f}" in shown
     assert "that of the half-space through sigma at 0.1: " in shown
     assert (tmp_path / "curve.png").stat().st_size > 10_000
 

@@ -59,14 +59,17 @@ def run(args: argparse.Namespace) -> int:
             f"{s:.4f}" if status == "found" else str(status)
             for s, status in zip(found.sigma[:, at], found.status[:, at], strict=True)
         ]
+    last = int(np.argmin(found.rates))
+    for name, bound in (("low", found.sigma_low), ("high", found.sigma_high)):
+        columns[f"{name} at {found.rates[last]:g}"] = [f"{each:.4f}" for each in bound[:, last]]
     columns["evaluations"] = [f"{n:,}" for n in found.n_forward]
     columns["warning"] = found.warning.tolist()
     print_table(columns)
     print(f"\n{found}")
     least, through = found.rates.min(), found.nearest_rate()
-    last = found.ratio()[:, int(np.argmin(found.rates))]
-    if least < through and np.isfinite(last).any():  # at `through` itself the ratio is 1
-        middle = number(float(np.nanmedian(last)), 2)
+    ratio = found.ratio()[:, last]
+    if least < through and np.isfinite(ratio).any():  # at `through` itself the ratio is 1
+        middle = number(float(np.nanmedian(ratio)), 2)
         print(
             f"sigma at {least:g} over that of the half-space through sigma at {through:g}: "
             f"{middle} in the median image"

@@ -92,7 +92,8 @@ class RareErrorRate(Descent, ErrorRate):
     n_errors and n_samples are those of plain draws, where sigma is so large that these were enough,
     and where margins led to no error (warning "levels"); 0 where splitting went on from there. A
     rate below 1e-15 is 0, with rate_high 1e-14. Where a descent ended above a sigma, rate goes on
-    along its last slope and rate_low is 0.
+    along its last slope and rate_low is 0. Where it met no error but the second look did (warning
+    "missed"), rate is 0 and rate_high 1.
     """
 
     def _summary(self) -> str:
