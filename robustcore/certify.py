@@ -49,8 +49,9 @@ def certify(
     """The l2 radius within which the smoothed classifier's answer cannot change.
 
     The smoothed classifier answers with the class that the model gives most often to
-    N(x, sigma^2 I). n0 draws choose that class, n others count it, and the exact lower limit of its
-    probability p gives the radius sigma * Phi^-1(p); with a limit of at most 1/2 it abstains.
+    N(x, sigma^2 I); a draw with NaN among its logits is given none. n0 draws choose that class, n
+    others count it, and the exact lower limit of its probability p gives the radius
+    sigma * Phi^-1(p); with a limit of at most 1/2 it abstains.
 
     sigma: noise in pixel units of [0, 1], above 0; not clipped. n0, n: draws, at least 1. alpha: in
         (0, 1), the probability with which an image's radius may be wrong.
@@ -80,7 +81,7 @@ def certify(
     labels = evaluator.y.cpu().numpy()
     with bar(images * (n0 + n), "evaluations", progress) as shown:
         every = np.arange(images)
-        top = _classes(evaluator, every, sigma, 0, n0, shown.update).argmax(1)
+        top = _classes(evaluator, every, sigma, 0, n0, shown.update)[:, :-1].argmax(1)
         evaluator.y = torch.as_tensor(top, device=evaluator.device)
         looks, tails = _looks(n, alpha) if asked is not None else ([n], [alpha])
         right = np.zeros(images, np.int64)
@@ -143,10 +144,11 @@ def predict(
 ) -> PredictResult:
     """What the smoothed classifier answers, or -1 where its draws do not tell.
 
-    n draws are counted by class. The commonest is the answer if, of the draws given it or the next,
-    the share is above 1/2 by an exact two-sided binomial test at level alpha (Hung and Fithian,
-    2019). early: stop an image at the first of the looks n/128, n/64, ..., n that tells; alpha is
-    shared between them, half to the last.
+    n draws are counted by class, those with NaN among their logits as one more, which is never the
+    answer. The commonest is the answer if, of the draws given it or the next, the share is above
+    1/2 by an exact two-sided binomial test at level alpha (Hung and Fithian, 2019). early: stop an
+    image at the first of the looks n/128, n/64, ..., n that tells; alpha is shared between them,
+    half to the last.
 
     Other arguments, determinism and errors as in `certify`. Cost: at most n evaluations an image.
 
@@ -165,14 +167,13 @@ def predict(
     label = np.full(images, -1)
     seen = np.zeros(images, np.int64)
     open_ = np.arange(images)
-    counts = np.zeros((images, evaluator.n_classes), np.int64)
+    counts = np.zeros((images, evaluator.n_classes + 1), np.int64)
     with bar(images * n, "evaluations", progress) as shown:
         for before, look, level in zip([0, *looks], looks, tails, strict=False):
             counts[open_] += _classes(evaluator, open_, sigma, before, look, shown.update)
             seen[open_] = look
-            second, first = np.sort(counts[open_], 1)[:, -2:].T
-            tells = 2 * bdtrc(first - 1.0, first + second, 0.5) <= level
-            label[open_[tells]] = counts[open_[tells]].argmax(1)
+            answer, tells = _told(counts[open_], level)
+            label[open_[tells]] = answer[tells]
             open_ = open_[~tells]
             if not len(open_):
                 break
@@ -180,13 +181,21 @@ def predict(
         ids=evaluator.ids.cpu().numpy(),
         labels=evaluator.y.cpu().numpy(),
         label=label,
-        counts=counts,
+        counts=counts[:, :-1],
         n_samples=seen,
         n_forward=evaluator.n_forward,
         sigma=sigma,
         alpha=alpha,
         provenance=provenance(evaluator, "smoothing", n, start, {"n": n, "early": early}),
     )
+
+
+def _told(counts: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """(commonest class (I,), whether it surely is) of counts (I, K + 1); -1 for the last column."""
+    second, first = np.sort(counts, 1)[:, -2:].T
+    commonest = counts.argmax(1)
+    commonest[commonest == counts.shape[1] - 1] = -1
+    return commonest, 2 * bdtrc(first - 1.0, first + second, 0.5) <= alpha
 
 
 def lower_limit(hits: Any, samples: Any, alpha: Any) -> np.ndarray:
@@ -242,8 +251,11 @@ def _classes(
     last: int,
     progress: Callable[[int], object],
 ) -> np.ndarray:
-    """How many draws of each of some images the model gives each class, (I, K)."""
-    found = np.zeros((len(evaluator.x), evaluator.n_classes), np.int64)
+    """How many draws of each of some images the model gives each class, (I, K + 1).
+
+    The last column is of those that it gives none, which `classes` numbers -1.
+    """
+    found = np.zeros((len(evaluator.x), evaluator.n_classes + 1), np.int64)
     for slots, draws in _rounds(rows, first, last):
         given = evaluator.classes(slots, np.full(len(slots), sigma), draws)
         np.add.at(found, (slots, given), 1)

@@ -19,7 +19,7 @@ from robustcore import inputs
 from robustcore.batches import Graph, Slots
 from robustcore.fused import Fused, fuse
 from robustcore.kernels import select
-from robustcore.network import Model, Network
+from robustcore.network import Model, Network, class_of, likeliest
 from robustcore.precision import Coarse, checked
 from robustcore.rounds import Rounds
 
@@ -108,7 +108,7 @@ class Evaluator(Rounds):
         if bool(logits.isnan().all()):
             raise ValueError("model must return logits, returned NaN alone for every image in x")
         if labels is None:
-            labels = logits.argmax(1)
+            labels = likeliest(logits)
         self.n_classes = logits.shape[1]
         inputs.labels_within(labels, self.n_classes)
         self.y = labels
@@ -169,11 +169,11 @@ class Evaluator(Rounds):
         return out.cpu().numpy()
 
     def classes(self, rows: np.ndarray, sigma: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        """The class that the model gives each slot, int64 (S,): of equal logits the lowest."""
+        """The class that the model gives each slot, int64 (S,), -1 where its logits hold NaN."""
         out = torch.empty(len(rows), dtype=torch.int64, device=self.device)
 
         def reduce(logits: Tensor, slots: Slots) -> None:
-            out[slots.index] = logits.argmax(1)
+            out[slots.index] = class_of(logits)
 
         with torch.no_grad():
             self.run(self.table(rows, sigma, samples), reduce)

@@ -116,6 +116,19 @@ class Network:
         return counter.get_total_flops()
 
 
+def class_of(logits: Tensor) -> Tensor:
+    """The class that each row of logits (S, K) names, int64 (S,): of equal ones the lowest.
+
+    -1 where one is NaN: such a row names no class.
+    """
+    return torch.where(logits.isnan().any(1), -1, logits.argmax(1))
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """As `class_of`, but of a row with NaN the largest of its other logits: always a class."""
+    return logits.masked_fill(logits.isnan(), -torch.inf).argmax(1)
+
+
 def _check_module(model: nn.Module, device: torch.device) -> None:
     for name, parameter in model.named_parameters():
         if parameter.device != device:

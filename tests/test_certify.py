@@ -233,3 +233,40 @@ def test_bad_input_is_named(arguments, message):
     for function in functions:
         with pytest.raises(ValueError, match=message):
             function(HalfSpace(16, DISTANCE), x, **({"sigma": SIGMA} | arguments))
+
+
+# -- draws that are given no class -----------------------------------------------------------
+
+
+class Holes(Slab):
+    """A slab with NaN in all logits, or in one, of a share of the draws: those with a pixel far."""
+
+    def __init__(self, distance, share, column=slice(None)):
+        super().__init__(16, distance)
+        self.least, self.column = SIGMA * norm.isf(share / 2), column
+
+    def forward(self, x):
+        logits = super().forward(x).clone()
+        hole = (x.flatten(1)[:, 0] - 0.5).abs() > self.least
+        logits[:, self.column] = logits[:, self.column].masked_fill(hole[:, None], torch.nan)
+        return logits
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("column", [slice(None), slice(0, 1), slice(2, 3)])
+def test_a_draw_with_nan_votes_for_nobody(column, early):
+    x, y = grey(4)
+    mostly = Holes(5.0, 0.95, column)  # the rest, a twentieth, is class 0
+    found = rc.predict(mostly, x, y, sigma=SIGMA, n=2000, early=early)
+    assert (found.label == -1).all()
+    voted = found.counts.sum(1)
+    assert (voted < 0.2 * found.n_samples).all()
+    assert early or (voted > 50).all()
+    assert (found.counts[:, 1:] == 0).all()
+    assert (rc.certify(mostly, x, y, sigma=SIGMA, n=2000).label == -1).all()
+    # a tenth without a class leaves the majority as it is
+    few = Holes(5.0, 0.1, column)
+    found = rc.predict(few, x, y, sigma=SIGMA, n=2000, early=early)
+    assert (found.label == 0).all()
+    assert (found.counts.sum(1) < found.n_samples).all()
+    assert (rc.certify(few, x, y, sigma=SIGMA, n=2000).label == 0).all()

@@ -97,6 +97,21 @@ def test_ties_and_nan_are_errors(x):
 
     assert not corruption_benchmark(Constant(), x, **FEW).correct.any()
 
+    class Hole(nn.Module):
+        """The last logit is NaN, which is no answer, whether labels are given or not."""
+
+        def forward(self, x):
+            mean = x.mean((1, 2, 3))
+            return torch.stack([mean, 1 - mean, torch.full_like(mean, torch.nan)], 1)
+
+    found = corruption_benchmark(Hole(), x, **FEW)
+    assert not found.correct.any()
+    assert not found.clean_correct.any()
+    assert set(found.labels) <= {0, 1}
+    given = corruption_benchmark(Hole(), x, torch.full((len(x),), 2), **FEW)
+    assert not given.correct.any()
+    assert not given.clean_correct.any()
+
 
 def test_storage_is_what_the_model_sees(x):
     seen = []

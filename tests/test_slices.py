@@ -187,6 +187,37 @@ def test_a_window_does_not_depend_on_the_others():
         assert alone.n_evaluated[0] == together.n_evaluated[i]
 
 
+class Holed(Slab):
+    """A slab with NaN for its last logit, or its own, where one pixel is off."""
+
+    def __init__(self, column, far):
+        super().__init__(48, 0.5)
+        self.column, self.far = column, far
+
+    def forward(self, x):
+        logits = super().forward(x).clone()
+        hole = (x.flatten(1)[:, 0] - 0.5).abs() > self.far
+        logits[:, self.column] = logits[:, self.column].masked_fill(hole, torch.nan)
+        return logits
+
+
+@pytest.mark.parametrize("column", [0, 2])
+def test_nodes_and_draws_with_nan_have_no_class(column):
+    x, y = grey(2, (3, 4, 4))
+    plain = windows(Slab(48, 0.5), x, y, sigma=0.3, up="orthogonal", coarse=1)
+    record = windows(Holed(column, 0.5), x, y, sigma=0.3, up="orthogonal", coarse=1)
+    assert record.drawn.all()
+    off = record.classes == -1
+    assert 0 < off.mean() < 1
+    assert (record.classes[~off] >= 0).all()
+    assert (record.error_rate >= plain.error_rate).all()
+    assert (record.class_rate < record.error_rate).all()
+    assert (record.point_labels[:, 0] >= 1).all()  # the noise error has a class
+    nowhere = windows(Holed(column, 1e-6), x, y, sigma=0.1, up="orthogonal")
+    assert (nowhere.status == "no_noise_error").all()
+    assert (nowhere.error_rate == 1).all()
+
+
 def test_images_without_a_window_say_why():
     model, (x, y) = HalfSpace(48, 3.0), grey(3, (3, 4, 4))
     y[0] = 1

@@ -208,6 +208,16 @@ def test_the_judge_shares_memory_and_changes_nothing():
     assert found.robust_accuracy(x, y, 0.3, 5) <= found.accuracy(x, y)
 
 
+def test_the_judge_takes_nan_for_no_answer():
+    class Hole(torch.nn.Module):
+        def forward(self, x):
+            return torch.full((len(x), 2), torch.nan)
+
+    x, y = toy().x_test, toy().y_test
+    assert (y == 0).any()
+    assert judge(Hole()).accuracy(x, y) == 0
+
+
 def test_bfloat16_attacks_give_float32_images():
     one = batch()
     out = training.Adversarial(0.1, steps=2)(one, judge(Narrow(), "bfloat16").tools)

@@ -21,7 +21,7 @@ from robustcore.corruptions.digital import through_jpeg
 from robustcore.corruptions.kernels import Kernels, select
 from robustcore.corruptions.parameters import COMMON
 from robustcore.evaluator import PROBE, Evaluator
-from robustcore.network import Model
+from robustcore.network import Model, likeliest
 from robustcore.provenance import bar, provenance
 from robustcore.results import CorruptionResult
 from robustcore.runs import by_blocks
@@ -165,7 +165,7 @@ def measure(
         for column, part, images in _ahead(conditions, n, evaluator.batch_size):
             logits = _logits(evaluator, images)
             if labels is None and column == 0:
-                answers[part] = logits.argmax(1)
+                answers[part] = likeliest(logits)
             if labels is not None and column == 0 and part.start == 0:
                 inputs.labels_within(labels, logits.shape[1])
             truth = answers[part] if labels is None else labels[part]

@@ -137,6 +137,8 @@ def _point(kind: str) -> str:
 
 
 def _name(label: int, names: Sequence[str] | None) -> str:
+    if label < 0:
+        return "no class: NaN"
     return f"class {label}" if names is None or label >= len(names) else str(names[label])
 
 

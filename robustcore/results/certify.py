@@ -73,8 +73,10 @@ class CertifyResult(StatusRecord):
 class PredictResult(Record):
     """What the smoothed classifier answers for B images: label, or -1 where it abstains.
 
-    counts (B, K): draws given each class. A label is wrong, in that another class is likelier in
-    noise, with a probability of at most alpha. labels: those given, or the model's own.
+    counts (B, K): draws given each class; the rest of n_samples had NaN among their logits and were
+    given none. The label is -1 too where these are commonest. A label is wrong, in that another
+    class is likelier in noise, with a probability of at most alpha. labels: those given, or the
+    model's own.
     """
 
     label: Ints = per_image(np.int64)

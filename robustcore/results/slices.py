@@ -28,10 +28,11 @@ class SliceResult(StatusRecord):
     By status:
 
     - "drawn": there is a window;
-    - "misclassified", "no_noise_error" (no draw at sigma was wrong), "no_adversarial_error" (the
-      attack found none): there is none; classes are -1, numbers NaN.
+    - "misclassified", "no_noise_error" (no draw at sigma was given a wrong class),
+      "no_adversarial_error" (the attack found none): there is none; classes are -1, numbers NaN.
 
-    classes, margin: of every node; the model is right where margin is positive. evaluated: which
+    classes, margin: of every node; the model is right where margin is positive, and names no class,
+    -1, where its logits hold NaN. evaluated: which
     nodes the model was asked about; the rest lie between nodes of one class, which they take.
     n_evaluated: how many it was asked about, some just outside the window included.
     sigma, error_rate: the noise of the circle, and the share of draws in it that the model got

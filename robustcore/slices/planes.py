@@ -56,7 +56,7 @@ class Planes:
     # -- points ------------------------------------------------------------------------------
 
     def noise(self, sigma: np.ndarray) -> None:
-        """The first draw at sigma (B,) that is an error, its class, and how many share it."""
+        """The first draw at sigma (B,) that is taken for another class, and how many share it."""
         n, samples = len(self.x), self.samples
         self.status[(self.status == "drawn") & ~np.isfinite(sigma)] = "no_noise_error"
         self.sigma = sigma
@@ -71,11 +71,12 @@ class Planes:
         wrong = ~(margins.reshape(-1, samples) > 0)
         self.error_rate[rows] = self.class_rate[rows] = wrong.mean(1)
         some = wrong.any(1)
-        self.first[rows] = wrong.argmax(1)
         at, draws = np.nonzero(wrong)
         found = self._classes(rows[at], self._noisy(rows[at], draws)) if len(at) else at
+        named = found >= 0  # a draw that the model gives no class is an error, but aims at nothing
         wanted = np.full(len(rows), -1)
-        wanted[at[::-1]] = found[::-1]  # the first of each image is written last
+        wanted[at[named][::-1]] = found[named][::-1]  # the first of each image is written last
+        self.first[rows[at[named][::-1]]] = draws[named][::-1]
         self.wanted[rows] = wanted
         same = np.bincount(at[found == wanted[at]], minlength=len(rows)) / samples
         self.class_rate[rows] = np.where(some, same, self.class_rate[rows])
@@ -219,9 +220,11 @@ class Planes:
         return classes.astype(np.int64), margin
 
     def _margin_and_class(self, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        margin, other = self.gradients.judged(rows, self.gradients.logits(rows, points))
+        logits = self.gradients.logits(rows, points)
+        margin, other = self.gradients.judged(rows, logits)
         margin = margin.double()
-        return margin, torch.where(margin > 0, self.engine.y[rows], other).double()
+        given = torch.where(margin > 0, self.engine.y[rows], other)
+        return margin, torch.where(logits.isnan().any(1), -1, given).double()
 
     def _classes(self, rows: np.ndarray, points: Tensor) -> np.ndarray:
         images = torch.as_tensor(rows, device=points.device)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcore.kernels import select
+from robustcore.network import class_of
 from robustcore.training.recipes import Tools, attacked
 from robustcore.training.settings import PRECISIONS, Settings
 from robustcore.training.world import World
@@ -94,7 +95,7 @@ class Judge:
             images = change(pixels.float().div(255), labels, at).permute(0, 3, 1, 2)
             with torch.no_grad(), autocast(self.settings, self.device):
                 logits = logits_of(self.model(images))
-            right += (logits.argmax(1) == labels).sum()
+            right += (class_of(logits) == labels).sum()
         return int(self.world.total(right)) / len(x)
 
     def flops(self, x: Tensor) -> int:
