@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,10 @@ def identifiers(ids: Any, n: int, device: torch.device) -> Tensor:
 def folder(name: str, where: str | os.PathLike[str]) -> Path:
     """Made if need be, and seen to be writable. Raises OSError."""
     found = Path(where)
-    probe = found / ".robustcore-probe"
     try:
         found.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
+        with tempfile.NamedTemporaryFile(dir=found, prefix=".robustcore-"):
+            pass  # a new file of a name that nobody knows: follows no link, meets no other process
     except OSError as error:
         message = f"{name} must be a folder that can be written, was {where}: {error}"
         raise OSError(message) from None

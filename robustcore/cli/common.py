@@ -15,6 +15,7 @@ from torch import Tensor
 from robustcore import inputs, kernels, zoo
 from robustcore.cli import models
 from robustcore.results import Record
+from robustcore.results.files import write_whole
 from robustcore.runs import leads
 from robustcore.sources import LabelledFolder
 
@@ -150,6 +151,10 @@ def print_cost(record: Any) -> None:
     )
     for note in how.notes:
         print(f"note: {note}")
+
+
+def write_figure(figure: Any, path: Path) -> None:
+    write_whole(path, lambda file: figure.savefig(file, format="png"))
 
 
 def write(record: Record, folder: Path, name: str) -> None:

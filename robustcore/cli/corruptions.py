@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from robustcore import runs
-from robustcore.cli.common import engine, example, print_cost, print_table, write
+from robustcore.cli.common import engine, example, print_cost, print_table, write, write_figure
 from robustcore.corruptions import COMMON, NAMES, corruption_benchmark
 from robustcore.corruptions.benchmark import STORAGE
 from robustcore.distance import pgd
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         write(each, args.out, f"robust_{each.norm.lower()}")
     figure = Figure(figsize=(6.4, 5.6), dpi=150, layout="constrained")
     corruption_accuracy({args.model: found}, figure.add_subplot())
-    figure.savefig(args.out / "corruptions.png")
+    write_figure(figure, args.out / "corruptions.png")
     print(f"wrote {', '.join(sorted(path.name for path in args.out.iterdir()))} in {args.out}")
     return 0
 

@@ -16,6 +16,7 @@ from robustcore.cli.common import (
     print_cost,
     print_table,
     write,
+    write_figure,
 )
 from robustcore.rare import RATES, error_curve
 from robustcore.runs import leads
@@ -80,6 +81,6 @@ def run(args: argparse.Namespace) -> int:
     upper, lower = figure.subplots(2, 1)
     plot.sigma_against_rate(found, upper)
     plot.ratio_to_half_space(found, lower)
-    figure.savefig(args.out / "curve.png")
+    write_figure(figure, args.out / "curve.png")
     print(f"wrote curve.csv, curve.npz and curve.png in {args.out}")
     return 0

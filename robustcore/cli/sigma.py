@@ -17,6 +17,7 @@ from robustcore.cli.common import (
     print_cost,
     print_table,
     write,
+    write_figure,
 )
 from robustcore.distance import distance_to_error
 from robustcore.noise import METHODS, sigma_at_error_rate
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     write(found, args.out, "sigma")
     figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     plot.sigma_histogram(found, figure.add_subplot())
-    figure.savefig(args.out / "sigma.png")
+    write_figure(figure, args.out / "sigma.png")
     print(f"wrote {', '.join(sorted(path.name for path in args.out.iterdir()))} in {args.out}")
     return 0
 

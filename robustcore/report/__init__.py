@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from robustcore.report.job import Job
 from robustcore.report.page import Section, Skip, render
 from robustcore.report.sections import SECTIONS
 from robustcore.results import Record
+from robustcore.results.files import write_text
 from robustcore.runs import RunError, leads
 from robustcore.runs import named as kept_as
 from robustcore.sources import is_path, open_source
@@ -145,16 +147,17 @@ def report(
     if not leads():
         return Report(path, {}, {}, job.records)
     pages = [_shown(section, module, job) for section, module in chosen.items()]
+    stems = _file_names(job.records)
     for name, found in job.records.items():
         for each, record in found.items():
-            _write(record, folder, f"{_file_name(name)}.{each}")
+            _write(record, folder, f"{stems[name]}.{each}")
     several = ", ".join(named)
     when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     lead = (
         f"Random noise and nearest errors of {several} on {n} images ({data}). "
         f"robustcore {version('robustcore')}, {when}."
     )
-    path.write_text(render(f"Robustness of {several}", lead, pages), encoding="utf-8")
+    write_text(path, render(f"Robustness of {several}", lead, pages))
     return Report(
         path=path,
         verdicts={each.title: tuple(each.verdicts) for each in pages if each.verdicts},
@@ -198,8 +201,17 @@ def _check(model: Model, job: Job, given: Mapping[str, Record]) -> None:
             raise ValueError(f"records must be of error rate {job.rate:g}, {name!r} was of {its:g}")
 
 
-def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") or "model"
+def _file_names(names: Iterable[str]) -> dict[str, str]:
+    """How the files of each model begin; models whose names would give one file are numbered."""
+    stems: dict[str, str] = {}
+    taken: set[str] = set()  # in small letters, which some file systems do not tell from capitals
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") or "model"
+        numbered = (f"{plain}-{k}" for k in itertools.count(2))
+        stem = next(s for s in itertools.chain([plain], numbered) if s.lower() not in taken)
+        taken.add(stem.lower())
+        stems[name] = stem
+    return stems
 
 
 def _write(record: Record, folder: Path, stem: str) -> None:
@@ -211,7 +223,7 @@ def _write(record: Record, folder: Path, stem: str) -> None:
         "provenance": vars(record.provenance),
         "columns": {name: values.tolist() for name, values in record.columns().items()},
     }
-    (folder / f"{stem}.json").write_text(json.dumps(_finite(text), indent=1) + "\n")
+    write_text(folder / f"{stem}.json", json.dumps(_finite(text), indent=1) + "\n")
 
 
 def _finite(value: Any) -> Any:

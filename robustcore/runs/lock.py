@@ -23,7 +23,7 @@ def held(folder: Path) -> Iterator[None]:
         raise InUse(f"run must not be in use, {folder} is by this very process")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         message = f"run must be a folder that can be written, was {folder}: {error.strerror}"
         raise OSError(error.errno, message) from None

@@ -116,7 +116,7 @@ def train(
         )
         name, model = _network(network, chosen.seed)
         begun = None if start is None else files.begin(model, start)
-        folder = files.writable(out)
+        folder = inputs.folder("out", out)
         about = identity(chosen, name, data, recipe) | {"start": begun}
         state = files.load_checkpoint(folder, about)
         trainer = Trainer(model, data, recipe, chosen, here, compile)

@@ -15,10 +15,12 @@ import gzip
 import hashlib
 import os
 import pickle
+import shutil
 import tarfile
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from robustcore import inputs
+from robustcore.results.files import write_whole
 
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -153,14 +156,20 @@ def _folder(folder: str | Path | None, name: str) -> Path:
 def _download(url: str, path: Path) -> None:
     if path.is_file():
         return
-    partial = path.with_suffix(".part")
     try:
-        urllib.request.urlretrieve(url, partial)
+        with urllib.request.urlopen(url) as answer:
+            write_whole(path, lambda file: _copy(answer, file))
     except OSError as error:
         raise OSError(
             f"{path.name} is not in {path.parent} and could not be downloaded from {url}: {error}"
         ) from error
-    partial.replace(path)
+
+
+def _copy(answer: Any, file: IO[bytes]) -> None:
+    shutil.copyfileobj(answer, file)
+    length = answer.headers.get("Content-Length")
+    if length is not None and file.tell() != int(length):
+        raise OSError(None, f"{file.tell()} of {length} bytes came")
 
 
 def _cifar10_images(root: Path) -> Arrays:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,22 +17,10 @@ from safetensors.torch import load, save
 from torch import nn
 
 from robustcore import zoo
+from robustcore.results.files import write_whole
 from robustcore.training.settings import differing
 
 CHECKPOINT, WEIGHTS, CARD = "checkpoint.pt", "weights.safetensors", "card.json"
-
-
-def writable(out: str | Path) -> Path:
-    """The folder, made if need be. Raises OSError before any work when it cannot be written."""
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".robustcore-probe-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"out must be a folder that can be written, was {out}: {error}") from None
-    return folder
 
 
 def begin(model: nn.Module, start: str | Path) -> dict[str, str]:
@@ -52,9 +39,7 @@ def begin(model: nn.Module, start: str | Path) -> dict[str, str]:
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    partial = folder / (CHECKPOINT + ".part")
-    torch.save(state, partial)
-    partial.replace(folder / CHECKPOINT)
+    write_whole(folder / CHECKPOINT, lambda file: torch.save(state, file), name="out")
 
 
 def load_checkpoint(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -88,10 +73,8 @@ def save_result(folder: Path, model: nn.Module, card: dict[str, Any]) -> dict[st
     weights = save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
     card = card | {"sha256": hashlib.sha256(weights).hexdigest()}
     text = json.dumps(card, indent=2) + "\n"
-    for name, content in ((WEIGHTS, weights), (CARD, text.encode())):
-        partial = folder / (name + ".part")
-        partial.write_bytes(content)
-        partial.replace(folder / name)
+    write_whole(folder / WEIGHTS, lambda file: file.write(weights), name="out")
+    write_whole(folder / CARD, lambda file: file.write(text.encode()), name="out")
     return card
 
 
