@@ -1,5 +1,6 @@
-"""Figure 5 judges its claim; every figure's example is short and takes the same options."""
+"""The figures judge their claims; each example is short and takes the same options."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -16,6 +17,11 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 HELPED = {"shot_noise": 0.9, "impulse_noise": 0.8, "glass_blur": 0.9, "fog": 0.3, "contrast": 0.4}
 
 
+@pytest.fixture(autouse=True)
+def beside_the_examples(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))  # as python does with the folder of a script
+
+
 def changed(record, **values):
     return type(record)(**{**vars(record), **values})
 
@@ -24,18 +30,19 @@ def changed(record, **values):
 
 
 @pytest.mark.parametrize(
-    ("trained", "status", "word"),
+    ("images", "trained", "status", "word"),
     [
-        (HELPED, 0, "holds"),
-        (HELPED | {"fog": 0.6}, 1, "does not hold"),  # fog is helped
-        (HELPED | {"contrast": 0.5}, 1, "does not hold"),  # contrast does not lose
-        (HELPED | dict.fromkeys(FAMILIES["blur"], 1.0), 1, "does not hold"),  # blurs gain most
-        (HELPED | {"shot_noise": 0.5, "impulse_noise": 0.5, "gaussian_noise": 1.0}, 1, "not hold"),
-        (None, 0, "takes two models"),
+        (500, HELPED, 0, "lose: holds"),
+        (10, HELPED, 1, "undecided"),  # the same shares of fewer images show less
+        (500, HELPED | {"fog": 0.6}, 1, "does not hold"),  # fog is helped
+        (500, HELPED | {"contrast": 0.5}, 1, "does not hold"),  # contrast does not lose
+        (500, HELPED | dict.fromkeys(FAMILIES["blur"], 1.0), 1, "does not hold"),  # blurs gain most
+        (500, HELPED | {"shot_noise": 0.5, "impulse_noise": 0.5}, 1, "does not hold"),
+        (500, None, 1, "takes two models"),
     ],
 )
-def test_figure_5_judges_its_claim(trained, status, word, tmp_path, monkeypatch, capsys):
-    known = {"natural": table(), "trained": table(**(trained or {}))}
+def test_figure_5_judges_its_claim(images, trained, status, word, tmp_path, monkeypatch, capsys):
+    known = {"natural": table(images), "trained": table(images, **(trained or {}))}
     monkeypatch.setattr(rc, "load_example", lambda name, images: (name, np.zeros(images), [0]))
     monkeypatch.setattr(rc, "corruption_benchmark", lambda model, x, y, **how: known[model])
     monkeypatch.setattr(rc, "pgd", lambda model, x, y, **how: robust())
@@ -77,6 +84,80 @@ def test_families_part_the_benchmark():
     assert sorted([*known, *OMITTED]) == sorted(COMMON)
 
 
+# -- claims 1 and 2 ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("images", "heights", "first", "second", "status"),
+    [
+        # a half-space puts its nearest error where noise says, and raises both alike
+        (16, {"natural": 0.2, "gauss0.4": 0.8, "adv": 0.4}, "holds", "does not hold", 1),
+        (4, {"natural": 0.2, "gauss0.4": 0.8, "adv": 0.4}, "undecided", "undecided", 1),
+        (16, {"natural": 0.2}, "holds", None, 0),
+    ],
+)
+def test_figure_2_judges_both_claims(
+    images, heights, first, second, status, tmp_path, monkeypatch, capsys
+):
+    from models import HalfSpace, grey
+
+    known = {f"cifar10-{name}": HalfSpace(16, height) for name, height in heights.items()}
+    monkeypatch.setattr(rc, "load_example", lambda name, n, device: (known[name], *grey(n)))
+    options = ["--quick", "--images", str(images), "--out", str(tmp_path), "--model", *known]
+    monkeypatch.setattr(sys, "argv", ["figure2.py", *options])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(EXAMPLES / "figure2.py"), run_name="__main__")
+    assert left.value.code == status
+    shown = capsys.readouterr().out
+    assert f"claim 1, distance as noise predicts: {first}\n" in shown
+    assert (f"claim 2, training raises both: {second}\n" in shown) is (second is not None)
+    kept = json.loads((tmp_path / "figure2.json").read_text())
+    assert kept["command"].endswith("figure2.py " + " ".join(options))
+    assert kept["ratios"]["cifar10-natural"][0] == pytest.approx(1, abs=0.15)
+
+
+# -- verdicts ----------------------------------------------------------------------------------
+
+
+def test_an_outcome_needs_the_whole_interval():
+    from verdict import judge, together
+
+    assert judge((0.9, 1.1), 0.8, 1.25) == "holds"
+    assert judge((0.7, 1.1), 0.8, 1.25) == "undecided"
+    assert judge((0.7, 1.3), 0.8, 1.25) == "undecided"
+    assert judge((1.3, 1.4), 0.8, 1.25) == "does not hold"
+    assert judge((0.0, 0.0), most=0) == "does not hold"  # an end of the criterion is outside
+    assert together(["holds", "undecided", "does not hold"]) == "does not hold"
+    assert together(["holds", "undecided"]) == "undecided"
+    assert together(["holds", "holds"]) == "holds"
+    assert together([]) == "undecided"
+
+
+@pytest.mark.parametrize("kind", ["median", "share", "mean"])
+def test_intervals_of_verdicts_hold_and_few_images_decide_nothing(kind):
+    import verdict
+
+    rng = np.random.default_rng(0)
+    draws = {  # the truth is 0.4; a gain of images is skewed and mostly 0
+        "median": lambda n: rng.exponential(0.4 / np.log(2), n),
+        "share": lambda n: rng.random(n) < 0.4,
+        "mean": lambda n: np.where(rng.random(n) < 0.5, 0.0, rng.uniform(0.6, 1.0, n)),
+    }[kind]
+    interval = {
+        "median": lambda rows, level: verdict.median_interval(rows, level),
+        "share": lambda rows, level: verdict.share_interval(int(rows.sum()), len(rows), level),
+        "mean": lambda rows, level: verdict.mean_interval(rows, level),
+    }[kind]
+    held = np.zeros(2)
+    for _ in range(1000):
+        low, high = interval(draws(100), 0.05)
+        held += low <= 0.4 <= high, low <= 0.5 <= high  # the second is the control
+    # 0.95 is asked; 0.925 is 3.6 standard errors below, passed by chance in 2 of 10,000
+    assert held[0] >= 925
+    assert held[1] < 700
+    assert verdict.judge(interval(draws(4), 0.05), least=0.39) != "holds"
+
+
 # -- rare errors -------------------------------------------------------------------------------
 
 
@@ -102,7 +183,7 @@ def test_rare_errors_prints_each_rate_and_draws_the_figure(tmp_path, monkeypatch
 @pytest.mark.parametrize("number", range(1, 7))
 def test_an_example_is_short_and_takes_the_usual_options(number):
     text = (EXAMPLES / f"figure{number}.py").read_text()
-    assert len(text.splitlines()) < 60
+    assert len(text.splitlines()) < 75
     for option in ("--quick", "--model", "--images", "--out"):
         assert f'add_argument("{option}"' in text, option
     assert "progress=True" in text or '"progress": True' in text or "tqdm(" in text
