@@ -15,23 +15,22 @@ import torch
 from torch import Tensor
 
 MAX_ID = 2**32 - 1
+ALONE = (1, 3)  # channels of an image without its batch dimension
 WITHOUT_FLOAT64 = ("mps",)  # devices
 
 
 def images(x: Any) -> Tensor:
-    """One image (C, H, W) or a batch (B, C, H, W) to a contiguous batch (B, C, H, W)."""
+    """One image (C, H, W) or a batch (B, C, H, W) to a contiguous batch (B, C, H, W).
+
+    As `as_batch` says, an image that comes alone is grey or of 3 colours.
+    """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, was {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(
             f"x must be floating point with pixels in [0, 1], was {x.dtype}: use x.float() / 255"
         )
-    if x.ndim == 3:
-        x = x[None]
-    if x.ndim != 4:
-        raise ValueError(
-            f"x must be one image (C, H, W) or a batch (B, C, H, W), had shape {tuple(x.shape)}"
-        )
+    x = as_batch(x)
     if x.numel() == 0:
         raise ValueError(f"x must hold at least one pixel, had shape {tuple(x.shape)}")
     if not bool(torch.isfinite(x).all()):
@@ -39,6 +38,32 @@ def images(x: Any) -> Tensor:
         raise ValueError(f"x must be finite, image {bad[0]} holds NaN or inf ({len(bad)} such)")
     x = x.detach().contiguous()
     return x.clone() if x.is_inference() else x  # else autograd refuses what is computed from it
+
+
+def as_batch(x: Any) -> Any:
+    """A tensor or an array with the batch dimension that an image alone lacks.
+
+    Only (1, H, W) and (3, H, W) are taken for an image alone: (N, H, W) may as well be N grey
+    images, and (H, W, 3) an image whose channels stand last.
+    """
+    shape = tuple(x.shape)
+    if len(shape) == 3 and shape[0] in ALONE:
+        return x[None]
+    if len(shape) == 3 and shape[2] in ALONE:
+        raise ValueError(
+            f"x must be one image (C, H, W) or a batch (B, C, H, W), had shape {shape}, whose "
+            "channels may stand last: move them first"
+        )
+    if len(shape) == 3:
+        raise ValueError(
+            f"x must be one image (C, H, W) of 1 or 3 channels or a batch (B, C, H, W), had shape "
+            f"{shape}: give x[None] for one image, x[:, None] for {shape[0]} grey images"
+        )
+    if len(shape) != 4:
+        raise ValueError(
+            f"x must be one image (C, H, W) or a batch (B, C, H, W), had shape {shape}"
+        )
+    return x
 
 
 def tensor(value: Any) -> Tensor:

@@ -11,7 +11,11 @@ from torch.utils.data import (
     Dataset,
     IterableDataset,
     RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
     TensorDataset,
+    WeightedRandomSampler,
 )
 
 import robustcore as rc
@@ -246,3 +250,217 @@ def test_a_loader_with_a_collate_fn_of_its_own_is_refused():
     with pytest.raises(ValueError, match="it had a collate_fn of its own: do what that does"):
         rate(DataLoader(TensorDataset(X, Y), batch_size=2, collate_fn=darker))
     assert len(rate(DataLoader(TensorDataset(X, Y), batch_size=None))) == N
+
+
+# -- labels: of all images or of none ------------------------------------------------------------
+
+
+class Labelled(Dataset):
+    """Images with the labels that it is given."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i):
+        return X[i % N], self.labels[i]
+
+
+@pytest.mark.parametrize("missing", [0, 3, 17, 39])
+def test_one_missing_label_among_40_is_refused_by_its_image(missing):
+    wrong = ((Small()(X).argmax(1) + 1) % 5)[torch.arange(40) % N].tolist()
+    labels = [None if i == missing else label for i, label in enumerate(wrong)]
+    with pytest.raises(ValueError, match=f"for each image or for none, image {missing} had none"):
+        rate(Labelled(labels))
+    # labels given beside the set are taken for its own
+    assert rate(Labelled(labels), wrong).rate.mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("label", "error", "message"),
+    [
+        (None, ValueError, "x must hold a label for each image or for none, image 5 had none"),
+        (float("nan"), TypeError, "integer class indices, image 5 had nan"),
+        (torch.tensor(float("nan")), TypeError, r"integer class indices, image 5 had tensor\(nan"),
+        (1.0, TypeError, "integer class indices, image 5 had 1.0"),
+        (True, TypeError, "integer class indices, image 5 had True"),
+        (-1, ValueError, r"labels from 0 to 2\^63 - 1, image 5 had -1"),
+        (np.int8(-1), ValueError, r"labels from 0 to 2\^63 - 1, image 5 had -1"),
+        (2**63, ValueError, r"labels from 0 to 2\^63 - 1, image 5 had 9223372036854775808"),
+    ],
+    ids=repr,
+)
+def test_a_label_that_is_none_is_refused_by_its_image(label, error, message):
+    labels = [int(each) for each in Y]
+    labels[5] = label
+    for x in (Labelled(labels), DataLoader(Labelled(labels), batch_size=4)):
+        with pytest.raises(error, match=message):
+            rate(x)
+    with pytest.raises(error, match=message):  # where a block holds this image alone
+        rc.error_rate(Small(), Labelled(labels), 0.1, samples=5, block=1, progress=False)
+
+
+def test_items_with_and_without_a_label_are_refused():
+    mixed = [(X[0], 1), X[1], (X[2], 0)]
+    with pytest.raises(ValueError, match="for each image or for none, image 1 had none"):
+        rate(mixed)
+    with pytest.raises(ValueError, match="for each image or for none, image 0 had none"):
+        rc.error_rate(Small(), mixed[1:], 0.1, samples=5, block=1, progress=False)
+
+
+@pytest.mark.parametrize("kind", [int, np.int16, np.uint8, torch.tensor, lambda k: np.array([k])])
+def test_integer_labels_of_every_type_are_taken(kind):
+    assert rate(Labelled([kind(int(label)) for label in Y])).labels.tolist() == Y.tolist()
+
+
+# -- an image alone ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_alone_is_one_image(channels):
+    image = X[0, :channels]
+
+    def grey(x):
+        return torch.stack([x.mean((1, 2, 3)), x.amax((1, 2, 3)) - 0.5], 1)
+
+    for x in (image, image.numpy(), (255 * image).byte(), image[None]):
+        found = rc.error_rate(grey, x, 0.1, samples=5, progress=False)
+        assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((9, 2, 100), r"\(9, 2, 100\): give x\[None\] for one image, x\[:, None\] for 9 grey"),
+        ((2, 8, 8), r"\(2, 8, 8\): give x\[None\]"),
+        ((10, 28, 28), r"\(10, 28, 28\): give x\[None\]"),
+        ((8, 8, 3), r"\(8, 8, 3\), whose channels may stand last: move them first"),
+        ((8, 8), r"or a batch \(B, C, H, W\), had shape \(8, 8\)"),
+    ],
+)
+def test_what_may_be_a_batch_is_not_taken_for_an_image(shape, message):
+    x = torch.zeros(shape)
+    for form in (x, x.numpy(), x.byte(), x.byte().numpy()):
+        with pytest.raises(ValueError, match=message):
+            rc.error_rate(lambda x: x.flatten(1)[:, :2], form, 0.1, samples=5, progress=False)
+
+
+# -- the same images at every reading ------------------------------------------------------------
+
+
+class Augmented(Dataset):
+    """Changes an image, or a label, each time that one of `changing` is read."""
+
+    def __init__(self, changing, labels=False):
+        self.changing, self.labels, self.times = changing, labels, 0
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        image, label = X[i % N].clone(), int(Y[i % N])
+        if i in self.changing:
+            self.times += 1
+            if self.labels:
+                label = self.times
+            else:
+                image[0, 0, 0] = 0.01 * self.times  # a single pixel
+        return image, label
+
+
+def test_a_set_that_gives_another_image_when_asked_again_is_refused():
+    with pytest.raises(ValueError, match="same image each time it is read, image 0 was another"):
+        rate(Augmented(range(40)))
+    with pytest.raises(ValueError, match="image 39 was another when read again: leave out random"):
+        rate(Augmented([39]))
+    with pytest.raises(ValueError, match="that of image 39 was 1, then 2"):
+        rate(Augmented([39], labels=True))
+    assert len(rate(Augmented([]))) == 40
+
+
+def test_other_sets_that_change_are_refused():
+    rng = np.random.default_rng(0)
+
+    class Noisy(Sliced):
+        def __getitem__(self, part):
+            return X[part] + 0.1 * float(rng.random())
+
+    for x in (Noisy(), DataLoader(Augmented(range(40))), Subset(Augmented([3, 4]), [3, 4])):
+        with pytest.raises(ValueError, match="same image each time it is read, image 0 was"):
+            rate(x)
+    memory = X.numpy().copy()
+    source = open_source(memory, None, Small())
+    memory[7] /= 2
+    source.block(0, 4)
+    with pytest.raises(ValueError, match="image 7 was another when read again"):
+        source.block(4, 9)
+
+
+def test_a_report_knows_images_that_change(tmp_path):
+    with pytest.raises(ValueError, match="same image each time it is read, image 0 was"):
+        rc.report(Small(), Augmented(range(40)), out=tmp_path, progress=False)
+
+
+class Short(Sliced):
+    def __getitem__(self, part):
+        return X[part.start : min(part.stop, 5)]
+
+
+def test_a_set_that_gives_fewer_images_than_it_has_is_refused():
+    with pytest.raises(ValueError, match=r"images 7 to 7 were 0 images|images 5 to 5 were 0"):
+        rate(Short())
+
+
+# -- loaders -------------------------------------------------------------------------------------
+
+
+def rows(sampler, drop_last):
+    return DataLoader(TensorDataset(X, Y), batch_sampler=BatchSampler(sampler, 4, drop_last))
+
+
+class Reversed(DataLoader):
+    def __iter__(self):
+        return reversed(list(super().__iter__()))
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (
+            DataLoader(TensorDataset(X), batch_size=4, drop_last=True),
+            "gives 8 of 9: leave out drop",
+        ),
+        (rows(SequentialSampler(range(N)), True), "gives 8 of 9: leave out drop_last=True"),
+        (rows(SequentialSampler(range(5)), False), "gives 5 of 9"),
+        (DataLoader(TensorDataset(X), sampler=SequentialSampler(range(3))), "gives 3 of 9"),
+        (DataLoader(TensorDataset(X), shuffle=True), "its sampler was RandomSampler: leave out sh"),
+        (
+            DataLoader(TensorDataset(X), sampler=SubsetRandomSampler([1, 2])),
+            "its sampler was SubsetRandomSampler",
+        ),
+        (
+            DataLoader(TensorDataset(X), sampler=WeightedRandomSampler([1.0] * N, N)),
+            "its sampler was WeightedRandomSampler",
+        ),
+        (DataLoader(TensorDataset(X), sampler=[4, 2]), "its sampler was list"),
+        (Reversed(TensorDataset(X)), "Reversed has an order of its own"),
+    ],
+)
+def test_a_loader_that_gives_other_images_than_its_set_is_refused(loader, message):
+    with pytest.raises(ValueError, match=message):
+        rate(loader, Y)
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        DataLoader(TensorDataset(X, Y), batch_size=3, drop_last=True),
+        DataLoader(TensorDataset(X, Y), batch_size=4),
+        rows(SequentialSampler(range(N)), False),
+        DataLoader(Subset(TensorDataset(X, Y), range(N)), batch_size=2),
+    ],
+)
+def test_a_loader_that_gives_every_image_is_measured(loader):
+    np.testing.assert_array_equal(rate(loader).rate, rate(X, Y).rate)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
+import re
+import stat
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import contextmanager
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
@@ -18,15 +22,20 @@ COLUMNS = {
     "file": ("file", "filename", "path", "image"),
     "label": ("label", "class", "target", "y"),
 }
+SCALED = 2**24  # pixels of a scaled picture before its middle is cut out
+MARGIN = 4  # longer side over the shorter one, of a picture that would be scaled to more
 
 
 class LabelledFolder:
     """Pictures in a folder, named with their classes by a CSV file.
 
-    labels: CSV file with a header and the columns `file` (relative to the folder) and `label` (an
-        integer); `labels.csv` in the folder by default. Its order is that of the images.
+    labels: CSV file with a header and the columns `file` (relative to the folder, and within it)
+        and `label` (an integer); `labels.csv` in the folder by default. Its order is that of the
+        images. A symbolic link in the folder is followed, wherever it leads, as data stores use
+        them.
     size: pictures are scaled so that the shorter side is 8/7 of it (256 for 224), and the middle
-        size x size is cut out. None keeps them whole; they must then be of one size.
+        size x size is cut out. None keeps them whole; they must then be of one size. A picture of
+        more pixels than Pillow's MAX_IMAGE_PIXELS allows is refused.
     images: how many, from the first; all by default.
 
     len(folder); folder[first:last] is a float batch (n, C, H, W) in [0, 1], C 1 where the first
@@ -49,7 +58,7 @@ class LabelledFolder:
         if images is not None:
             images = inputs.integer("images", images, 1, len(files))
             files, self.y = files[:images], self.y[:images]
-        self.paths = [self.folder / name for name in files]
+        self.paths = [self.folder / _inside(name, table) for name in files]
         self.bytes = [_size_of(path, table) for path in self.paths]
         with _opened(self.paths[0]) as picture:
             self.mode = "L" if picture.mode in ("1", "L") else "RGB"
@@ -69,77 +78,111 @@ class LabelledFolder:
         return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
 
     def _pixels(self, path: Path) -> np.ndarray:
-        with _opened(path) as picture:
-            try:
-                pixels = picture.convert(self.mode)
-            except OSError as error:
-                raise OSError(
-                    f"x must hold images that Pillow reads, not {path}: {error}"
-                ) from None
+        with _opened(path) as picture, _naming(path):
+            pixels = picture.convert(self.mode)
         if self.size is not None:
-            width, height = pixels.size
-            scale = 8 / 7 * self.size / min(width, height)
-            across, down = (max(self.size, round(v * scale)) for v in (width, height))
-            pixels = pixels.resize((across, down), Image.Resampling.BILINEAR)
-            left, top = (across - self.size) // 2, (down - self.size) // 2
-            pixels = pixels.crop((left, top, left + self.size, top + self.size))
+            pixels = _cut(pixels, self.size)
         array = np.asarray(pixels)
         return array[..., None] if array.ndim == 2 else array
 
 
+def _cut(pixels: Image.Image, size: int) -> Image.Image:
+    """The middle size x size, once the shorter side is 8/7 of that."""
+    width, height = pixels.size
+    scale = 8 / 7 * size / min(width, height)
+    if scale**2 * width * height > SCALED:  # first cut to what is left of it, and some more
+        longest = MARGIN * min(width, height)
+        left, top = (max(0, (side - longest) // 2) for side in (width, height))
+        pixels = pixels.crop((left, top, width - left, height - top))
+        width, height = pixels.size
+    across, down = (max(size, round(v * scale)) for v in (width, height))
+    pixels = pixels.resize((across, down), Image.Resampling.BILINEAR)
+    left, top = (across - size) // 2, (down - size) // 2
+    return pixels.crop((left, top, left + size, top + size))
+
+
 def _labels_from(table: Path) -> tuple[list[str], np.ndarray]:
     try:
+        if not stat.S_ISREG(table.stat().st_mode):  # a pipe would be waited for
+            raise OSError("it is no regular file")
         with table.open(newline="", encoding="utf-8-sig") as file:  # Excel begins with a mark
-            rows = list(csv.DictReader(file, skipinitialspace=True))
+            reader = csv.DictReader(file, skipinitialspace=True)
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise OSError(f"labels must be a CSV file that can be read, was {table}: {error}") from None
     if not rows:
         raise ValueError(f"labels must have a header and a row for each image, {table} had none")
-    names = {str(name).strip().lower(): name for name in rows[0]}
-    wanted = {
-        column: next((names[each] for each in known if each in names), None)
-        for column, known in COLUMNS.items()
-    }
-    if None in wanted.values():
+    heads = [str(name) for name in reader.fieldnames or ()]
+    wanted = {column: _column(heads, known, table) for column, known in COLUMNS.items()}
+    for line, row in rows:
+        if None in row:
+            raise ValueError(
+                f"labels must have a cell for each column, line {line} of {table} had more"
+            )
+        if not row[wanted["file"]]:
+            raise ValueError(
+                f"labels must name a file in each line, line {line} of {table} did not"
+            )
+    labels = [_class(row[wanted["label"]], line, table) for line, row in rows]
+    return [row[wanted["file"]] for _, row in rows], np.array(labels, np.int64)
+
+
+def _column(heads: list[str], known: tuple[str, ...], table: Path) -> str:
+    """The column that goes by one of the known names; the first of them that occurs."""
+    names = [name.strip().lower() for name in heads]
+    called = next((each for each in known if each in names), None)
+    if called is None:
         raise ValueError(
             f"labels must have the columns file and label, {table} had {', '.join(names)}"
         )
-    labels = np.zeros(len(rows), np.int64)
-    for i, row in enumerate(rows):
-        try:
-            labels[i] = int(row[wanted["label"]])
-        except (TypeError, ValueError, OverflowError):
-            raise ValueError(
-                f"labels must be integer classes, line {i + 2} of {table} had "
-                f"{row[wanted['label']]!r}"
-            ) from None
-        if not row[wanted["file"]]:
-            raise ValueError(
-                f"labels must name a file in each line, line {i + 2} of {table} did not"
-            )
-        if labels[i] < 0:
-            raise ValueError(
-                f"labels must not be negative, line {i + 2} of {table} had {labels[i]}"
-            )
-    return [row[wanted["file"]] for row in rows], labels
+    if names.count(called) > 1:
+        raise ValueError(f"labels must have one column {called}, {table} had several")
+    return heads[names.index(called)]
+
+
+def _class(text: str | None, line: int, table: Path) -> int:
+    if text is None or not re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", text):
+        raise ValueError(f"labels must be integer classes, line {line} of {table} had {text!r}")
+    if int(text) < 0:
+        raise ValueError(f"labels must not be negative, line {line} of {table} had {int(text)}")
+    return int(text)
+
+
+def _inside(name: str, table: Path) -> str:
+    """The name of a file in the folder. Raises ValueError for one that leads out of it."""
+    if PurePath(name).anchor or ".." in PurePath(name).parts or "\0" in name:
+        raise ValueError(
+            f"labels must name files within the folder, relative to it, {table} named {name!r}"
+        )
+    return name
 
 
 def _size_of(path: Path, table: Path) -> int:
     try:
-        return path.stat().st_size
+        about = path.stat()
     except OSError as error:
         reason = error.strerror
         raise FileNotFoundError(
             f"x must hold every file that {table} names, but {path}: {reason}"
         ) from None
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError(f"x must hold regular files alone, {table} names {path}")
+    return about.st_size
 
 
 def _opened(path: Path) -> Image.Image:
-    try:
+    with _naming(path):
         picture = Image.open(path)
-    except OSError as error:
-        raise OSError(f"x must hold images that Pillow reads, not {path}: {error}") from None
     return of_bytes(picture, str(path))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Whatever Pillow and its plugins say of a file that is damaged or too large, with its name."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(f"x must hold images that Pillow reads, not {path}: {error}") from None
 
 
 def of_bytes(picture: Image.Image, name: str) -> Image.Image:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
@@ -61,7 +64,9 @@ def open_source(x: Any, y: Any, model: Any) -> Source:
     if len(x) == 0:
         raise ValueError(f"x must hold at least one image, the {type(x).__name__} held none")
     by_item = isinstance(x, (Dataset, Sequence)) or not _takes_slices(x)
-    return _sampled(len(x), _items(x, put) if by_item else _slices(x, put), type(x).__name__, "")
+    # labels that the caller gives are taken, and those of x not looked at
+    read = _items(x, put, y is None or is_path(y)) if by_item else _slices(x, put)
+    return _sampled(len(x), read, type(x).__name__, "")
 
 
 # -- the forms ---------------------------------------------------------------------------------
@@ -69,13 +74,31 @@ def open_source(x: Any, y: Any, model: Any) -> Source:
 
 def _behind(loader: DataLoader[Any]) -> Any:
     """The loader's data set, where it holds what the loader gives, in its order."""
+    if type(loader).__iter__ is not DataLoader.__iter__:
+        raise ValueError(
+            "x must be a DataLoader whose images are those of its data set, "
+            f"{type(loader).__name__} has an order of its own: pass loader.dataset"
+        )
+    if isinstance(loader.dataset, IterableDataset):
+        return loader.dataset
     # a loader with a batch_sampler has an idle SequentialSampler beside it
-    batches = loader.batch_sampler
-    by = loader.sampler if batches is None else getattr(batches, "sampler", batches)
-    if type(by) is not SequentialSampler and not isinstance(loader.dataset, IterableDataset):
+    batches: Any = loader.batch_sampler
+    plain = batches is None or type(batches) is BatchSampler
+    by = loader.sampler if batches is None else batches.sampler if plain else batches
+    if type(by) is not SequentialSampler:
         raise ValueError(
             "x must be a DataLoader that keeps the order of its data set, its sampler was "
             f"{type(by).__name__}: leave out shuffle=True, or pass loader.dataset"
+        )
+    data: Any = loader.dataset
+    n = len(data)
+    given = len(by)
+    if batches is not None and batches.drop_last:
+        given -= given % batches.batch_size
+    if given != n:
+        raise ValueError(
+            f"x must be a DataLoader that gives every image of its data set, it gives {given} of "
+            f"{n}: leave out drop_last=True, or pass a Subset or loader.dataset"
         )
     if loader.collate_fn not in (default_collate, default_convert):
         raise ValueError(
@@ -94,11 +117,9 @@ def _of_tensor(x: Tensor, put: Callable[[Tensor], Tensor]) -> Source:
 
 
 def _of_array(x: np.ndarray, put: Callable[[Tensor], Tensor]) -> Source:
-    x = x[None] if x.ndim == 3 else x
-    if x.ndim != 4 or x.size == 0:
-        raise ValueError(
-            f"x must be one image (C, H, W) or a batch (B, C, H, W), had shape {x.shape}"
-        )
+    x = inputs.as_batch(x)
+    if x.size == 0:
+        raise ValueError(f"x must hold at least one pixel, had shape {x.shape}")
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         raise TypeError(f"x must be floating point in [0, 1], or uint8, was {x.dtype}")
     # torch knows neither other byte orders nor long doubles
@@ -119,7 +140,7 @@ def _of_folder(x: LabelledFolder, put: Callable[[Tensor], Tensor]) -> Source:
     return _sampled(len(x), read, "folder", digest(names, x.bytes, x.y.tolist(), x.size))
 
 
-def _items(x: Any, put: Callable[[Tensor], Tensor]) -> Read:
+def _items(x: Any, put: Callable[[Tensor], Tensor], labelled: bool) -> Read:
     def read(first: int, last: int) -> tuple[Tensor, Tensor | None]:
         items = [x[i] for i in range(first, last)]
         parts = [each if isinstance(each, (tuple, list)) else (each,) for each in items]
@@ -136,22 +157,34 @@ def _items(x: Any, put: Callable[[Tensor], Tensor]) -> Read:
                     f"{tuple(image.shape)}, image {first} {tuple(images[0].shape)}"
                 )
         given = [label for _, label in pairs]
-        return torch.stack(images), _labels(given, first)
+        return torch.stack(images), _labels(given, first) if labelled else None
 
     return read
 
 
 def _labels(given: list[Any], first: int) -> Tensor | None:
-    if any(label is None for label in given):
+    """Labels (n,) int64, of images from `first` on; None where no image has one."""
+    missing = [label is None for label in given]
+    if all(missing):
         return None
-    for i, label in enumerate(given):
-        size = label.numel() if isinstance(label, Tensor) else np.size(label)
-        if isinstance(label, str) or size != 1:
-            raise TypeError(
-                "x must hold labels that are integer class indices, "
-                f"image {first + i} had {label!r}"
-            )
-    return torch.as_tensor(given, device="cpu")
+    if any(missing):
+        raise ValueError(
+            "x must hold a label for each image or for none, "
+            f"image {first + missing.index(True)} had none"
+        )
+    return torch.tensor([_label(label, first + i) for i, label in enumerate(given)], device="cpu")
+
+
+def _label(given: Any, i: int) -> int:
+    one = isinstance(given, (Tensor, np.ndarray, np.generic)) and math.prod(given.shape) == 1
+    value = given.item() if one else given
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(
+            f"x must hold labels that are integer class indices, image {i} had {given!r}"
+        )
+    if not 0 <= value < 2**63:
+        raise ValueError(f"x must hold labels from 0 to 2^63 - 1, image {i} had {value}")
+    return value
 
 
 def _slices(x: Slices, put: Callable[[Tensor], Tensor]) -> Read:
@@ -185,14 +218,17 @@ def _sampled(n: int, read: Read, kind: str, more: str, all_of: bool = False) -> 
     """A source known by its images, all or an even sample of them, and by `more`."""
     x, _ = read(0, 1)
     step = max(1, CHUNK // max(1, x.numel() * x.element_size()))
-    shape = tuple(x.shape[1:])
-    source = Source(n, shape, read, "")
+    source = Source(n, tuple(x.shape[1:]), read, "")
+    sample = np.unique(np.linspace(0, n - 1, SAMPLED).round()).astype(int).tolist()
     if all_of:
         spans = [(first, min(n, first + step)) for first in range(0, n, step)]
     else:
-        spans = [(int(i), int(i) + 1) for i in np.unique(np.linspace(0, n - 1, SAMPLED).round())]
-    parts = [digest(*(part for part in source.block(*span))) for span in spans]
-    return Source(n, shape, read, digest(kind, n, more, *parts))
+        spans = [(i, i + 1) for i in sample]
+    for span in spans:
+        source.block(*span)
+    source.block(0, 1)  # random augmentation is known before anything is measured
+    about = digest(kind, n, more, tuple(source.shape), *sorted(source.seen.items()))
+    return replace(source, about=about)
 
 
 def _placement(model: Any) -> Callable[[Tensor], Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,28 +22,39 @@ Read = Callable[[int, int], tuple[Tensor, Any]]  # first, last to images and the
 class Source:
     """A set of n images: `read(first, last)` gives float images (C, H, W) and labels, or None.
 
-    Only what is read is held. `shape` is (C, H, W); `about` tells this set from another.
+    Only what is read is held. `shape` is (C, H, W); `about` tells this set from another. `seen`
+    holds a digest and the label of each image that was read, to know a set that gives others when
+    it is asked again.
     """
 
     n: int
     shape: tuple[int, ...]
     read: Read
     about: str
+    seen: dict[int, tuple[str, int | None]] = field(default_factory=dict)
 
     def among(self, rows: Sequence[int]) -> Source:
         """The set of some of the images, in this order, which are read one by one."""
 
         def read(first: int, last: int) -> tuple[Tensor, Any]:
-            images, labels = zip(*(self.read(i, i + 1) for i in rows[first:last]), strict=True)
-            known = all(each is not None for each in labels)
-            return torch.cat(images), torch.cat(labels) if known else None
+            images, labels = zip(*(self.block(i, i + 1) for i in rows[first:last]), strict=True)
+            return torch.cat(images), None if labels[0] is None else torch.cat(labels)
 
         rows = [int(i) for i in rows]
         return Source(len(rows), self.shape, read, digest(self.about, rows))
 
     def block(self, first: int, last: int) -> tuple[Tensor, Any]:
-        """Checked images and labels. Raises ValueError naming an image that is not finite."""
+        """Checked images and labels. Raises ValueError naming an image.
+
+        Each image must be finite, of the shape of all, the same at every reading, and labelled if
+        and only if the others are.
+        """
         x, y = self.read(first, last)
+        if len(x) != last - first:
+            raise ValueError(
+                f"x must give the images that are asked for, images {first} to {last - 1} were "
+                f"{len(x)} images"
+            )
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(
                 f"x must hold images of one size, image {first} had shape "
@@ -53,7 +64,29 @@ class Source:
         if not bool(finite.all()):
             bad = first + int((~finite).nonzero()[0])
             raise ValueError(f"x must be finite, image {bad} holds NaN or inf")
+        labels = [None] * len(x) if y is None else y.tolist()
+        for i, (image, label) in enumerate(zip(x.cpu(), labels, strict=True), first):
+            self._remember(i, digest(image), label)
         return x, y
+
+    def _remember(self, i: int, image: str, label: int | None) -> None:
+        before = self.seen.setdefault(i, (image, label))
+        if before[0] != image:
+            raise ValueError(
+                f"x must give the same image each time it is read, image {i} was another when read "
+                "again: leave out random augmentation"
+            )
+        if before[1] != label:
+            raise ValueError(
+                f"x must give the same label each time it is read, that of image {i} was "
+                f"{before[1]}, then {label}"
+            )
+        read, (_, other) = next(iter(self.seen.items()))
+        if (label is None) != (other is None):
+            raise ValueError(
+                "x must hold a label for each image or for none, "
+                f"image {i if label is None else read} had none"
+            )
 
 
 def is_path(value: Any) -> bool:
