@@ -2,6 +2,7 @@
 # make test   the whole test suite
 # make lint   style and types
 # make bench  speeds, as ratios to plain torch in the same run
+# make mutants  do the tests notice small slips in the code? half an hour
 # Each makes its environment first, once, in .venv.
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ SOURCES := pyproject.toml setup.py constraints.txt $(CODE) $(shell find robustco
 # Threads that sleep while they wait leave the machine to whoever else is at work on it.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench mutants clean
 
 demo: .venv/installed
 	$(BIN)/robustcore sigma --model cifar10-natural --images 40 --rate 0.01 --with-distance --out $(OUT)
@@ -33,6 +34,9 @@ lint: .venv/developed
 
 bench: .venv/developed
 	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-only
+
+mutants: .venv/developed
+	$(BIN)/python benchmarks/mutants.py
 
 clean:
 	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache

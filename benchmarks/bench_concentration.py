@@ -28,8 +28,9 @@ from torch.nn import functional as F
 
 import robustcore as rc
 from robustcore import zoo
-from robustcore.concentration.noisy_points import PAPER_TAIL, STREAM
+from robustcore.concentration.noisy_points import PAPER_TAIL
 from robustcore.evaluator import Evaluator
+from robustcore.streams import Stream
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import networks
@@ -93,7 +94,9 @@ def distance_table(name, data, count, wanted, points=200):
     sigma = np.minimum(noise.sigma, 1.0)
     rows = torch.arange(count).repeat_interleave(points)
     draws = torch.arange(points).repeat(count)
-    noisy = Evaluator(model, x, y, stream=STREAM).noisy(rows, torch.as_tensor(sigma)[rows], draws)
+    noisy = Evaluator(model, x, y, stream=Stream.NOISY_POINTS).noisy(
+        rows, torch.as_tensor(sigma)[rows], draws
+    )
     noisy = noisy.view(count, points, *x.shape[1:])
     how = {"points": points, "samples": points, "progress": False}
     runs = {}

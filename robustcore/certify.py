@@ -19,8 +19,8 @@ from robustcore.provenance import bar, provenance
 from robustcore.results import CertifyResult, PredictResult
 from robustcore.results.certify import certified_radius
 from robustcore.runs import by_blocks
+from robustcore.streams import Stream
 
-STREAM = 4  # its draws are not those with which a sigma was chosen
 ROUND = 2**20  # draws named at a time: bounds the memory
 HALVINGS, FEWEST = 8, 32  # looks at n, n/2, n/4, ..., none at fewer draws
 
@@ -207,7 +207,7 @@ def lower_limit(hits: Any, samples: Any, alpha: Any) -> np.ndarray:
 
 def _engine(model: Model, x: Tensor, y: Any, samples: int, **how: Any) -> Evaluator:
     images = 1 if getattr(x, "ndim", 4) == 3 else len(x)
-    return Evaluator(model, x, y, stream=STREAM, planned=images * samples, **how)
+    return Evaluator(model, x, y, stream=Stream.CERTIFY, planned=images * samples, **how)
 
 
 def _looks(n: int, alpha: float) -> tuple[list[int], list[float]]:

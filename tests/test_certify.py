@@ -10,9 +10,10 @@ from models import HalfSpace, Slab, grey
 from scipy.stats import beta, binom, binomtest, norm
 
 import robustcore as rc
-from robustcore.certify import STREAM, lower_limit
+from robustcore.certify import lower_limit
 from robustcore.evaluator import Evaluator
 from robustcore.results import Record
+from robustcore.streams import Stream
 
 DISTANCE, SIGMA = 0.2, 0.25  # the class has probability Phi(0.8)
 
@@ -25,7 +26,7 @@ def images(n, seed=2):
 
 def counted(model, x, sigma, first, last):
     """Draws of each image given each class, by plain torch on the very same draws."""
-    engine = Evaluator(model, x, stream=STREAM)
+    engine = Evaluator(model, x, stream=Stream.CERTIFY)
     rows = torch.arange(len(x)).repeat_interleave(last - first)
     draws = torch.arange(first, last).repeat(len(x))
     noisy = engine.noisy(rows, torch.full((len(rows),), sigma), draws)
@@ -112,7 +113,7 @@ def test_stopping_early_errs_no_oftener_than_alpha():
 
 
 def counted_right(model, x, first, last):
-    engine = Evaluator(model, x, stream=STREAM)
+    engine = Evaluator(model, x, stream=Stream.CERTIFY)
     rows = np.repeat(np.arange(len(x)), last - first)
     draws = np.tile(np.arange(first, last), len(x))
     right = engine.margins(rows, np.full(len(rows), SIGMA), draws) > 0
@@ -162,8 +163,9 @@ def test_both_readings_of_a_half_space_are_its_distance():
     found = rc.certify(HalfSpace(16, DISTANCE), x, y, sigma=SIGMA, n=50_000)
     assert (found.radius <= DISTANCE).all()
     assert (found.bound >= DISTANCE).all()
-    assert found.radius == pytest.approx(DISTANCE, rel=0.04)
-    assert found.bound == pytest.approx(DISTANCE, rel=0.04)
+    # a radius has a standard error of 0.8 % and lies 3.1 of them below: 7 allow one in 10,000
+    assert found.radius == pytest.approx(DISTANCE, rel=0.056)
+    assert found.bound == pytest.approx(DISTANCE, rel=0.056)
     assert (found.accuracy(), found.accuracy(0.1), found.accuracy(0.3)) == (1, 1, 0)
 
 

@@ -9,9 +9,9 @@ from scipy.stats import binom
 from torch import nn
 
 import robustcore as rc
-from robustcore.concentration.noisy_points import STREAM
 from robustcore.evaluator import Evaluator
 from robustcore.results import Record
+from robustcore.streams import Stream
 
 SHAPE = (1, 4, 4)
 DISTANCE, SIGMA = 0.2, 0.1  # an error rate of Phi(-2)
@@ -20,7 +20,7 @@ DISTANCE, SIGMA = 0.2, 0.1  # an error rate of Phi(-2)
 def noisy_points(model, x, y, sigma, points):
     rows = torch.arange(len(x)).repeat_interleave(points)
     sigma = torch.full((len(rows),), sigma)
-    return Evaluator(model, x, y, stream=STREAM).noisy(
+    return Evaluator(model, x, y, stream=Stream.NOISY_POINTS).noisy(
         rows, sigma, torch.arange(points).repeat(len(x))
     )
 

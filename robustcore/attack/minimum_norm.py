@@ -24,13 +24,13 @@ from torch import Tensor
 
 from robustcore.attack.found import Found, push, refine
 from robustcore.gradients import Gradients
+from robustcore.streams import Stream
 
 ETA_LAST = 0.02
 # Length of the noise as a share of the displacement's l2 length: restart by restart, in turn.
 NOISE = {2: (2.0, 1.0, 4.0), math.inf: (1.0, 0.0)}
 NOISE_FROM = {2: 8, math.inf: 40}  # steps of the last stage; in fewer it only costs
 NOISY = 0.6  # the share of the last stage after which there is none
-STREAM = 4  # of its draws; 0 to 3 are those of measurements and of random starts
 OVERSHOOT = 1e-4  # beyond the linearised boundary, so that rounding leaves half of the looks wrong
 LEAST, MOST = 0.5, 1.5  # what one step may make of a radius
 REFINE_FROM, REFINE_ROUNDS = 0.98, 4
@@ -217,7 +217,7 @@ class _Search:
         gradients.kernels.perturb(
             gradients.images(points).contiguous(), torch.arange(len(points), device=draw.device),
             level * wide, draw, self.ids[slots.rows], gradients.images(noisy),
-            seed=self.seed, stream=STREAM, clip=self.box,
+            seed=self.seed, stream=Stream.NEAREST_ERROR, clip=self.box,
         )  # fmt: skip
         return gradients.rounded(noisy)
 

@@ -22,8 +22,8 @@ from robustcore.provenance import bar, provenance
 from robustcore.results import AuditResult
 from robustcore.results.audit import RATE_SHARE
 from robustcore.runs import by_blocks
+from robustcore.streams import Stream
 
-STREAM = 3  # its draws are neither those that chose sigma nor those of `noisy_distance`
 BLOCK_ELEMENTS = 2**25
 
 
@@ -104,7 +104,7 @@ def audit_attack(
         noise[:, g], _, forward = sigma_at(model, batch, rate, y, sigma_max, engine, progress)
         spent += forward
     planned = n * noise.shape[1] * samples
-    evaluator = Evaluator(model, batch, y, stream=STREAM, planned=planned, **engine)
+    evaluator = Evaluator(model, batch, y, stream=Stream.AUDIT, planned=planned, **engine)
     wrong = ~(evaluator.clean_margins > 0)
     trial = Trial(evaluator, attack)
     clean = np.full(n, np.inf)

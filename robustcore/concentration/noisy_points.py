@@ -24,9 +24,9 @@ from robustcore.results import NoisyDistance
 from robustcore.results.concentration import median_interval
 from robustcore.runs import by_blocks
 from robustcore.stats import clopper_pearson, order_ranks
+from robustcore.streams import Stream
 
 METHODS = ("search", "pgd")
-STREAM = 2  # its draws are not those with which a sigma was chosen
 BLOCK_ELEMENTS = 2**25  # pixels of all points searched together: bounds the memory
 PAPER_STEPS, PAPER_SHARE = 200, 225  # steps, and steps to a radius
 PAPER_TAIL = -2 * float(ndtri(1e-5))  # twice the 99.999th percentile of N(0, 1)
@@ -109,7 +109,12 @@ def noisy_distance(
     else:
         noise, censored, spent = sigma_at(model, batch, error_rate, y, sigma_max, engine, progress)
     evaluator = Evaluator(
-        model, batch, y, stream=STREAM, planned=len(batch) * (samples + DEAR * points), **engine
+        model,
+        batch,
+        y,
+        stream=Stream.NOISY_POINTS,
+        planned=len(batch) * (samples + DEAR * points),
+        **engine,
     )
     n = len(batch)
     seen = np.empty((n, points))

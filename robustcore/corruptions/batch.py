@@ -10,8 +10,8 @@ from torch import Tensor
 from robustcore import kernels
 from robustcore.corruptions.kernels import Draw, Kernels
 from robustcore.corruptions.parameters import NAMES
+from robustcore.streams import Stream
 
-STREAM = 0x100  # of the first corruption; lower ones belong to other methods
 PARTS = 8  # draws of one corruption at one severity
 GREY = (0.299, 0.587, 0.114)
 
@@ -37,7 +37,7 @@ class Batch:
 
     def draw(self, part: int = 0) -> Draw:
         sample = PARTS * self.severity + part
-        return Draw(self.seed, STREAM + NAMES.index(self.name), sample)
+        return Draw(self.seed, Stream.CORRUPTIONS + NAMES.index(self.name), sample)
 
     def uniforms(self, *shape: int, part: int = 0) -> Tensor:
         """(B, *shape) float32, uniform in (0, 1)."""

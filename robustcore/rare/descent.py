@@ -21,12 +21,12 @@ from robustcore.rare.second_look import look_again
 from robustcore.rare.settings import Goal, Settings
 from robustcore.rare.splitting import Splitting
 from robustcore.search import Quantile
+from robustcore.streams import Stream
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-STREAM = 5  # its draws share nothing with those of other methods
 PILOT = 256  # draws that find where errors are common
 FAINT = 0.01  # error rate to begin at, of images that meet no more
 PAST = 0.3  # in the log rate: so far below a goal a bridge is best, which moves the last level
@@ -40,7 +40,8 @@ def engine_of(model: Model, x: Any, y: Any, settings: Settings, **how: Any) -> E
     are not finite.
     """
     images = 1 if getattr(x, "ndim", 4) == 3 else len(x)
-    evaluator = Evaluator(model, x, y, stream=STREAM, planned=images * settings.planned(), **how)
+    planned = images * settings.planned()
+    evaluator = Evaluator(model, x, y, stream=Stream.RARE_ERRORS, planned=planned, **how)
     if evaluator.randomized:
         raise ValueError(
             "model must give one answer to one input for splitting, was randomised: what a "

@@ -16,9 +16,9 @@ from robustcore.gradients import Gradients
 from robustcore.network import Model
 from robustcore.provenance import bar
 from robustcore.slices.grid import Grid
+from robustcore.streams import Stream
 
 DIRECTIONS = ("noise", "adversarial", "orthogonal")
-STREAM = 2  # of the random directions; 0 is noise, 1 the starts of attacks
 LEAST_EPS, EPS_SIGMAS = 1.0, 8.53  # the paper's radius of PGD: twice the 99.999th percentile
 FLAT = 1e-6  # sine of the angle below which two directions span no plane
 ROOM = 1.1  # half-width of a window over the farthest coordinate of its points
@@ -111,7 +111,8 @@ class Planes:
         if kind == "noise":
             out[rows] = self._noisy(self.drawn, self.first[self.drawn]).double() - x[rows].double()
         elif kind == "orthogonal":
-            out[rows] = self._noisy(self.drawn, 0 * self.drawn, STREAM).double() - x[rows].double()
+            drawn = self._noisy(self.drawn, 0 * self.drawn, Stream.SLICES)
+            out[rows] = drawn.double() - x[rows].double()
         else:
             out[rows] = self._attacked(self.drawn, attack).double() - x[rows].double()
         return out
@@ -139,7 +140,7 @@ class Planes:
             )
         return out
 
-    def _noisy(self, rows: np.ndarray, draws: np.ndarray, stream: int = 0) -> Tensor:
+    def _noisy(self, rows: np.ndarray, draws: np.ndarray, stream: int = Stream.NOISE) -> Tensor:
         """Draws of images rows (S,) at their sigma, as points (S, D) float32."""
         engine, device = self.engine, self.x.device
         rows, draws = np.ascontiguousarray(rows), np.ascontiguousarray(draws)

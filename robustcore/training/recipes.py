@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from robustcore import inputs
 from robustcore.kernels import Backend
+from robustcore.streams import Stream
 from robustcore.training.batches import Batch
 
-STREAM = 0x7472  # draws of training share no stream with those that measure
 ON_OVERFITTING = ("fall back", "stop", "ignore")
 
 
@@ -101,7 +101,7 @@ class Gaussian(CrossEntropy):
             batch.ids,
             torch.empty_like(batch.images),
             seed=tools.seed,
-            stream=STREAM,
+            stream=Stream.TRAINING,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def attacked(
         offset, points = torch.empty_like(x), torch.empty_like(x)
         number = torch.full_like(rows, restart)
         tools.kernels.random_start(
-            radius, number, ids, offset, norm=math.inf, seed=tools.seed, stream=STREAM
+            radius, number, ids, offset, norm=math.inf, seed=tools.seed, stream=Stream.TRAINING
         )
         tools.kernels.ball_step(x, rows, offset, x, ones, still, radius, points, **ball)
         for _ in range(steps):
