@@ -3,34 +3,64 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
+#include <utility>
 
 #include "kernels.h"
 
 namespace robustcore {
 namespace {
 
-struct Job {
-    int64_t n, grain;
-    void (*body)(void*, int64_t, int64_t);
-    void* context;
-    std::atomic<int64_t> next{0};
+class Job {
+  public:
+    Job(int64_t n, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context)
+        : n_(n), grain_(grain), body_(body), context_(context) {}
 
-    void work() {
+    // Lets no exception out: a thread of the pool has no caller, and the caller must join first.
+    void work() noexcept {
         for (;;) {
-            const int64_t first = next.fetch_add(grain);
-            if (first >= n) return;
-            body(context, first, first + grain < n ? first + grain : n);
+            const int64_t first = next_.fetch_add(grain_);
+            if (first >= n_) return;
+            try {
+                body_(context_, first, first + grain_ < n_ ? first + grain_ : n_);
+            } catch (...) {
+                fail(first, std::current_exception());
+            }
         }
     }
+
+    // After all threads are done.
+    void rethrow() {
+        if (error_) std::rethrow_exception(std::move(error_));
+    }
+
+  private:
+    // Pieces not yet taken are left out. All before a failed one were taken, so the lowest error
+    // is the one that a single thread would meet.
+    void fail(int64_t first, std::exception_ptr error) {
+        next_ = n_;
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (error_ && failed_ < first) return;
+        failed_ = first;
+        error_ = std::move(error);
+    }
+
+    const int64_t n_, grain_;
+    void (*const body_)(void*, int64_t, int64_t);
+    void* const context_;
+    std::atomic<int64_t> next_{0};
+    std::mutex mutex_;
+    std::exception_ptr error_;
+    int64_t failed_ = 0;
 };
 
 class Pool {
   public:
     // The caller works too; helpers that wake after the last piece is taken are not waited for.
-    void run(Job& job, int helpers) {
+    // Nothing is thrown: what a piece throws stays in the job.
+    void run(Job& job, int helpers) noexcept {
         {
             const std::lock_guard<std::mutex> lock(mutex_);
             grow(helpers);
@@ -44,7 +74,8 @@ class Pool {
         done_.wait(lock, [this] { return active_ == 0; });
     }
 
-    std::mutex owner;  // one caller at a time; another works alone meanwhile
+    // One caller at a time; another, or a body that calls again, works alone meanwhile.
+    std::atomic_flag owned = ATOMIC_FLAG_INIT;
 
   private:
     void grow(int helpers) {
@@ -53,8 +84,8 @@ class Pool {
                 std::thread(&Pool::loop, this).detach();
                 ++threads_;
             }
-        } catch (const std::system_error&) {
-            // The system gives no more threads: the work is done by those there are.
+        } catch (const std::exception&) {
+            // The system gives no more threads, or no memory for one: those there are do the work.
         }
     }
 
@@ -102,10 +133,11 @@ void parallel_for(int64_t n, int64_t grain, int threads, void (*body)(void*, int
     const int64_t useful = pieces < threads ? pieces : threads;
     if (useful > 1) {
         Pool& shared = pool();
-        const std::unique_lock<std::mutex> owned(shared.owner, std::try_to_lock);
-        if (owned) {
-            Job job{n, grain, body, context};
+        if (!shared.owned.test_and_set()) {
+            Job job(n, grain, body, context);
             shared.run(job, static_cast<int>(useful - 1));
+            shared.owned.clear();
+            job.rethrow();
             return;
         }
     }
