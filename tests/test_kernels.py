@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from core import box_muller, loop_margin, philox
 
 from robustcore.kernels import reference
 
@@ -78,35 +79,9 @@ def test_any_number_of_slots(body, batch, slots):
 
 def loop_normal(e, sample, image, stream, seed):
     """One element of one draw as the contract words it, by Python integers and numpy's float32."""
-    f32 = np.float32
-    c = [16 * (e >> 6) + (e & 15), sample, image, stream]
-    k = [seed & 0xFFFFFFFF, seed >> 32]
-    for _ in range(10):
-        p0, p1 = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
-        low = 0xFFFFFFFF
-        c = [(p1 >> 32) ^ c[1] ^ k[0], p1 & low, (p0 >> 32) ^ c[3] ^ k[1], p0 & low]
-        k = [(k[0] + 0x9E3779B9) & low, (k[1] + 0xBB67AE85) & low]
+    c = philox([16 * (e >> 6) + (e & 15), sample, image, stream], [seed & 0xFFFFFFFF, seed >> 32])
     slot = (e >> 4) & 3
-    radius_word, angle_word = c[slot & 2], c[slot | 1]
-
-    mantissa, exponent = np.frexp(f32(radius_word) + f32(0.5))  # in [1/2, 1)
-    if mantissa < np.uint32(0x3F3504F3).view(f32):
-        mantissa, exponent = mantissa * f32(2), exponent - 1
-    f = mantissa - f32(1)
-    log = f32(-0.17444713)
-    for a in (0.2873369, -0.29904532, 0.33124787, -0.39913666, 0.5000415, -0.66668373, 0.99999976):
-        log = log * f + f32(a)
-    log = (log * f + f32(-2)) * f
-    radius = np.sqrt(f32(32 - exponent) * f32(1.3862944) + log)
-
-    quarter, fraction = angle_word >> 30, (angle_word >> 6) & 0xFFFFFF
-    h = f32((fraction - (fraction >> 23 << 24) + 0.5) / 2**24)
-    h2 = h * h
-    sin = ((f32(-0.0046016593) * h2 + f32(0.07968003)) * h2 + f32(-0.6459635)) * h2
-    sin = (sin + f32(1.5707964)) * h
-    cos = ((f32(-0.020417282) * h2 + f32(0.25360322)) * h2 + f32(-1.2336977)) * h2 + f32(1)
-    turned = [(cos, sin), (-sin, cos), (-cos, -sin), (sin, -cos)][quarter]
-    return radius * turned[slot & 1]
+    return box_muller(c[slot & 2], c[slot | 1])[slot & 1]
 
 
 def test_perturb_equals_a_loop_over_elements(body, batch):
@@ -156,17 +131,6 @@ def logits_of(dtype, slots, classes):
     labels = torch.randint(classes, (5,), generator=generator)
     rows = torch.randint(5, (slots,), generator=generator)
     return logits, labels, rows
-
-
-def loop_margin(row, label):
-    """Margin and runner-up of one row as the contract words it."""
-    best = None
-    for j, value in enumerate(row):
-        if j == label:
-            continue
-        if best is None or value > row[best] or (value != value and row[best] == row[best]):
-            best = j
-    return row[label] - row[best], best
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 1000, 1500])
