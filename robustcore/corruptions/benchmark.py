@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +23,7 @@ from robustcore.corruptions.parameters import COMMON
 from robustcore.evaluator import PROBE, Evaluator
 from robustcore.network import Model, likeliest
 from robustcore.provenance import bar, provenance
-from robustcore.results import CorruptionResult
+from robustcore.results import CorruptionResult, Provenance
 from robustcore.runs import by_blocks
 
 STORAGE = ("memory", "uint8", "jpeg")
@@ -107,6 +107,11 @@ def corruption_benchmark(
         return Condition(name, severity, make)
 
     settings = {"storage": storage, "quality": quality, "parameters": chosen}
+
+    def finish(evaluator: Evaluator) -> Provenance:
+        made = provenance(evaluator, "corruption", None, start, settings)
+        return replace(made, backend=bodies.name)  # of the corruptions, not of the margins
+
     return measure(
         model,
         images[:PROBE],
@@ -119,7 +124,7 @@ def corruption_benchmark(
         batch_size=batch_size,
         compile=compile,
         progress=progress,
-        finish=lambda evaluator: provenance(evaluator, "corruption", None, start, settings),
+        finish=finish,
     )
 
 
