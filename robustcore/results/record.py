@@ -18,15 +18,14 @@ import io
 import json
 import os
 import zipfile
-import zlib
 from dataclasses import dataclass, field
-from typing import IO, Any, ClassVar, TypeVar
+from typing import IO, Any, ClassVar, TypeVar, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
-from robustcore.results import notebook
-from robustcore.results.files import unreadable, write_whole
+from robustcore.results import archive, notebook
+from robustcore.results.files import write_whole
 from robustcore.results.provenance import Provenance, plain
 
 Ints = npt.NDArray[np.int64]
@@ -162,12 +161,12 @@ class Record:
             "provenance": dataclasses.asdict(self.provenance),
         }
         text = json.dumps(about, indent=1, default=plain)
-        arrays: dict[str, Any] = {name: _numpy(getattr(self, name)) for name in self._arrays()}
+        columns: dict[str, Any] = {name: _numpy(getattr(self, name)) for name in self._arrays()}
 
         def write(file: IO[bytes]) -> None:
-            np.savez_compressed(file, **arrays)
-            with zipfile.ZipFile(file, "a") as archive:
-                archive.writestr("record.json", text)
+            np.savez_compressed(file, **columns)
+            with zipfile.ZipFile(file, "a") as members:
+                members.writestr(archive.ABOUT, text)
 
         write_whole(path, write)
 
@@ -177,29 +176,27 @@ class Record:
 
         Raises ValueError saying what is wrong with the file, OSError where it cannot be read.
         """
-        try:
-            with zipfile.ZipFile(path) as archive:
-                about = json.loads(archive.read("record.json"))
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files if name != "record.json"}
-        except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError) as error:
-            raise unreadable(path, f"it is damaged or another kind of file ({error})") from error
-        if not isinstance(about, dict) or about.get("format") != FORMAT:
-            raise unreadable(path, f"this robustcore reads format {FORMAT}")
-        known = {each.__name__: each for each in subclasses(cls)}
-        if about.get("record") not in known:
-            raise unreadable(path, f"it holds {about.get('record')}, not {' or '.join(known)}")
-        made = known[about["record"]]
-        for name, (dtype, _) in made._arrays().items():
-            if dtype is None and name in arrays:
-                arrays[name] = _tensor(arrays[name])
-        try:
-            provenance = Provenance(**about["provenance"])
-            return made(**arrays, **about["fields"], provenance=provenance)
-        except (KeyError, TypeError, ValueError) as error:
-            raise unreadable(
-                path, f"its fields are not those of {made.__name__}: {error}"
-            ) from error
+        with archive.opened(path) as file:
+            about = json.loads(archive.text_of(file))
+            if not isinstance(about, dict) or about.get("format") != FORMAT:
+                raise archive.Refused(f"this robustcore reads format {FORMAT}")
+            known = {each.__name__: each for each in subclasses(cls)}
+            name = about.get("record")
+            if not isinstance(name, str) or name not in known:
+                raise archive.Refused(f"it holds {str(name)[:40]}, not {' or '.join(known)}")
+            made = known[name]
+            arrays: dict[str, Any] = archive.arrays_of(
+                file, name, {key: dims for key, (_, dims) in made._arrays().items()}
+            )
+            for key, (dtype, _) in made._arrays().items():
+                if dtype is None:
+                    arrays[key] = _tensor(arrays[key])
+            try:
+                how = Provenance(**_checked(Provenance, about["provenance"]))
+                return made(**arrays, **_checked(made, about["fields"]), provenance=how)
+            except (KeyError, TypeError, ValueError) as error:
+                why = f"its fields are not those of {made.__name__}: {error}"
+                raise archive.Refused(why) from error
 
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)
@@ -244,6 +241,15 @@ def _tensor(array: npt.NDArray[Any]) -> Any:
     import torch  # only a record that holds images comes here
 
     return torch.from_numpy(array)
+
+
+def _checked(made: type, values: dict[str, Any]) -> dict[str, Any]:
+    """JSON values as arguments, seen to be of the types that the dataclass declares."""
+    hints = get_type_hints(made)
+    for name, value in values.items():
+        if name in hints and not archive.fits(value, hints[name]):
+            raise TypeError(f"{name} cannot be {str(value)[:40]}")
+    return values
 
 
 def _frozen(name: str, value: Any, dtype: Any) -> npt.NDArray[Any]:

@@ -32,6 +32,8 @@ def clear_errors(folder: Path | None) -> Iterator[None]:
     """SQLite's errors as what they mean to the user."""
     try:
         yield
+    except UnicodeDecodeError as error:  # SQLite quotes what it could not read
+        raise damaged(folder, "a text in it is none") from error
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "") or ""
         text = str(error)
@@ -48,6 +50,8 @@ def clear_errors(folder: Path | None) -> Iterator[None]:
             ) from error
         if "locked" in text:
             raise InUse(f"run must not be in use, {folder} is: {text}") from error
+        if text.startswith("Could not decode"):  # and the text itself follows
+            text = "a text is not what was written"
         raise damaged(folder, text) from error
 
 

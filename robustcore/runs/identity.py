@@ -6,7 +6,10 @@ import functools
 import hashlib
 import json
 import math
+import sys
 import types
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -15,65 +18,149 @@ import torch
 from torch import Tensor, nn
 
 from robustcore.results import Record
+from robustcore.runs.behaviour import Behaviour, difference
 from robustcore.runs.errors import Changed
 from robustcore.runs.rows import rows_of
 from robustcore.sources import digest
 
-MEANING = {"x": "the images", "model": "the weights", "torch": "the version of torch"}
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+MEANING = {
+    "x": "the images",
+    "torch": "the version of torch",
+    "python": "the version of Python, which compiled the code of the model",
+    "structure": "its modules",
+    "weights": "the weights",
+    "code": "its code",
+}
 
 
-def of_model(model: Any) -> str:
-    """A hash of weights, buffers and structure.
+def of_model(model: Any) -> dict[str, str]:
+    """What a model is: hashes of its modules, of their weights and buffers, and of its code.
 
-    Of a callable that is no module: of its code and the modules and tensors that it holds.
+    Of a callable that is no module: of its code and of what that holds. Numbers and functions that
+    a module or an object has as attributes may be counters and callbacks, and are no part of it: a
+    run knows them by what the model does.
     """
-    parts: list[Any] = []
-    _describe(model, parts, set())
-    return digest(*parts)
+    parts = _Parts([], [], [])
+    _describe(model, parts, {})
+    return {
+        "structure": digest(*parts.structure),
+        "weights": digest(*parts.weights),
+        "code": digest(*parts.code),
+    }
 
 
-def _describe(value: Any, parts: list[Any], seen: set[int]) -> None:
-    if id(value) in seen:
+@dataclass
+class _Parts:
+    structure: list[Any]
+    weights: list[Any]
+    code: list[Any]
+
+
+HOLDERS = (nn.Module, Tensor, types.FunctionType, types.MethodType, functools.partial)
+
+
+def _describe(value: Any, parts: _Parts, seen: dict[int, int]) -> None:
+    if isinstance(value, PLAIN):
+        parts.code.append(repr(value))
         return
-    seen.add(id(value))
+    if id(value) in seen:
+        parts.structure.append(f"the same as {seen[id(value)]}")
+        return
+    seen[id(value)] = len(seen)
     if isinstance(value, nn.Module):
-        value = getattr(value, "_orig_mod", value)  # of torch.compile
-        parts += [type(value).__qualname__, repr(value)]
-        for name, tensor in [*value.named_parameters(), *value.named_buffers()]:
-            parts += [name, tensor]
+        _describe_module(getattr(value, "_orig_mod", value), parts, seen)  # of torch.compile
     elif isinstance(value, Tensor):
-        parts.append(value)
+        parts.weights.append(value)
     elif isinstance(value, functools.partial):
-        for each in (value.func, *value.args, *(value.keywords or {}).items()):
+        parts.structure.append("partial")
+        for each in (value.func, value.args, tuple(value.keywords.items())):
             _describe(each, parts, seen)
     elif isinstance(value, types.MethodType):
-        parts.append(value.__qualname__)
+        _describe(value.__func__, parts, seen)
         _describe(value.__self__, parts, seen)
     elif isinstance(value, types.FunctionType):
-        code = value.__code__
-        parts += [value.__qualname__, code.co_code, code.co_names, _constants(code)]
-        inner = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
-        inner += [value.__globals__[name] for name in code.co_names if name in value.__globals__]
-        for each in inner:
-            if isinstance(each, (nn.Module, Tensor, types.FunctionType, functools.partial)):
+        _describe_function(value, parts, seen)
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            if isinstance(each, (*HOLDERS, tuple)):
+                parts.structure.append(str(name))
                 _describe(each, parts, seen)
-            elif isinstance(each, (bool, int, float, str)):
-                parts.append(each)
+    elif isinstance(value, list):  # numbers in it may be a log of what was done
+        for each in value:
+            if isinstance(each, (*HOLDERS, tuple)):
+                _describe(each, parts, seen)
+    elif isinstance(value, tuple):
+        parts.structure.append(f"tuple {len(value)}")
+        for each in value:
+            _describe(each, parts, seen)
+    elif isinstance(value, (np.ndarray, np.generic)):
+        parts.weights.append(plain(value))
     else:
-        parts.append(type(value).__qualname__)
+        parts.structure.append(_name(type(value)))
+        call = type(value).__dict__.get("__call__")
+        if isinstance(call, types.FunctionType):
+            _describe(call, parts, seen)
         for name, each in getattr(value, "__dict__", {}).items():
-            if isinstance(each, (nn.Module, Tensor, types.FunctionType, bool, int, float, str)):
-                parts.append(name)
+            if isinstance(each, HOLDERS):
+                parts.structure.append(name)
                 _describe(each, parts, seen)
-        if isinstance(value, (bool, int, float, str)):
-            parts.append(repr(value))
 
 
-def _constants(code: types.CodeType) -> list[str]:
-    return [
-        each.co_code.hex() if isinstance(each, types.CodeType) else repr(each)
-        for each in code.co_consts
-    ]
+def _describe_module(module: nn.Module, parts: _Parts, seen: dict[int, int]) -> None:
+    parts.structure += [type(module).__qualname__, repr(module)]
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        parts.weights += [name, tensor]
+    for each in module.modules():
+        forward = getattr(type(each), "forward", None)
+        if isinstance(forward, types.FunctionType) and not _of_torch(forward):
+            _describe(forward, parts, seen)
+        for held in vars(each).values():  # modules that torch does not know of
+            if isinstance(held, (tuple, list)):
+                for inner in held:
+                    if isinstance(inner, nn.Module):
+                        _describe(inner, parts, seen)
+
+
+def _describe_function(function: types.FunctionType, parts: _Parts, seen: dict[int, int]) -> None:
+    code = function.__code__
+    parts.code += [function.__qualname__, *_code(code, function.__doc__)]
+    inner = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+    held = function.__globals__
+    inner += [held[name] for name in sorted(_names(code)) if name in held]
+    inner += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for each in inner:
+        if isinstance(each, (*HOLDERS, *PLAIN)):
+            if not (isinstance(each, types.FunctionType) and _of_torch(each)):
+                _describe(each, parts, seen)
+        elif isinstance(each, (tuple, list, Mapping)) or callable(getattr(each, "forward", None)):
+            _describe(each, parts, seen)
+
+
+def _code(code: types.CodeType, doc: str | None) -> list[Any]:
+    """Instructions, names and constants, those of inner functions too; no lines and no words."""
+    parts: list[Any] = [code.co_code, code.co_names]
+    for each in code.co_consts:
+        if isinstance(each, types.CodeType):
+            parts += _code(each, None)
+        elif isinstance(each, frozenset):  # whose order is that of a process
+            parts.append(sorted(map(repr, each)))
+        elif doc is None or each != doc:
+            parts.append(repr(each))
+    return parts
+
+
+def _names(code: types.CodeType) -> set[str]:
+    inner = (each for each in code.co_consts if isinstance(each, types.CodeType))
+    return set(code.co_names).union(*map(_names, inner))
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _of_torch(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).partition(".")[0] == "torch"
 
 
 def _filled(cell: Any) -> bool:
@@ -101,13 +188,21 @@ def plain(value: Any) -> Any:
         return f"record {digest(rows.form, torch.from_numpy(rows.as_bytes()))}"
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, Mapping):
+        return {str(name): plain(each) for name, each in value.items()}
     if callable(value):
-        return f"callable {of_model(value)}"
+        return {"callable": getattr(value, "__qualname__", type(value).__qualname__)} | of_model(
+            value
+        )
     return repr(value)
 
 
 def versions() -> dict[str, str]:
-    return {"robustcore": version("robustcore"), "torch": torch.__version__}
+    return {
+        "robustcore": version("robustcore"),
+        "torch": torch.__version__,
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+    }
 
 
 def settings_hash(identity: dict[str, Any]) -> str:
@@ -118,9 +213,24 @@ def refuse_change(held: dict[str, Any], given: dict[str, Any], folder: Any) -> N
     """Raises Changed naming the first argument that is not that of the run in `folder`."""
     for name in [*held, *(each for each in given if each not in held)]:
         was, now = held.get(name), given.get(name)
-        if was != now:
-            what = f" ({MEANING[name]})" if name in MEANING else ""
-            raise Changed(
-                f"{name}{what} must be that of the run in {folder}, {was}, was {now}: "
-                "give another folder"
-            )
+        if was == now:
+            continue
+        part = name
+        if isinstance(was, dict) and isinstance(now, dict):
+            part = next(each for each in {**was, **now} if was.get(each) != now.get(each))
+            was, now = was.get(part), now.get(part)
+        what = f" ({MEANING[part]})" if part in MEANING else ""
+        raise Changed(
+            f"{name}{what} must be that of the run in {folder}, {was}, was {now}: "
+            "give another folder"
+        )
+
+
+def refuse_other(held: Behaviour, given: Behaviour, folder: Any) -> None:
+    """Raises Changed where the model does something else than that of the run in `folder`."""
+    why = difference(held, given)
+    if why is not None:
+        raise Changed(
+            f"model (what it does) must be that of the run in {folder}, but {why}: "
+            "give another folder"
+        )

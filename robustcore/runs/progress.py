@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustcore.runs import sealed
 from robustcore.runs.errors import FILE, clear_errors
 from robustcore.runs.lock import in_use
 
@@ -46,21 +48,30 @@ def progress(folder: str | os.PathLike[str]) -> list[Progress]:
     Raises FileNotFoundError where there is no run, ValueError where its file is damaged.
     """
     folder = Path(folder)
-    query = """
-        SELECT m.function, m.images, m.settings,
-            (SELECT coalesce(sum(images), 0) FROM blocks WHERE settings = m.settings),
-            coalesce(sum(s.evaluations), 0), coalesce(sum(s.seconds), 0), count(*), max(session)
-        FROM measurements m JOIN sessions s USING (settings) GROUP BY m.settings ORDER BY m.rowid
-    """
     found = []
     with _reading(folder) as db, clear_errors(folder):
-        for function, total, _, done, evaluations, seconds, sessions, last in db.execute(query):
-            query = "SELECT images, evaluations, seconds, ranks FROM sessions WHERE session = ?"
-            images, spent, lately, ranks = db.execute(query, (last,)).fetchone()
-            speeds = [v / lately if lately else float("nan") for v in (images, spent)]
-            running = in_use(folder) and done < total
-            each = (function, done, total, evaluations, *speeds, seconds, sessions, ranks, running)
-            found.append(Progress(*each))
+        sessions = list(sealed.rows(db, "sessions", folder, "ORDER BY session"))
+        blocks = list(sealed.rows(db, "blocks", folder))
+        for settings, function, _, _, total, _ in sealed.rows(db, "measurements", folder):
+            its = [row for row in sessions if row[1] == settings]
+            if not its:
+                continue
+            _, _, ranks, _, lately, images, spent = its[-1]
+            done = sum(row[2] for row in blocks if row[0] == settings)
+            found.append(
+                Progress(
+                    function=function,
+                    images=done,
+                    total=total,
+                    evaluations=sum(row[6] for row in its),
+                    images_per_second=images / lately if lately else math.nan,
+                    evaluations_per_second=spent / lately if lately else math.nan,
+                    seconds=sum(row[4] for row in its),
+                    sessions=len(its),
+                    ranks=ranks,
+                    running=in_use(folder) and done < total,
+                )
+            )
     return found
 
 
@@ -68,13 +79,13 @@ def command_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """How the command line began the run. Raises ValueError where Python did."""
     folder = Path(folder)
     with _reading(folder) as db, clear_errors(folder):
-        held = db.execute("SELECT value FROM about WHERE name = 'command'").fetchone()
+        held = next(sealed.rows(db, "about", folder, "WHERE name = 'command'"), None)
     if held is None:
         raise ValueError(
             f"run must be one of the command line, that in {folder} was begun from Python: make "
             f"the same call again with run={str(folder)!r}"
         )
-    command: dict[str, Any] = json.loads(held[0])
+    command: dict[str, Any] = json.loads(held[1])
     return command
 
 
@@ -86,6 +97,9 @@ def _reading(folder: Path) -> Iterator[sqlite3.Connection]:
     with clear_errors(folder):
         db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)
     try:
+        with clear_errors(folder):
+            db.execute("BEGIN")  # all that is read is of one moment
+            sealed.check_kind(db, folder)
         yield db
     finally:
         db.close()

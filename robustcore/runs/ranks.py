@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
+from robustcore.runs.behaviour import Behaviour, difference
 from robustcore.runs.errors import RunError
 from robustcore.runs.rows import Rows
 
@@ -33,6 +34,7 @@ KINDS = {
     "file": OSError,
 }  # of errors told to the others
 PAUSE = 0.02  # seconds between two looks at the store
+T = TypeVar("T")
 Write = Callable[[int, int, Rows], None]  # block, rank, its rows
 
 _apart: ContextVar[bool] = ContextVar("apart", default=False)
@@ -115,6 +117,13 @@ class One:
     def agree(self, identity: dict[str, Any]) -> None:
         """Raises ValueError naming what is not the same on every rank."""
 
+    def tried(self, work: Callable[[], T]) -> T:
+        """What `work` gives on this rank; its error is told to all."""
+        return work()
+
+    def behave(self, does: Behaviour) -> None:
+        """Raises ValueError where the model does not do the same on every rank."""
+
     def measure(
         self,
         todo: list[int],
@@ -175,6 +184,19 @@ class Many:
                     f"{mine.get(name)} on rank {self.rank}"
                 )
             )
+
+    def tried(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except BaseException as error:
+            raise self._fail(error) from None
+
+    def behave(self, does: Behaviour) -> None:
+        first = Behaviour.from_text(self.led(does.to_text))
+        why = difference(first, does)
+        if why is not None:
+            message = f"model must do the same on every rank, on ranks 0 and {self.rank} {why}"
+            raise self._fail(ValueError(message))
 
     def measure(
         self,

@@ -5,25 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from robustcore.runs.errors import FILE
+from robustcore.runs import sealed
+from robustcore.runs.errors import FILE, Damaged
 from robustcore.runs.lock import held
 from robustcore.runs.store import Store
 
 DAMAGED = f"{FILE}.damaged"
-TABLES = {"about": 2, "measurements": 5, "sessions": 7, "blocks": 5, "images": 6}
 FEW = 1000  # rows that a table may have beyond those for images
 INCOMPLETE = """
-DELETE FROM blocks WHERE images != (
-    SELECT count(*) FROM images i WHERE i.settings = blocks.settings AND i.block = blocks.block
+DELETE FROM blocks WHERE (settings, block, images) NOT IN (
+    SELECT settings, block, count(*) FROM images GROUP BY settings, block
 ) OR settings NOT IN (SELECT settings FROM measurements);
-DELETE FROM images WHERE NOT EXISTS (
-    SELECT 1 FROM blocks b WHERE b.settings = images.settings AND b.block = images.block
-);
+DELETE FROM images WHERE (settings, block) NOT IN (SELECT settings, block FROM blocks);
 """
 
 
@@ -48,10 +45,9 @@ def repair(folder: str | os.PathLike[str]) -> tuple[int, int]:
         old.execute("PRAGMA writable_schema=ON")  # else a file that was cut short is not opened
         rows = FEW
         with new.transaction():
-            for table, width in TABLES.items():
-                marks = ", ".join("?" * width)
-                insert = f"INSERT OR IGNORE INTO {table} VALUES ({marks})"
-                new.db.executemany(insert, _readable(old, table, rows))
+            for table in sealed.COLUMNS:
+                for values in _readable(old, table, rows):
+                    sealed.put(new.db, table, values)
                 if table == "measurements":
                     query = "SELECT sum(images) FROM measurements"
                     rows += 2 * (new.db.execute(query).fetchone()[0] or 0)
@@ -65,12 +61,7 @@ def repair(folder: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def _readable(db: sqlite3.Connection, table: str, rows: int) -> Iterator[tuple[Any, ...]]:
-    """Rows asked for one by one, so that none is lost for another; images only as written."""
+    """Rows asked for one by one, so that none is lost for another; as they were written alone."""
     for row in range(1, rows + 1):
-        with contextlib.suppress(sqlite3.Error):
-            for found in db.execute(f"SELECT * FROM {table} WHERE rowid = ?", (row,)):
-                content = found[5] if table == "images" else b""
-                if table != "images" or (
-                    isinstance(content, bytes) and zlib.crc32(content) == found[4]
-                ):
-                    yield found
+        with contextlib.suppress(sqlite3.Error, Damaged, MemoryError, UnicodeDecodeError):
+            yield from sealed.rows(db, table, None, "WHERE rowid = ?", row)

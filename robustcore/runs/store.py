@@ -1,7 +1,7 @@
 """A run on disk: one SQLite file that holds each finished image, and survives its process.
 
 A block's images, its provenance and how far the run is are written in one transaction
-(write-ahead log, synchronous), so that a file holds a block whole or not at all. Each image
+(write-ahead log, synchronous), so that a file holds a block whole or not at all. Each row
 carries a checksum. One process writes at a time; any number may read.
 """
 
@@ -12,7 +12,6 @@ import json
 import os
 import sqlite3
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -20,30 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from robustcore.runs import sealed
+from robustcore.runs.behaviour import Behaviour
 from robustcore.runs.errors import FILE, Damaged, clear_errors, damaged
-from robustcore.runs.identity import refuse_change, settings_hash
+from robustcore.runs.identity import refuse_change, refuse_other, settings_hash
 from robustcore.runs.lock import held
 from robustcore.runs.rows import Rows, layout
 
-APPLICATION, FORMAT = 0x72636F72, 1  # "rcor"; raised when an older reader would misread
-TABLES = """
-CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT);
-CREATE TABLE measurements (
-    settings TEXT PRIMARY KEY, function TEXT UNIQUE, identity TEXT, images INTEGER, form TEXT
-);
-CREATE TABLE blocks (
-    settings TEXT, block INTEGER, images INTEGER, rank INTEGER, provenance TEXT,
-    PRIMARY KEY (settings, block)
-);
-CREATE TABLE images (
-    settings TEXT, id INTEGER, block INTEGER, position INTEGER, checksum INTEGER, record BLOB,
-    PRIMARY KEY (settings, id)
-);
-CREATE TABLE sessions (
-    session INTEGER PRIMARY KEY, settings TEXT, ranks INTEGER, started REAL, seconds REAL,
-    images INTEGER, evaluations INTEGER
-);
-"""
 WRITING = ("journal_mode=WAL", "synchronous=FULL")
 # How the command line began the run that is to be: what `robustcore resume` repeats.
 command: ContextVar[dict[str, Any] | None] = ContextVar("command", default=None)
@@ -73,88 +55,97 @@ class Store:
             new = not db.execute("PRAGMA user_version").fetchone()[0]
             if new and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 raise Damaged(f"run must hold no {FILE} of another program, {self.folder} did")
+            if not new:  # before anything is written to it
+                sealed.check(db, self.folder)
             for each in WRITING:
                 db.execute(f"PRAGMA {each}")
             if new:
-                marks = f"PRAGMA application_id={APPLICATION};PRAGMA user_version={FORMAT};"
-                db.executescript(f"BEGIN IMMEDIATE;{TABLES}{marks}COMMIT;")
-            else:
-                _check(db, self.folder)
+                sealed.create(db)
         except BaseException:
             db.close()
             raise
         return db
 
-    def begin(self, identity: dict[str, Any], images: int, ranks: int) -> None:
+    def begin(
+        self,
+        identity: dict[str, Any],
+        images: int,
+        ranks: int,
+        behaviour: Behaviour | None = None,
+    ) -> None:
         """Begin a measurement or go on with it. Raises ValueError for a part that has changed."""
         self.settings = settings_hash(identity)
+        self.images = images
         function = identity["function"]
         with self.transaction():
-            held = self.db.execute(
-                "SELECT identity FROM measurements WHERE function = ?", (function,)
-            ).fetchone()
-            if held and not self._empty(function):
-                refuse_change(json.loads(held[0]), identity, self.folder)
+            held = next(self._rows("measurements", "WHERE function = ?", function), None)
+            if held and next(self._rows("blocks", "WHERE settings = ?", held[0]), None):
+                refuse_change(json.loads(held[2]), identity, self.folder)
+                if behaviour is not None:
+                    refuse_other(Behaviour.from_text(held[3]), behaviour, self.folder)
             else:  # what never finished a block may have failed at its settings
-                self.db.execute(
-                    "INSERT OR REPLACE INTO measurements VALUES (?, ?, ?, ?, NULL)",
-                    (self.settings, function, json.dumps(identity), images),
-                )
+                text = None if behaviour is None else behaviour.to_text()
+                new = (self.settings, function, json.dumps(identity), text, images, None)
+                sealed.put(self.db, "measurements", new)
             if (how := command.get()) is not None:
-                self.db.execute(
-                    "INSERT OR REPLACE INTO about VALUES ('command', ?)", (json.dumps(how),)
-                )
-            self._session = self.db.execute(
-                "INSERT INTO sessions (settings, ranks, started, seconds, images, evaluations) "
-                "VALUES (?, ?, ?, 0, 0, 0)",
-                (self.settings, ranks, time.time()),
-            ).lastrowid
+                sealed.put(self.db, "about", ("command", json.dumps(how)))
+            last = self.db.execute("SELECT max(session) FROM sessions").fetchone()[0]
+            self._session = (last or 0) + 1
+            begun = (self._session, self.settings, ranks, time.time(), 0.0, 0, 0)
+            sealed.put(self.db, "sessions", begun)
         self._started = time.perf_counter()
 
     def blocks_done(self) -> set[int]:
         with self._clear_errors():
-            query = "SELECT block FROM blocks WHERE settings = ?"
-            return {row[0] for row in self.db.execute(query, (self.settings,))}
+            return {row[1] for row in self._rows("blocks", "WHERE settings = ?", self.settings)}
 
     def commit(self, block: int, first: int, rank: int, rows: Rows) -> None:
         """Write a finished block, whose images begin at position `first`."""
         data = rows.data
         images = [
-            (self.settings, int(name), block, first + i, zlib.crc32(content), content)
+            (self.settings, int(name), block, first + i, data[i].tobytes())
             for i, name in enumerate(rows.ids)
-            for content in [data[i].tobytes()]
         ]
-        evaluations = rows.evaluations
+        about = (self.settings, block, len(images), rank, json.dumps(rows.provenance))
         seconds = time.perf_counter() - self._started
         with self.transaction():
-            execute = self.db.execute
-            form = self._form()
+            measurement = self._measurement()
+            form = measurement[5]
             if form is None:
-                query = "UPDATE measurements SET form = ? WHERE settings = ?"
-                execute(query, (rows.form, self.settings))
+                sealed.put(self.db, "measurements", (*measurement[:5], rows.form))
             elif form != rows.form:
                 raise RuntimeError("every block of a run must give records of one form")
-            self.db.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)", images)
-            execute(
-                "INSERT INTO blocks VALUES (?, ?, ?, ?, ?)",
-                (self.settings, block, len(images), rank, json.dumps(rows.provenance)),
-            )
-            execute(
-                "UPDATE sessions SET seconds = ?, images = images + ?, evaluations = evaluations "
-                "+ ? WHERE session = ?",
-                (seconds, len(images), evaluations, self._session),
-            )
+            sealed.put(self.db, "images", *images)
+            sealed.put(self.db, "blocks", about)
+            session = next(self._rows("sessions", "WHERE session = ?", self._session))
+            done, spent = session[5] + len(images), session[6] + rows.evaluations
+            sealed.put(self.db, "sessions", (*session[:4], seconds, done, spent))
 
     def rows(self) -> Rows:
-        """All images that are stored, by position."""
+        """All images, by position. Raises ValueError where one is missing."""
         with self._clear_errors():
-            return read_rows(self.db, self.settings)
+            form = self._measurement()[5]
+            kind = layout(form)
+            data = np.zeros(self.images, kind)
+            position = -1
+            query = "WHERE settings = ? ORDER BY position"
+            for position, row in enumerate(self._rows("images", query, self.settings)):
+                if row[3] != position or position >= self.images:
+                    raise damaged(self.folder, f"image {position} is not in its place")
+                data[position] = np.frombuffer(row[4], kind)[0]
+            if position + 1 != self.images:
+                raise damaged(self.folder, f"it holds {position + 1} of {self.images} images")
+            blocks = self._rows("blocks", "WHERE settings = ? ORDER BY block", self.settings)
+            parts = [json.loads(row[4]) for row in blocks]
+            sessions = list(self._rows("sessions", "WHERE settings = ?", self.settings))
+        seconds = sum(row[4] for row in sessions)
+        return Rows(form, data, merged(parts, seconds, len(sessions)))
 
     def batch_size(self) -> int | None:
         """The largest batch that memory was enough for, if it once was not."""
         with self._clear_errors():
-            query = "SELECT provenance FROM blocks WHERE settings = ?"
-            parts = [json.loads(row[0]) for row in self.db.execute(query, (self.settings,))]
+            blocks = self._rows("blocks", "WHERE settings = ?", self.settings)
+            parts = [json.loads(row[4]) for row in blocks]
         halved = [part["batch_size"] for part in parts if ran_out(part["notes"])]
         return min(halved, default=None)
 
@@ -168,13 +159,14 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _empty(self, function: str) -> bool:
-        query = "SELECT count(*) FROM blocks JOIN measurements USING (settings) WHERE function = ?"
-        return not self.db.execute(query, (function,)).fetchone()[0]
+    def _rows(self, table: str, which: str, *given: Any) -> Iterator[tuple[Any, ...]]:
+        return sealed.rows(self.db, table, self.folder, which, *given)
 
-    def _form(self) -> str | None:
-        query = "SELECT form FROM measurements WHERE settings = ?"
-        return self.db.execute(query, (self.settings,)).fetchone()[0]
+    def _measurement(self) -> tuple[Any, ...]:
+        found = next(self._rows("measurements", "WHERE settings = ?", self.settings), None)
+        if found is None:
+            raise damaged(self.folder, "the row of this measurement is missing")
+        return found
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -190,22 +182,6 @@ class Store:
 
     def _clear_errors(self) -> contextlib.AbstractContextManager[None]:
         return clear_errors(self.folder)
-
-
-def read_rows(db: sqlite3.Connection, settings: str) -> Rows:
-    query = "SELECT form FROM measurements WHERE settings = ?"
-    form = db.execute(query, (settings,)).fetchone()[0]
-    kind = layout(form)
-    query = "SELECT count(*) FROM images WHERE settings = ?"
-    data = np.zeros(db.execute(query, (settings,)).fetchone()[0], kind)
-    query = "SELECT record FROM images WHERE settings = ? ORDER BY position"
-    for i, (content,) in enumerate(db.execute(query, (settings,))):
-        data[i] = np.frombuffer(content, kind)[0]
-    query = "SELECT provenance FROM blocks WHERE settings = ? ORDER BY block"
-    parts = [json.loads(row[0]) for row in db.execute(query, (settings,))]
-    query = "SELECT sum(seconds), count(*) FROM sessions WHERE settings = ?"
-    seconds, sessions = db.execute(query, (settings,)).fetchone()
-    return Rows(form, data, merged(parts, seconds, sessions))
 
 
 def ran_out(notes: Sequence[str]) -> bool:
@@ -224,20 +200,3 @@ def merged(parts: list[dict[str, Any]], seconds: float, sessions: int) -> dict[s
         "randomized": any(part["randomized"] for part in parts),
         "notes": [*notes, blocks],
     }
-
-
-def _check(db: sqlite3.Connection, folder: Path | None) -> None:
-    """Raises ValueError where the file is not whole, or not a run that this version reads."""
-    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
-        raise Damaged(
-            f"run must be a folder of robustcore, {folder}/{FILE} is another kind of file"
-        )
-    held = db.execute("PRAGMA user_version").fetchone()[0]
-    if held != FORMAT:
-        raise Damaged(f"run must be of format {FORMAT}, that in {folder} is of format {held}")
-    found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
-        raise damaged(folder, found)
-    for name, checksum, content in db.execute("SELECT id, checksum, record FROM images"):
-        if zlib.crc32(content) != checksum:
-            raise damaged(folder, f"image {name} is not what was written")

@@ -23,6 +23,7 @@ from robustcore.network import planned_times
 from robustcore.provenance import bar
 from robustcore.results import Record
 from robustcore.runs import ranks
+from robustcore.runs.behaviour import behaviour
 from robustcore.runs.identity import of_model, plain, versions
 from robustcore.runs.rows import Rows, record_of, rows_of
 from robustcore.runs.store import Store, ran_out
@@ -126,6 +127,7 @@ class _Whole:
         if block is not None:
             block = inputs.integer("block", block, 1)
         batch = self.arguments.get("batch_size")
+        self._batch = None if batch is None else inputs.integer("batch_size", batch, 1)
         largest = block or max(smallest, _largest(batch, self.source, device, per_batch))
         self.spans = spans(n, largest, smallest if block is None else None)
         self.identity = {
@@ -146,10 +148,14 @@ class _Whole:
         with contextlib.ExitStack() as stack:
             store = stack.enter_context(_led(crew, self.run))
             crew.agree(self.identity)
+            does = None
+            if self.run is not None or crew.size > 1:
+                does = crew.tried(lambda: behaviour(self.model, self.source, self._batch))
+                crew.behave(does)
 
             def begin() -> tuple[list[int], int | None]:
                 assert store is not None
-                store.begin(self.identity, self.source.n, crew.size)
+                store.begin(self.identity, self.source.n, crew.size, does)
                 return sorted(store.blocks_done()), store.batch_size()
 
             done, batch_size = crew.led(begin)
