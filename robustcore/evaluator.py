@@ -7,6 +7,7 @@ device. Draws are named by (seed, stream, image id, sample).
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,19 +17,18 @@ import torch
 from torch import Tensor
 
 from robustcore import inputs
+from robustcore.agreement import movement, same, same_at_other_size
 from robustcore.batches import Graph, Slots
 from robustcore.fused import Fused, fuse
 from robustcore.kernels import select
 from robustcore.network import Model, Network, class_of, likeliest
 from robustcore.precision import Coarse, checked
-from robustcore.rounds import Rounds
+from robustcore.rounds import PART, Rounds
 
 BATCH_PIXELS = {"cpu": 3 * 2**17, "cuda": 2**24}
 LEAST_BATCH = 4  # photos of 224 x 224, 2 cores: 1.3 times as fast as 2 at a time (two networks)
-PROBE = 4
-# How far two evaluations of one input may differ, relative to the largest logit, before the
-# model counts as randomised: far above rounding, far below any dropout or random resize.
-SAME = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+PROBE = 4  # images of a batch with which a model is probed
+PROBE_STREAM = 2**32 - 1  # its draws are no others
 
 
 class RandomizedModelWarning(UserWarning):
@@ -40,11 +40,17 @@ class Evaluator(Rounds):
 
     x is one image or a batch in any floating type: noise is added in float32, and the sum is
     handed to the model in x's type. y None takes the model's own labels. `planned` is the number
-    of evaluations to come; it decides whether compilation pays (compile=None).
+    of evaluations to come; it decides whether compilation pays (compile=None). box: (low, high)
+    within which all images lie that the model will see; None: clip, or anywhere.
 
     After construction: `y` (B,) int64, `n_classes`, `clean_margins` (B,) float64, `randomized`,
     `n_forward` (B,) int64 evaluations spent so far on each image, `notes`; `fused`, the network
     in one kernel with its noise, where it is small enough to be one (robustcore.fused), or None.
+
+    Cost: one evaluation of each image, and 14 to see that the model is a function of each image by
+    itself: one by itself, three batches of PROBE images, and one image to choose a memory format.
+    Evaluations that serve only to compile or to record the model are not counted.
+
     precision: "bfloat16" or, on a GPU, "tf32": draws are judged in it, and again in full where it
     might matter (robustcore.precision). A fused network has no need of it.
     """
@@ -59,6 +65,7 @@ class Evaluator(Rounds):
         seed: int = 0,
         stream: int = 0,
         clip: Any = None,
+        box: tuple[float, float] | None = None,
         batch_size: int | None = None,
         backend: str | None = None,
         compile: bool | None = None,
@@ -74,11 +81,13 @@ class Evaluator(Rounds):
         self.seed = inputs.integer("seed", seed, 0, 2**63 - 1)
         self.stream = stream
         self.clip = inputs.clip_range(clip)
+        self.box = self.clip if box is None else box
+        per_batch = BATCH_PIXELS.get(self.device.type, 2**24) // self.x[0].numel()
+        self.usual_batch = min(8192, max(LEAST_BATCH, 1 << max(0, per_batch.bit_length() - 1)))
         if batch_size is None:
-            per_batch = BATCH_PIXELS.get(self.device.type, 2**24) // self.x[0].numel()
-            self.batch_size = min(8192, max(LEAST_BATCH, 1 << max(0, per_batch.bit_length() - 1)))
+            self.batch_size = self.usual_batch
         else:
-            self.batch_size = inputs.integer("batch_size", batch_size, 1)
+            self.batch_size = min(inputs.integer("batch_size", batch_size, 1), PART)
         self.kernels = select(backend, self.device)
         self.network = Network(model, self.device, self.dtype)
         self.n_forward = np.zeros(n, np.int64)
@@ -96,14 +105,14 @@ class Evaluator(Rounds):
         self, labels: Tensor | None, compile: bool | None, planned: int, lower: str | None
     ) -> None:
         """Clean logits; labels where none were given; is the model a function of its input?"""
-        probe = self.x[:PROBE]
-        self.network.choose_layout(probe)
+        self.n_forward[0] += self.network.choose_layout(self.x[:1])
         rows = np.arange(len(self.x))
         clean: list[Tensor] = []
         self.run(
             self.table(rows, np.zeros(len(rows)), rows),
             lambda logits, _: clean.append(logits.clone()),
         )
+        self.n_forward += 1
         logits = torch.cat(clean)
         if bool(logits.isnan().all()):
             raise ValueError("model must return logits, returned NaN alone for every image in x")
@@ -115,11 +124,7 @@ class Evaluator(Rounds):
         margins = self.kernels.margins(logits, self.y, torch.as_tensor(rows, device=self.device))
         self.clean_margins = margins[0].double().cpu().numpy()
 
-        again = self.network.spare_inputs(self.formatted(probe))
-        flipped = self.network(self.formatted(probe.flip(0))).clone()
-        self.n_forward += 1
-        self.n_forward[:PROBE] += 2
-        self.randomized = not _same(again, self.network(self.formatted(probe)))
+        moves = self._probe(logits)
         if self.randomized:
             if lower is not None:
                 raise ValueError(
@@ -127,15 +132,10 @@ class Evaluator(Rounds):
                 )
             message = "the model's answer to one input varies from call to call"
             self.notes.append(message)
-            warnings.warn(message, RandomizedModelWarning, stacklevel=5)
-        elif not _same(again, flipped.flip(0)):
-            raise ValueError(
-                "model must judge each image by itself, its answer depended on the other images "
-                "in the batch: call model.eval()"
-            )
+            warnings.warn(message, RandomizedModelWarning, stacklevel=_callers_level())
         elif compile is not True:
             self.fused = fuse(
-                self.network.model, self.x, self.dtype, self.kernels.name, self.clip, logits
+                self.network.model, self.x, self.dtype, self.kernels.name, self.clip, logits, moves
             )
         if self.fused is not None:
             self.notes.append(self.fused.note)
@@ -144,9 +144,59 @@ class Evaluator(Rounds):
             self.coarse = Coarse(lower, self.device)
             self.notes.append(self.coarse.note)
             compile = bool(compile)  # it would help the few draws in doubt alone
-        # a full batch first: smaller ones then need no compilation of their own
-        full = self.x[:1].expand(max(self.batch_size, 32), -1, -1, -1)
-        self.network.compile(compile, planned, self.formatted(full))
+        self.network.compile(compile, planned, self.x[:1], self.batch_size)
+
+    def _probe(self, clean: Tensor) -> Tensor:
+        """Sets `randomized`; ValueError where an image's answer depends on the rest of its batch.
+
+        One image is evaluated by itself, among copies of itself, and twice among others that noise
+        has moved far beyond the range of any image: whatever a model makes of a whole batch, its
+        largest pixel, its mean, its order, is then another. It is the image of the least range, for
+        which that matters most. Batches of one size are compared, so that the same algorithm
+        computes both; batches of other sizes (the image alone, and with all images) within the
+        rounding of another algorithm. Returns the movement of logits.
+        """
+        size = min(PROBE, self.batch_size)
+        low, high = self.x.flatten(1).aminmax(dim=1)
+        width = (high - low).masked_fill(clean.isnan().all(1), torch.inf)
+        chosen = int(width.argmin())
+        image = self.x[chosen : chosen + 1]
+        others = np.arange(max(1, size - 1)) % len(self.x)
+        mixed = torch.cat([self._strange(others, float(high.max() - low.min())), image])[:size]
+        among = self.network.spare_inputs(self.formatted(mixed))
+        again = self.network(self.formatted(mixed))
+        np.add.at(self.n_forward, others, 2)
+        moves = movement(torch.cat([clean, among]))
+        self.randomized = not same(among, again, moves)
+        if size == 1:
+            return moves  # no batch ever holds a second image
+        copies = self.network(self.formatted(image.expand(size, -1, -1, -1)))
+        alone = self.network(self.formatted(image))
+        self.n_forward[chosen] += 2 + size + 1
+        answer = copies[-1:].expand_as(copies)
+        itself = same(answer[:1], among[-1:], moves) and same(answer, copies, moves)
+        rows = torch.cat([alone, clean[chosen : chosen + 1]])
+        if self.randomized or (itself and same_at_other_size(answer[:2], rows, moves)):
+            return moves
+        raise ValueError(
+            "model must judge each image by itself, its answer depended on the other images "
+            "in the batch: call model.eval()"
+        )
+
+    def _strange(self, rows: np.ndarray, spread: float) -> Tensor:
+        """Images with noise as wide as all their pixels, where what the model sees may be so."""
+        index = torch.as_tensor(rows, device=self.device)
+        return self.kernels.perturb(
+            self.x,
+            index,
+            torch.full((len(rows),), spread or 1.0, device=self.device),
+            torch.arange(len(rows), device=self.device),
+            self.ids,
+            self.x.new_empty((len(rows), *self.x.shape[1:])),
+            seed=self.seed,
+            stream=PROBE_STREAM,
+            clip=self.box,
+        )
 
     # -- what methods call -------------------------------------------------------------------
 
@@ -233,8 +283,9 @@ class Evaluator(Rounds):
         return counts.view(-1, len(grid)).cpu().numpy()
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two evaluations of the same inputs agree up to the model's own arithmetic."""
-    allowed = SAME.get(a.dtype, 1e-3)
-    a, b = a.double().nan_to_num(), b.double().nan_to_num()
-    return bool((a - b).abs().max() <= allowed * a.abs().max().clamp(min=1e-6))
+def _callers_level() -> int:
+    """The `stacklevel` that names the user's line, however deep in the package a warning is."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("robustcore."):
+        level, frame = level + 1, frame.f_back
+    return level

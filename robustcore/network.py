@@ -14,6 +14,7 @@ from torch import Tensor, nn
 Model = Callable[[Tensor], Any]
 
 COMPILE_FLOPS = 1e13  # on a CPU, compiling takes about as long as this much eager work
+USUAL_COMPILED = 8192  # images of the batch to compile with, where nobody knows how many will come
 SMALLEST_COMPILED = 16  # smaller batches would be compiled again, one by one
 _times: ContextVar[float] = ContextVar("times", default=1.0)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -51,37 +52,45 @@ class Network:
                 self.layout = torch.channels_last
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits (S, K) of float32 images (S, C, H, W); to be called under torch.no_grad()."""
+        """Logits (S, K) of float32 images (S, C, H, W); to be called under torch.no_grad().
+
+        They are the caller's to keep: a model may return the same memory at each call, or a part of
+        what it was given.
+        """
         n = len(images)
         images = images.to(self.dtype)
         if self.compiled and n < SMALLEST_COMPILED:
             fill = images[-1:].expand(SMALLEST_COMPILED - n, -1, -1, -1)
             images = torch.cat([images, fill]).contiguous(memory_format=self.layout)
-        return _checked(self._forward(images), len(images))[:n]
+        return _checked(self._forward(images), len(images))[:n].clone()
 
     def spare_inputs(self, images: Tensor) -> Tensor:
         """The model's answer; from now on it is given copies if it writes to what it is given."""
         given = images.clone()
         before = given._version
-        logits = self(given).clone()
+        logits = self(given)
         if given._version != before or not torch.equal(given, images):
             model = self.model
             self.eager = self._forward = lambda images: model(images.clone())
             self.notes.append("the model writes to its input: it was given copies")
         return logits
 
-    def choose_layout(self, images: Tensor) -> None:
-        """Fall back to contiguous images when the model cannot take channels_last ones."""
+    def choose_layout(self, images: Tensor) -> int:
+        """Fall back to contiguous images when the model cannot take channels_last ones.
+
+        Returns how often they were evaluated.
+        """
         if self.layout is torch.contiguous_format:
-            return
+            return 0
         try:
             self(images.clone(memory_format=self.layout))
         except RuntimeError as error:
             self.layout = torch.contiguous_format
             self(images.clone())  # an error that has another cause comes up again here
             self.notes.append(f"images are contiguous, as channels_last failed: {error}")
+        return 1
 
-    def compile(self, wanted: bool | None, planned: int, images: Tensor) -> None:
+    def compile(self, wanted: bool | None, planned: int, image: Tensor, batch_size: int) -> None:
         """Compile if wanted, or (None) for a module on a CPU when `planned` evaluations pay for it.
 
         The rule counts operations, not seconds, so that it decides alike on every machine.
@@ -91,7 +100,7 @@ class Network:
             wanted = (
                 self.device.type == "cpu"
                 and isinstance(self.model, nn.Module)
-                and planned * _times.get() * self._flops(images[:1]) > COMPILE_FLOPS
+                and planned * _times.get() * self._flops(image) > COMPILE_FLOPS
             )
         if not wanted:
             return
@@ -99,6 +108,9 @@ class Network:
         start = time.perf_counter()
         self._forward = torch.compile(self.eager, dynamic=True, options=options)
         self.compiled = True
+        # a full batch first: smaller ones then need no compilation of their own
+        full = max(min(batch_size, planned or USUAL_COMPILED), 2 * SMALLEST_COMPILED)
+        images = image.expand(full, -1, -1, -1).contiguous(memory_format=self.layout)
         try:
             self(images)
         except Exception as error:

@@ -20,7 +20,8 @@ from robustcore.network import Network
 from robustcore.precision import MEASURED, Coarse
 
 # Batches perturbed and reduced at once on a CPU: between two of them the work of the model empties
-# the caches, and to fill them again costs as much as the noise
+# the caches, and to fill them again costs as much as the noise. Of usual batches: larger ones are
+# fewer, so that noisy images take no more memory than so many usual batches, or than one.
 TOGETHER = 8
 GRAPH_BATCHES = 8  # recording a CUDA graph pays from about this many batches on
 FUSED_BATCH = 8192  # slots of a fused network: it stores no image
@@ -46,6 +47,7 @@ class Rounds:
     stream: int
     clip: tuple[float, float] | None
     batch_size: int
+    usual_batch: int
     kernels: Backend
     network: Network
     fused: Fused | None
@@ -103,10 +105,10 @@ class Rounds:
         coarse: Coarse | None = None,
     ) -> list[Tensor]:
         """Judge the slots at these places; returns those in doubt, their leads and classes."""
-        start, together = 0, TOGETHER if self.device.type == "cpu" else 1
+        start = 0
         doubtful: list[tuple[Tensor, ...]] = []
         while start < len(index):
-            size = together * self.batch_size if self.fused is None else FUSED_BATCH
+            size = self._together() * self.batch_size if self.fused is None else FUSED_BATCH
             slots = make(index[start : start + size])
             try:
                 logits = self._logits(slots, (len(index) - start) // self.batch_size, coarse)
@@ -126,6 +128,12 @@ class Rounds:
             return []
         doubt, *known = (torch.cat(each) for each in zip(*doubtful, strict=True))
         return [each[doubt] for each in (index, *known)]
+
+    def _together(self) -> int:
+        """Batches to perturb at once."""
+        if self.device.type != "cpu":
+            return 1
+        return min(TOGETHER, max(1, TOGETHER * self.usual_batch // self.batch_size))
 
     def _logits(self, slots: Slots, batches: int, coarse: Coarse | None) -> Tensor:
         if self.fused is not None:

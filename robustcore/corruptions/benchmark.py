@@ -160,6 +160,7 @@ def measure(
         first,
         None if labels is None else labels[: len(first)],
         seed=seed,
+        box=(0.0, 1.0),
         batch_size=batch_size,
         compile=compile,
         planned=n * len(conditions),

@@ -49,7 +49,15 @@ class Task:
         images = inputs.images(x)
         bounds = _held(inputs.box_around(box, images), images.dtype)
         engine = Evaluator(
-            model, x, y, ids=ids, seed=seed, batch_size=batch_size, backend=backend, compile=compile
+            model,
+            x,
+            y,
+            ids=ids,
+            seed=seed,
+            box=bounds,
+            batch_size=batch_size,
+            backend=backend,
+            compile=compile,
         )
         gradients = Gradients(engine, None, which)
         rows = torch.arange(len(images), device=images.device)

@@ -40,6 +40,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustcore.agreement import difference
 from robustcore.fused.ascent import Ascents
 from robustcore.fused.chain import NotPackable
 from robustcore.fused.convolved import MOST, ConvolvedNet, units
@@ -56,7 +57,7 @@ UNASKED = ("native",)
 # Slots to a call: after it progress is shown, and an interrupt is heard. More on a CUDA device, for
 # it is waited for; its memory sets no limit: no body keeps any for each slot.
 AT_ONCE, AT_ONCE_CUDA = 2**16, 2**20
-AGREE = 1e-4  # relative to the largest logit: rounding alone separates the two
+AGREE = 1e-4  # relative to a logit's size and movement: rounding alone separates the two
 TF32 = 2e-2  # the same where torch makes one of them from numbers of 10 bits
 
 
@@ -134,15 +135,22 @@ def _body(packed: Packed, backend: str, device: torch.device, clip: Any) -> Any:
 
 
 def fuse(
-    model: Any, x: Tensor, dtype: torch.dtype, backend: str, clip: Any, logits: Tensor
+    model: Any,
+    x: Tensor,
+    dtype: torch.dtype,
+    backend: str,
+    clip: Any,
+    logits: Tensor,
+    moves: Tensor,
 ) -> Fused | None:
     """`model` in one kernel with its noise, or None where it must be called as it is.
 
     That is so for anything but a network that `pack` takes, on a backend that is UNASKED, for
     float32 images; and for one whose own `logits` (B, K) of the images x the packed network does
-    not reproduce. On the other backends a network is fused when it is Packed by the user; on a GPU
-    one that begins with a convolution up to that layer's answers. Draws in the features are the
-    user's wish: ValueError where they cannot be made.
+    not reproduce; they move by `moves` (K,) from image to image. On the other backends a network is
+    fused when it is Packed by the user; on a GPU one that begins with a convolution up to that
+    layer's answers. Draws in the features are the user's wish: ValueError where they cannot be
+    made.
     """
     packed = model if isinstance(model, Packed) else None
     how = (backend, x.device, clip)
@@ -164,19 +172,14 @@ def fuse(
     fused = Fused(packed, *how)
     if isinstance(fused.body, ReferenceNet):
         return None
-    return fused if _agrees(fused, x, logits) else None
+    return fused if _agrees(fused, x, logits, moves) else None
 
 
-def _agrees(fused: Fused, x: Tensor, logits: Tensor) -> bool:
+def _agrees(fused: Fused, x: Tensor, logits: Tensor, moves: Tensor) -> bool:
     """Whether the packed network says of the images what the model says."""
     rows = torch.arange(len(x), device=x.device)
     mine = fused.logits(x, rows, torch.zeros_like(x[:, 0, 0, 0]), rows, rows, seed=0)
-    finite = logits.isfinite()
-    if not (bool(finite.any()) and torch.equal(mine.isfinite(), finite)):
+    if not bool(logits.isfinite().any()):
         return False
-    if not torch.equal(mine[~finite].nan_to_num(), logits[~finite].nan_to_num()):
-        return False
-    mine, logits = mine[finite], logits[finite]
     coarse = x.is_cuda and not fused.packed.dense and torch.backends.cudnn.allow_tf32
-    allowed = TF32 if coarse else AGREE
-    return bool((mine - logits).abs().max() <= allowed * logits.abs().max().clamp(min=1e-6))
+    return bool(difference(mine, logits, moves).amax() <= (TF32 if coarse else AGREE))

@@ -90,7 +90,7 @@ def record_of(rows: Rows) -> Record:
     made = next(each for each in subclasses(Record) if each.__name__ == form["record"])
     arrays: dict[str, Any] = {name: rows.data[name] for name, _, _ in form["columns"]}
     for name, (kind, shape) in form["tensors"].items():
-        flat = torch.from_numpy(np.ascontiguousarray(arrays[name]))
+        flat = torch.from_numpy(arrays[name].copy())  # one row is contiguous whatever its stride
         arrays[name] = flat.view(getattr(torch, kind)).view(len(flat), *shape)
     provenance = Provenance(**rows.provenance)
     return made(**arrays, **form["whole"], **form["fields"], provenance=provenance)

@@ -1,0 +1,55 @@
+"""Do two evaluations of the same images agree, up to the model's own arithmetic?
+
+A logit is compared with its own size and with how far it moves from image to image, never with the
+other logits: of a class that is masked by -1e4 or -inf, or of one constant far above the rest,
+nothing follows about how exactly the others are computed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Far above the rounding of one algorithm, far below any dropout or random resize.
+SAME = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+# Batches of other sizes are computed by other algorithms. Where a model works in bfloat16 or TF32
+# within, whatever type it returns, their rounding differs by about a hundredth.
+OTHER_SIZE = 5e-2
+
+
+def movement(logits: Tensor) -> Tensor:
+    """How far each logit moves over different images (S, K), (K,) float64.
+
+    At least the median of those that move, so that one that rests by chance is not held to nothing;
+    0 for a constant.
+    """
+    wide = logits.double()
+    finite = wide.isfinite()
+    least = wide.masked_fill(~finite, torch.inf).amin(0)
+    most = wide.masked_fill(~finite, -torch.inf).amax(0)
+    moved = (most - least).clamp(min=0)
+    moving = moved > 0
+    if bool(moving.any()):
+        moved[moving] = moved[moving].clamp(min=float(moved[moving].median()))
+    return moved
+
+
+def difference(a: Tensor, b: Tensor, moves: Tensor) -> Tensor:
+    """(S, K): |a - b| over the logit's size and its movement; inf where only one is NaN or inf."""
+    a, b = a.double(), b.double()
+    alike = (a == b) | (a.isnan() & b.isnan())
+    size = torch.maximum(a.abs(), b.abs()) + moves
+    return ((a - b).abs() / size).nan_to_num(torch.inf, torch.inf).masked_fill(alike, 0.0)
+
+
+def same(a: Tensor, b: Tensor, moves: Tensor) -> bool:
+    """Of batches of one size: no logit differs by more than the rounding of its type."""
+    return bool(difference(a, b, moves).amax() <= SAME.get(a.dtype, 1e-3))
+
+
+def same_at_other_size(a: Tensor, b: Tensor, moves: Tensor) -> bool:
+    """Of batches of different sizes: the middle one of a row's logits that move hardly differs."""
+    moving = moves > 0
+    if not bool(moving.any()):
+        return same(a, b, moves)
+    return bool((difference(a, b, moves)[:, moving].median(1).values <= OTHER_SIZE).all())
