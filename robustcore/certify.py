@@ -18,10 +18,10 @@ from robustcore.network import Model
 from robustcore.provenance import bar, provenance
 from robustcore.results import CertifyResult, PredictResult
 from robustcore.results.certify import certified_radius
+from robustcore.rounds import in_rounds
 from robustcore.runs import by_blocks
 from robustcore.streams import Stream
 
-ROUND = 2**20  # draws named at a time: bounds the memory
 HALVINGS, FEWEST = 8, 32  # looks at n, n/2, n/4, ..., none at fewer draws
 
 
@@ -219,14 +219,6 @@ def _looks(n: int, alpha: float) -> tuple[list[int], list[float]]:
     return [*early, n], [alpha / 2 / len(early)] * len(early) + [alpha / 2]
 
 
-def _rounds(rows: np.ndarray, first: int, last: int) -> Any:
-    """Slots (row, draw) of all rows at draws first to last - 1, at most about ROUND at a time."""
-    width = max(1, ROUND // max(1, len(rows)))
-    for start in range(first, last, width):
-        draws = np.arange(start, min(start + width, last))
-        yield np.repeat(rows, len(draws)), np.tile(draws, len(rows))
-
-
 def _right(
     evaluator: Evaluator,
     rows: np.ndarray,
@@ -237,7 +229,7 @@ def _right(
 ) -> np.ndarray:
     """How many draws of each of some images are of its class, (I,)."""
     found = np.zeros(len(evaluator.x), np.int64)
-    for slots, draws in _rounds(rows, first, last):
+    for slots, draws in in_rounds(rows, first, last):
         margins = evaluator.margins(slots, np.full(len(slots), sigma), draws, progress)
         found += np.bincount(slots[margins > 0], minlength=len(found))
     return found[rows]
@@ -256,7 +248,7 @@ def _classes(
     The last column is of those that it gives none, which `classes` numbers -1.
     """
     found = np.zeros((len(evaluator.x), evaluator.n_classes + 1), np.int64)
-    for slots, draws in _rounds(rows, first, last):
+    for slots, draws in in_rounds(rows, first, last):
         given = evaluator.classes(slots, np.full(len(slots), sigma), draws)
         np.add.at(found, (slots, given), 1)
         progress(len(slots))

@@ -24,11 +24,12 @@ from robustcore.kernels import select
 from robustcore.network import Model, Network, class_of, likeliest
 from robustcore.precision import Coarse, checked
 from robustcore.rounds import PART, Rounds
+from robustcore.streams import Stream
 
 BATCH_PIXELS = {"cpu": 3 * 2**17, "cuda": 2**24}
 LEAST_BATCH = 4  # photos of 224 x 224, 2 cores: 1.3 times as fast as 2 at a time (two networks)
-PROBE = 4  # images of a batch with which a model is probed
-PROBE_STREAM = 2**32 - 1  # its draws are no others
+PROBE = 4  # images of a batch with which a model is probed: one of them, and three with noise
+STRANGE = (0.25, 1.0, 4.0)  # that noise, in units of the range of all pixels
 
 
 class RandomizedModelWarning(UserWarning):
@@ -48,7 +49,7 @@ class Evaluator(Rounds):
     in one kernel with its noise, where it is small enough to be one (robustcore.fused), or None.
 
     Cost: one evaluation of each image, and 14 to see that the model is a function of each image by
-    itself: one by itself, three batches of PROBE images, and one image to choose a memory format.
+    itself: three batches of PROBE images, one alone, and one to choose a memory format.
     Evaluations that serve only to compile or to record the model are not counted.
 
     precision: "bfloat16" or, on a GPU, "tf32": draws are judged in it, and again in full where it
@@ -144,57 +145,60 @@ class Evaluator(Rounds):
             self.coarse = Coarse(lower, self.device)
             self.notes.append(self.coarse.note)
             compile = bool(compile)  # it would help the few draws in doubt alone
-        self.network.compile(compile, planned, self.x[:1], self.batch_size)
+        self.network.compile(compile, planned, self.formatted(self.x[:1]), self.batch_size)
 
     def _probe(self, clean: Tensor) -> Tensor:
         """Sets `randomized`; ValueError where an image's answer depends on the rest of its batch.
 
-        One image is evaluated by itself, among copies of itself, and twice among others that noise
-        has moved far beyond the range of any image: whatever a model makes of a whole batch, its
-        largest pixel, its mean, its order, is then another. It is the image of the least range, for
-        which that matters most. Batches of one size are compared, so that the same algorithm
-        computes both; batches of other sizes (the image alone, and with all images) within the
-        rounding of another algorithm. Returns the movement of logits.
+        One image is evaluated among copies of itself, and twice among others that noise has moved
+        far beyond the range of any image: whatever a model makes of a whole batch, its largest
+        pixel, its mean, its order, is then another. It is the image of the least range, for which
+        that matters most. Batches of one size are compared, so that the same algorithm computes
+        both; batches of other sizes (all images, and one of the others alone) within the rounding
+        of another algorithm. Returns the movement of logits.
         """
         size = min(PROBE, self.batch_size)
         low, high = self.x.flatten(1).aminmax(dim=1)
         width = (high - low).masked_fill(clean.isnan().all(1), torch.inf)
         chosen = int(width.argmin())
         image = self.x[chosen : chosen + 1]
-        others = np.arange(max(1, size - 1)) % len(self.x)
-        mixed = torch.cat([self._strange(others, float(high.max() - low.min())), image])[:size]
+        strength = np.array(STRANGE[-max(1, size - 1) :]) * (float(high.max() - low.min()) or 1.0)
+        others = np.arange(len(strength)) % len(self.x)
+        mixed = torch.cat([self._strange(others, strength), image])[:size]
         among = self.network.spare_inputs(self.formatted(mixed))
         again = self.network(self.formatted(mixed))
         np.add.at(self.n_forward, others, 2)
-        moves = movement(torch.cat([clean, among]))
+        moves = movement(torch.cat([clean, among[:1]]))
         self.randomized = not same(among, again, moves)
         if size == 1:
             return moves  # no batch ever holds a second image
         copies = self.network(self.formatted(image.expand(size, -1, -1, -1)))
-        alone = self.network(self.formatted(image))
-        self.n_forward[chosen] += 2 + size + 1
-        answer = copies[-1:].expand_as(copies)
-        itself = same(answer[:1], among[-1:], moves) and same(answer, copies, moves)
-        rows = torch.cat([alone, clean[chosen : chosen + 1]])
-        if self.randomized or (itself and same_at_other_size(answer[:2], rows, moves)):
+        alone = self.network(self.formatted(mixed[:1]))
+        self.n_forward[chosen] += 2 + size
+        self.n_forward[others[0]] += 1
+        answer = copies[-1:]
+        itself = same(answer, among[-1:], moves) and same(answer.expand_as(copies), copies, moves)
+        mine = torch.cat([answer, among[:1]])
+        elsewhere = torch.cat([clean[chosen : chosen + 1], alone])
+        if self.randomized or (itself and same_at_other_size(mine, elsewhere, moves)):
             return moves
         raise ValueError(
             "model must judge each image by itself, its answer depended on the other images "
             "in the batch: call model.eval()"
         )
 
-    def _strange(self, rows: np.ndarray, spread: float) -> Tensor:
-        """Images with noise as wide as all their pixels, where what the model sees may be so."""
+    def _strange(self, rows: np.ndarray, sigma: np.ndarray) -> Tensor:
+        """Images with noise, within the bounds of what the model will see."""
         index = torch.as_tensor(rows, device=self.device)
         return self.kernels.perturb(
             self.x,
             index,
-            torch.full((len(rows),), spread or 1.0, device=self.device),
+            torch.as_tensor(sigma, device=self.device).float(),
             torch.arange(len(rows), device=self.device),
             self.ids,
             self.x.new_empty((len(rows), *self.x.shape[1:])),
             seed=self.seed,
-            stream=PROBE_STREAM,
+            stream=Stream.PROBE,
             clip=self.box,
         )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 MAX_ID = 2**32 - 1
 ALONE = (1, 3)  # channels of an image without its batch dimension
+CHECKED = 2**22  # elements looked at together
 WITHOUT_FLOAT64 = ("mps",)  # devices
 
 
@@ -33,11 +34,17 @@ def images(x: Any) -> Tensor:
     x = as_batch(x)
     if x.numel() == 0:
         raise ValueError(f"x must hold at least one pixel, had shape {tuple(x.shape)}")
-    if not bool(torch.isfinite(x).all()):
-        bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
+    bad = _not_finite(x).nonzero().flatten().tolist()
+    if bad:
         raise ValueError(f"x must be finite, image {bad[0]} holds NaN or inf ({len(bad)} such)")
     x = x.detach().contiguous()
     return x.clone() if x.is_inference() else x  # else autograd refuses what is computed from it
+
+
+def _not_finite(x: Tensor) -> Tensor:
+    """(B,) bool: which images hold NaN or inf; in parts, as torch copies what it looks at."""
+    parts = x.split(max(1, CHECKED // x[0].numel()))
+    return torch.cat([~torch.isfinite(part).flatten(1).all(1) for part in parts])
 
 
 def as_batch(x: Any) -> Any:

@@ -98,7 +98,8 @@ class Network:
         automatic = wanted is None
         if automatic:
             wanted = (
-                self.device.type == "cpu"
+                planned > 0
+                and self.device.type == "cpu"
                 and isinstance(self.model, nn.Module)
                 and planned * _times.get() * self._flops(image) > COMPILE_FLOPS
             )

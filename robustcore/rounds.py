@@ -5,7 +5,7 @@ How a round is cut changes no draw. The host waits for the device once, at the e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -26,9 +26,18 @@ TOGETHER = 8
 GRAPH_BATCHES = 8  # recording a CUDA graph pays from about this many batches on
 FUSED_BATCH = 8192  # slots of a fused network: it stores no image
 PART = 2**22  # slots of a round after which those in doubt are looked at again: bounds the memory
+ROUND = 2**20  # slots named at a time by who asks for many draws: bounds the memory
 
 Make = Callable[[Tensor], Slots]  # slots by their place in the round
 Reduce = Callable[[Tensor, Slots], object]  # what becomes of logits (S, K)
+
+
+def in_rounds(rows: np.ndarray, first: int, last: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(row, draw) of slots: all rows at draws first to last - 1, at most about ROUND at a time."""
+    width = max(1, ROUND // max(1, len(rows)))
+    for start in range(first, last, width):
+        draws = np.arange(start, min(start + width, last))
+        yield np.repeat(rows, len(draws)), np.tile(draws, len(rows))
 
 
 def _ignore(logits: Tensor, slots: Slots) -> None:

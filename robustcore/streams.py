@@ -21,5 +21,6 @@ class Stream(IntEnum):
     RARE_ERRORS = 5
     CERTIFY = 6
     SLICES = 7  # random directions
+    PROBE = 8  # what a model is shown beside an image, to see whether that matters
     CORRUPTIONS = 0x100  # and one after it for each further corruption
     TRAINING = 0x7472

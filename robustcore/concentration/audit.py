@@ -21,6 +21,7 @@ from robustcore.network import Model
 from robustcore.provenance import bar, provenance
 from robustcore.results import AuditResult
 from robustcore.results.audit import RATE_SHARE
+from robustcore.rounds import in_rounds
 from robustcore.runs import by_blocks
 from robustcore.streams import Stream
 
@@ -204,18 +205,18 @@ def _count(
     g: int,
 ) -> np.ndarray:
     """Count the errors among the draws of some images; how far the nearest of them is, (I,)."""
-    rows = np.repeat(some, samples)
-    draws = np.tile(np.arange(samples), len(some))
-    wrong = ~(evaluator.margins(rows, sigma[rows], draws) > 0)
-    errors[:, g] += np.bincount(rows[wrong], minlength=len(errors))
     nearest = np.full(len(errors), np.inf)
-    slots = wrong.nonzero()[0]
-    for part in np.split(slots, range(evaluator.batch_size, len(slots), evaluator.batch_size)):
-        at = [torch.as_tensor(each, device=evaluator.device) for each in (rows[part], draws[part])]
-        with torch.no_grad():
-            points = evaluator.noisy(
-                at[0], torch.as_tensor(sigma[rows[part]], device=evaluator.device), at[1]
+    for rows, draws in in_rounds(some, 0, samples):
+        wrong = ~(evaluator.margins(rows, sigma[rows], draws) > 0)
+        errors[:, g] += np.bincount(rows[wrong], minlength=len(errors))
+        slots, size = wrong.nonzero()[0], evaluator.batch_size
+        for part in np.split(slots, range(size, len(slots), size)):
+            image, draw, noise = (
+                torch.as_tensor(each, device=evaluator.device)
+                for each in (rows[part], draws[part], sigma[rows[part]])
             )
-            away = (points.double() - evaluator.x[at[0]].double()).flatten(1).norm(dim=1)
-        np.minimum.at(nearest, rows[part], away.cpu().numpy())
+            with torch.no_grad():
+                points = evaluator.noisy(image, noise, draw)
+                away = (points.double() - evaluator.x[image].double()).flatten(1).norm(dim=1)
+            np.minimum.at(nearest, rows[part], away.cpu().numpy())
     return nearest[some]

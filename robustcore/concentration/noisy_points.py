@@ -22,6 +22,7 @@ from robustcore.noise import sigma_at_error_rate
 from robustcore.provenance import bar, provenance
 from robustcore.results import NoisyDistance
 from robustcore.results.concentration import median_interval
+from robustcore.rounds import in_rounds
 from robustcore.runs import by_blocks
 from robustcore.stats import clopper_pearson, order_ranks
 from robustcore.streams import Stream
@@ -125,10 +126,9 @@ def noisy_distance(
     with bar(n, "images", progress) as shown, torch.no_grad():
         for first in range(0, n, together):
             rows = np.arange(first, min(first + together, n))
-            more = np.repeat(rows, samples - points)
-            draws = np.tile(np.arange(points, samples), len(rows))
-            wrong = ~(evaluator.margins(more, noise[more], draws) > 0)
-            errors += np.bincount(more[wrong], minlength=n)
+            for more, draws in in_rounds(rows, points, samples):
+                wrong = ~(evaluator.margins(more, noise[more], draws) > 0)
+                errors += np.bincount(more[wrong], minlength=n)
             gradients = draw_points(evaluator, rows, noise, points)
             if method == "search":
                 search = MedianSearch(gradients, points, ranks)
