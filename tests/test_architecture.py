@@ -28,7 +28,13 @@ WITHOUT_TORCH = {
     "results": {"geometry", "stats"},
     "plot": {"geometry", "results", "stats"},
 }
-WITHOUT_US = ["kernels/reference.py", "kernels/triton.py", "slices/grid.py", "slices/regions.py"]
+WITHOUT_US = [
+    "agreement.py",
+    "kernels/reference.py",
+    "kernels/triton.py",
+    "slices/grid.py",
+    "slices/regions.py",
+]
 NEVER = {"torch", "triton", "pandas"}
 
 
@@ -102,7 +108,11 @@ def test_runs_know_no_method() -> None:
 
 def test_fused_networks_know_kernels_alone() -> None:
     parts = ("", ".checks", ".cuda", ".triton", ".triton_ball")
-    allowed = {"robustcore", *(f"robustcore.kernels{part}" for part in parts)}
+    allowed = {
+        "robustcore",
+        "robustcore.agreement",
+        *(f"robustcore.kernels{part}" for part in parts),
+    }
     for path in sorted((PACKAGE / "fused").glob("*.py")):
         names = imports_of(path.read_text(encoding="utf-8"))
         ours = {name for name in names if name.startswith("robustcore")} - allowed

@@ -45,7 +45,8 @@ def test_counts_are_those_of_the_unfused_path_outside_the_rounding_band(name, cl
     assert any("fused" in note for note in fused.provenance.notes)
     assert not any("fused" in note for note in plain.provenance.notes)
     np.testing.assert_array_equal(fused.labels, plain.labels)
-    np.testing.assert_array_equal(fused.n_forward, plain.n_forward)
+    np.testing.assert_array_equal(fused.n_forward[1:], plain.n_forward[1:])
+    assert fused.n_forward[0] - plain.n_forward[0] in (0, 1), "a module's memory format is tried"
     labels = torch.tensor(plain.labels)
     inside = in_doubt(pack(module, shape), x, labels, grid, samples, seed=5, clip=clip).numpy()
     assert np.all(np.abs(fused.n_errors - plain.n_errors) <= inside)
