@@ -27,6 +27,14 @@ elif DEVICE != "cpu":
     BODIES = ["reference", "triton", "cuda"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests, and the processes that they start, leave the user's key of runs alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 M_PERTURB = -6  # of malloc.h
 
 

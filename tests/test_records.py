@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_results import RECORDS, assert_same, sigma_result
+import torch
+from test_results import RECORDS, assert_same, pictures, sigma_result
 
 from robustcore.results import Record, SigmaResult
 
@@ -38,6 +39,17 @@ def test_a_saved_record_is_readable_without_us(tmp_path: Path) -> None:
     assert about["record"] == "SigmaResult"
     assert about["provenance"]["seed"] == 2**63
     assert about["fields"] == {"rate": 0.01, "confidence": 0.95}
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn, torch.float32]
+)
+def test_tensors_of_any_type_are_saved(kind: torch.dtype, tmp_path: Path) -> None:
+    x = torch.linspace(0, 1, 12).reshape(3, 2, 2).to(kind)
+    pictures(x=x).save(tmp_path / "r")
+    found = Record.load(tmp_path / "r").x  # type: ignore[attr-defined]
+    assert found.dtype == kind
+    assert torch.equal(found.double(), x.double())
 
 
 @pytest.mark.parametrize("verb", ["save", "to_csv"])

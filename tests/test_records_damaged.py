@@ -169,6 +169,14 @@ def test_parts_that_are_no_objects(part, value, tmp_path):
         Record.load(tmp_path / "r")
 
 
+@pytest.mark.parametrize("kind", ["nothing", "int64", "manual_seed", 3, [], {}])
+def test_types_of_tensors_that_are_none(kind, tmp_path):
+    pictures().save(tmp_path / "r")
+    _rewritten(tmp_path / "r", lambda m, a: a.update(tensors={"x": kind}))
+    with pytest.raises(ValueError, match=REFUSED):
+        Record.load(tmp_path / "r")
+
+
 def test_a_file_that_would_unpack_to_much_more_is_not_unpacked(tmp_path, monkeypatch):
     """4 MB of zeros in 4 KB, with the bound for 256 MB as one for 1 MB."""
     record = error_rate()

@@ -314,6 +314,30 @@ def test_a_flipped_bit_gives_the_same_record_or_one_sentence(whole_run, tmp_path
     assert min(counts.values()) > 5
 
 
+def test_looking_at_a_damaged_file_gives_one_sentence(whole_run, tmp_path):
+    whole = whole_run[1]
+    (tmp_path / FILE).write_bytes(whole)
+    (want,) = rc.runs.progress(tmp_path)
+    refused = 0
+    for bit in random.Random(2).sample(range(8 * len(whole)), 250):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        (tmp_path / FILE).write_bytes(content)
+        said = None
+        try:
+            found = rc.runs.progress(tmp_path)
+        except ValueError as error:
+            said = str(error)
+        if said is None:
+            assert found in ([want], [])
+            continue
+        refused += 1
+        assert said.startswith("run must ")
+        assert "\n" not in said
+        assert len(said) < 500
+    assert refused > 5
+
+
 @pytest.mark.parametrize(
     "change",
     [

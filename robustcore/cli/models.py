@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -31,12 +33,21 @@ def whole(name: str) -> str:
     return name if _in_zoo(name) else str(Path(name).resolve())
 
 
+def program(name: str) -> Path | None:
+    """The file that `load` runs, with all that it does; None for a network of the zoo."""
+    path, _, _ = name.rpartition(":")
+    if path.endswith(".py"):
+        return Path(path)
+    return None if _in_zoo(name) else Path(name)
+
+
 def load(name: str, device: torch.device | str) -> Any:
     """A model in evaluation mode: pixels (S, C, H, W) in [0, 1] to logits, or an object with them.
 
     name: of the zoo; FILE.py:FUNCTION, whose FUNCTION() returns the model, with any normalisation
     inside; or a file that torch.jit.save or torch.export.save wrote. Raises ValueError, TypeError
-    or OSError saying what is wrong. A Python file is run, with all that it does.
+    or OSError saying what is wrong. Whichever file it is, it is run with the user's
+    rights: a TorchScript or torch.export file is a program too, and no safer than a Python file.
     """
     path, _, function = name.rpartition(":")
     if path.endswith(".py"):
@@ -49,6 +60,8 @@ def load(name: str, device: torch.device | str) -> Any:
     if not file.is_file():
         raise FileNotFoundError(f"--model must be {FORMS}; there is no file {name}")
     kind = _kind(file)
+    if kind is not None and os.environ.get("RANK", "0") == "0":
+        print(f"note: {name} is a program that runs with your rights", file=sys.stderr)
     if kind == "script":
         return torch.jit.load(str(file), map_location=device).eval()
     if kind == "export":

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from robustcore import runs
-from robustcore.cli import models
+from robustcore.cli import models, origin
 
 ABOUT = "go on with an interrupted run, with the model, data and settings that it was begun with"
 Command = Callable[[argparse.Namespace], int]
@@ -21,6 +21,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("kept", type=Path, metavar="DIR", help="the folder given as --run")
     add("--out", type=Path, help="another folder for the results")
     add("--device", help="another device of the same type")
+    how = "run what DIR names though you did not begin it here, or its program has changed"
+    add("--trust", action="store_true", help=how)
     add("--repair", action="store_true", help="first save what can be read of a damaged file")
 
 
@@ -31,6 +33,9 @@ def run(args: argparse.Namespace) -> int:
         saved, total = runs.repair(args.kept)
         print(f"saved {saved:,} of {total:,} images; the damaged file is beside them")
     how = runs.command_of(args.kept)
+    if how.get("command") not in KEPT or "programs" not in how:
+        raise ValueError(f"run must be one of this version's commands, that in {args.kept} is not")
+    origin.check(args.kept, how, args.trust)
     values = {
         name: Path(value["path"]) if isinstance(value, dict) else value
         for name, value in how["options"].items()
@@ -50,7 +55,8 @@ def carry_out(name: str, command: Command, args: argparse.Namespace) -> int:
         for each, value in vars(args).items()
         if each not in ("kept", "run") and not callable(value)
     }
-    token = runs.command.set({"command": name, "options": options})
+    kept = None if args.kept is None else origin.signed(name, options)
+    token = runs.command.set(kept)
     try:
         with runs.together(_device(args.device)) as device:
             args.device = str(device)

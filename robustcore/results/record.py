@@ -154,14 +154,21 @@ class Record:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record to one file, which appears whole or not at all. Raises OSError."""
-        about = {
+        about: dict[str, Any] = {
             "format": FORMAT,
             "record": type(self).__name__,
             "fields": {name: getattr(self, name) for name in self._scalars()},
             "provenance": dataclasses.asdict(self.provenance),
+            "tensors": {},  # types of those that numpy does not know
         }
+        columns: dict[str, Any] = {}
+        for name, (dtype, _) in self._arrays().items():
+            value = getattr(self, name)
+            if dtype is None and (kind := _unknown_to_numpy(value)):
+                about["tensors"][name] = kind
+                value = value.float()  # which holds every value of theirs
+            columns[name] = _numpy(value)
         text = json.dumps(about, indent=1, default=plain)
-        columns: dict[str, Any] = {name: _numpy(getattr(self, name)) for name in self._arrays()}
 
         def write(file: IO[bytes]) -> None:
             np.savez_compressed(file, **columns)
@@ -190,7 +197,7 @@ class Record:
             )
             for key, (dtype, _) in made._arrays().items():
                 if dtype is None:
-                    arrays[key] = _tensor(arrays[key])
+                    arrays[key] = _tensor(arrays[key], about.get("tensors", {}).get(key))
             try:
                 how = Provenance(**_checked(Provenance, about["provenance"]))
                 return made(**arrays, **_checked(made, about["fields"]), provenance=how)
@@ -237,10 +244,22 @@ def _numpy(value: Any) -> npt.NDArray[Any]:
     return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
 
 
-def _tensor(array: npt.NDArray[Any]) -> Any:
+def _unknown_to_numpy(tensor: Any) -> str | None:
+    """The type of a floating tensor, such as bfloat16, that numpy has no name for."""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return kind if kind.startswith(("bfloat", "float8")) else None
+
+
+def _tensor(array: npt.NDArray[Any], kind: str | None) -> Any:
     import torch  # only a record that holds images comes here
 
-    return torch.from_numpy(array)
+    tensor = torch.from_numpy(array)
+    if kind is None:
+        return tensor
+    dtype = getattr(torch, kind)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise archive.Refused(f"it names a type {kind[:40]}")
+    return tensor.to(dtype)
 
 
 def _checked(made: type, values: dict[str, Any]) -> dict[str, Any]:
