@@ -1,6 +1,6 @@
 # make demo   sigma(x0, 0.01) of 40 CIFAR-10 images, and a report on the network, in OUT
 # make test   the whole test suite
-# make lint   style and types
+# make lint   style, types, and the numbers of the pages against their files
 # make bench  speeds, as ratios to plain torch in the same run
 # make mutants  do the tests notice small slips in the code? half an hour
 # Each makes its environment first, once, in .venv.
@@ -31,6 +31,7 @@ lint: .venv/developed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CODE)
+	$(BIN)/python benchmarks/check_numbers.py
 
 bench: .venv/developed
 	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-only
