@@ -17,8 +17,15 @@ from robustcore.batches import out_of_memory
 from robustcore.evaluator import Evaluator
 
 LOSSES = ("ce", "margin", "dlr")
+SUM = 1e-5  # how far from 1 a row of probabilities may add up, beside the rounding of its type
+PROBABILITIES = "the model returns probabilities: attacks follow their logarithms"
 # Classes (S,), or what chooses them from rows and logits (S, K).
 Classes = Tensor | Callable[[Tensor, Tensor], Tensor]
+
+
+def dlr_classes(targeted: bool) -> int:
+    """How many classes the loss "dlr" needs."""
+    return 4 if targeted else 3
 
 
 class NoGradients(ValueError):
@@ -100,6 +107,9 @@ class Gradients:
         is called once for each batch, for which no forward pass is made twice.
         """
 
+        if classes is None:
+            classes = self.rival(rows, loss)
+
         def both(at: slice) -> tuple[Tensor, ...]:
             wanted = classes[at] if isinstance(classes, Tensor) else classes
             return self._differentiate(rows[at], points[at], gradient[at], loss, wanted)
@@ -112,6 +122,10 @@ class Gradients:
         if len(parts) > 1:
             margin, gain, found = (torch.cat(each) for each in zip(*parts, strict=True))
         return margin, gain, found
+
+    def rival(self, rows: Tensor, loss: str) -> Tensor | None:
+        """The classes that the loss holds against the goal, where it names them: (S,) or None."""
+        return self.y[rows] if loss == "dlr" and self.targets is not None else None
 
     def _differentiate(
         self, rows: Tensor, points: Tensor, gradient: Tensor, loss: str, classes: Classes | None
@@ -135,9 +149,10 @@ class Gradients:
                     "attack needs and an error rate in noise does not: its logits carried none"
                 )
             wide = logits if logits.dtype == torch.float64 else logits.float()
+            scores = self._scores(wide, logits.dtype)
             if callable(classes):
-                classes = classes(rows, wide.detach())
-            gain = self._gain(wide, rows, loss, classes)
+                classes = classes(rows, scores.detach())
+            gain = self._gain(scores, rows, loss, classes)
             (found,) = torch.autograd.grad(gain.sum(), images, allow_unused=True)
         if found is None:
             raise NoGradients(
@@ -146,6 +161,22 @@ class Gradients:
         gradient.copy_(self.flat(found.float()))
         margin, label = self.judged(rows, wide.detach())
         return margin, gain.detach(), label
+
+    def _scores(self, wide: Tensor, dtype: torch.dtype) -> Tensor:
+        """Outputs (S, K), and the logarithms of rows that are probabilities.
+
+        A softmax saturates: its gradients vanish where the model is sure, and those of its
+        logarithms do not. The order of classes is the same, so errors are.
+        """
+        values = wide.detach()
+        near_one = (values.sum(1) - 1).abs() <= SUM + 4 * torch.finfo(dtype).eps
+        probable = near_one & (values >= 0).all(1)
+        if not bool(probable.any()):
+            return wide
+        if PROBABILITIES not in self.engine.notes:
+            self.engine.notes.append(PROBABILITIES)
+        least = torch.finfo(wide.dtype).tiny  # below it there is no gradient to be had
+        return torch.where(probable[:, None], wide.clamp(min=least).log(), wide)
 
     def _gain(self, logits: Tensor, rows: Tensor, loss: str, classes: Tensor | None) -> Tensor:
         goal = self.y if self.targets is None else self.targets
@@ -158,8 +189,9 @@ class Gradients:
             lead = logits.gather(1, classes.clamp(min=0).unsqueeze(1)).squeeze(1) - own
             gain = torch.where(classes >= 0, lead, gain)
         if loss == "dlr":
-            top = logits.topk(min(3, logits.shape[1]), 1).values
-            gain = gain / (top[:, 0] - top[:, -1] + 1e-12)
+            top = logits.topk(dlr_classes(self.targets is not None), 1).values
+            last = top[:, 2:].mean(1)
+            gain = gain / (top[:, 0] - last + 1e-12)
         return gain if self.targets is None else -gain
 
     def _batches(self, total: int, body: Callable[[slice], Any]) -> list[Any]:

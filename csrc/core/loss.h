@@ -41,7 +41,8 @@ RC_FN Gain judged(Spaced<const float> logits, int64_t classes, int64_t goal, boo
 }
 
 // wanted: a class whose lead over the goal is raised, or -1 for the best of all. slope (classes,)
-// receives the gradient of the gain.
+// receives the gradient of the gain. DLR is that of Croce and Hein (2020), which needs three classes,
+// and four with a target.
 RC_FN Gain gain(Spaced<const float> logits, int64_t classes, int64_t goal, bool targeted, Loss loss,
                 int64_t wanted, Spaced<float> slope) {
     Gain result = judged(logits, classes, goal, targeted);
@@ -66,7 +67,7 @@ RC_FN Gain gain(Spaced<const float> logits, int64_t classes, int64_t goal, bool 
     slope[goal] -= 1.0f;
     value = value - logits[goal];
     if (loss == Loss::kDlr) {
-        int64_t top[3] = {-1, -1, -1};
+        int64_t top[4] = {-1, -1, -1, -1};
         for (int64_t j = 0; j < classes; ++j) {
             int64_t candidate = j;
             for (int64_t& place : top) {
@@ -76,12 +77,19 @@ RC_FN Gain gain(Spaced<const float> logits, int64_t classes, int64_t goal, bool 
                 if ((candidate = lower) < 0) break;
             }
         }
-        const int64_t last = classes < 3 ? top[1] : top[2];
-        const float spread = logits[top[0]] - logits[last] + 1e-12f;
+        const int64_t third = top[classes < 3 ? 1 : 2];
+        const int64_t fourth = targeted && classes > 3 ? top[3] : third;
+        const float last = (logits[third] + logits[fourth]) * 0.5f;
+        const float spread = logits[top[0]] - last + 1e-12f;
         for (int64_t j = 0; j < classes; ++j) slope[j] = slope[j] / spread;
         value = value / spread;
         slope[top[0]] -= value / spread;
-        slope[last] += value / spread;
+        if (third == fourth) {
+            slope[third] += value / spread;
+        } else {
+            slope[third] += value / spread * 0.5f;
+            slope[fourth] += value / spread * 0.5f;
+        }
     }
     if (targeted)
         for (int64_t j = 0; j < classes; ++j) slope[j] = -slope[j];

@@ -53,7 +53,7 @@ def _descend(
     margin, label, age, usable = gradients.fused.descend(
         gradients.x, points, row, goal, reach, sizes(gradients, row, reach, how).contiguous(),
         norm=gradients.norm, steps=how.steps, adapts=how.step_size is None, loss=how.loss,
-        targeted=gradients.targets is not None, box=how.box,
+        targeted=gradients.targets is not None, wanted=gradients.rival(row, how.loss), box=how.box,
         channels_last=gradients.channels_last,
     )  # fmt: skip
     gradients.n_forward.index_add_(0, row, age + 1)

@@ -58,12 +58,12 @@ class Found:
         self.step[image] = step[slot]
 
 
-def refine(gradients: Gradients, found: Found, low: float, rounds: int) -> None:
-    """Bisect each found error's segment to its image, from the share `low` of it up to the error.
+def refine(gradients: Gradients, found: Found, rows: Tensor, low: float, rounds: int) -> None:
+    """Bisect the segments from images rows (S,) to their errors, from the share `low` of each.
 
     The answer is an error that was seen, so nearer or the same. Cost: `rounds` forward passes.
     """
-    rows = (torch.isfinite(found.distance) & (found.distance > 0)).nonzero().flatten()
+    rows = rows[torch.isfinite(found.distance[rows]) & (found.distance[rows] > 0)]
     if not len(rows):
         return
     away = found.point[rows] - gradients.x[rows]

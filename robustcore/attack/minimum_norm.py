@@ -36,6 +36,10 @@ LEAST, MOST = 0.5, 1.5  # what one step may make of a radius
 REFINE_FROM, REFINE_ROUNDS = 0.98, 4
 LARGE, RANDOM = 150, 3  # from this effort on, some of it goes to random starts, so many
 OVERHEAD = 3  # forward passes outside the stages, as gradient evaluations
+DOUBT = 4  # a first step that expects so many times the distance found: networks have 0.6 to 2.6
+AGAIN, AGAIN_ROUNDS, GAINED = 6, 20, 0.98  # searches from there, while each brings it nearer
+SCATTER = [2.0**k for k in range(-10, 2)]  # how far random points lie, in widths of the image
+SCATTERED, FIRST = 4, 2**21  # random points at each; the number of the first start among them
 PATIENCE, SETTLED = 8, 3e-4  # a slot is done that so often expects no more than this share
 
 Stage = tuple[int, int]  # slots an image keeps, steps of each
@@ -70,6 +74,21 @@ class _Slots:
         self.label = torch.full_like(rows, -1)
         self.step = torch.full_like(rows, -1)
         self.quiet = torch.zeros_like(rows)  # steps in which little was to be expected
+        # while gradients are silent: radii between which errors begin along the direction
+        self.below = torch.zeros_like(self.radius)
+        self.above = torch.full_like(self.radius, torch.inf)
+
+    def bisected(self, lead: Tensor, silent: Tensor) -> Tensor:
+        """Radii nearer to where errors begin, by the sign of the lead alone.
+
+        A model that saturates gives no gradient, and the direction stays as it was.
+        """
+        right = lead > 0
+        self.below = torch.where(silent, torch.where(right, self.radius, self.below), 0.0)
+        self.above = torch.where(silent, torch.where(right, self.above, self.radius), torch.inf)
+        between = (self.below * self.above).sqrt()
+        beyond = self.radius * torch.where(right, MOST, LEAST)
+        return torch.where((between > 0) & torch.isfinite(between), between, beyond)
 
     def take(self, index: Tensor) -> None:
         for name, value in vars(self).items():
@@ -125,7 +144,8 @@ def minimum_norm(
     for restart in range(1, restarts + (RANDOM if effort >= LARGE else 0)):
         again = search.restart(rows, restart)
         search.run(again, plan[-1][1], 0, True)
-    refine(gradients, found, REFINE_FROM, REFINE_ROUNDS)
+    search.again(rows, plan[-1][1], done)
+    refine(gradients, found, rows, REFINE_FROM, REFINE_ROUNDS)
 
 
 def _begin(gradients: Gradients, rows: Tensor, logits: Tensor, starts: int) -> _Slots:
@@ -159,6 +179,14 @@ class _Search:
     seed: int
     ids: Tensor  # (B,)
 
+    def __post_init__(self) -> None:
+        x = self.gradients.x.double()
+        side = (x.amax(1) - x.amin(1)).clamp(min=1.0)
+        # (B,): across a cube that holds the image, the farthest that a first step goes
+        self.widest = side * (math.sqrt(x.shape[1]) if self.gradients.norm == 2 else 1.0)
+        # (B,): the least distance that was expected from an image itself
+        self.first = torch.full_like(self.widest, torch.inf)
+
     def restart(self, rows: Tensor, number: int) -> _Slots:
         """Starts at random points as far as the errors found."""
         gradients = self.gradients
@@ -172,6 +200,55 @@ class _Search:
         points = gradients.x[rows] + slots.offset
         slots.points = gradients.rounded(points if self.box is None else points.clamp(*self.box))
         return slots
+
+    def again(self, rows: Tensor, steps: int, done: int) -> None:
+        """Search on, from the nearest error seen, where a model saturates.
+
+        There it gives an image a weak gradient or none, so that the first step expects errors far
+        beyond those seen. The segment to an error, bisected, ends where the model is not sure.
+        """
+        found = self.found
+        for turn in range(AGAIN):
+            before = found.distance[rows]
+            doubtful = (self.first[rows] > DOUBT * before) | torch.isinf(before)
+            rows = rows[doubtful]
+            if not len(rows):
+                return
+            if turn == 0:
+                self._scatter(rows[torch.isinf(found.distance[rows])], done)
+            rows = rows[torch.isfinite(found.distance[rows])]
+            before = found.distance[rows]
+            refine(self.gradients, found, rows, 0.0, AGAIN_ROUNDS)
+            slots = _Slots(self.gradients, rows, torch.full_like(rows, -1), 0)
+            slots.points = found.point[rows]
+            slots.offset = slots.points - self.gradients.x[rows]
+            slots.radius = found.distance[rows]
+            self.run(slots, steps, done, True)
+            done += steps
+            rows = rows[found.distance[rows] < GAINED * before]
+
+    def _scatter(self, rows: Tensor, step: int) -> None:
+        """Look for an error among random points, ever farther away, of images without one."""
+        gradients, found, norm = self.gradients, self.found, self.gradients.norm
+        for turn in range(len(SCATTER)):
+            rows = rows[torch.isinf(found.distance[rows])]
+            slots = rows.repeat_interleave(SCATTERED)
+            draw = torch.arange(len(slots), device=rows.device) % SCATTERED
+            offset = torch.empty_like(gradients.x[slots])
+            gradients.kernels.random_start(
+                (SCATTER[turn] * self.widest[slots]).float(), FIRST + turn * SCATTERED + draw,
+                self.ids[slots], offset, norm=norm, seed=self.seed,
+            )  # fmt: skip
+            points = gradients.x[slots] + offset
+            points = gradients.rounded(points if self.box is None else points.clamp(*self.box))
+            margin, label = gradients.judged(slots, gradients.logits(slots, points))
+            distance = torch.full_like(slots, torch.inf, dtype=torch.float64)
+            best = torch.empty_like(points)
+            gradients.kernels.update_best(
+                gradients.x, slots, points, margin, distance, best, norm=norm
+            )
+            none = torch.zeros_like(slots)
+            found.keep(slots, distance, best, label, none, torch.full_like(slots, step))
 
     def run(self, slots: _Slots, steps: int, done: int, last: bool) -> None:
         """Some steps of all slots; in the last stage those that have settled leave first."""
@@ -235,10 +312,13 @@ class _Search:
         end = torch.where(lead > 0, torch.full_like(lead, MOST), LEAST)
         ratio = torch.where(along > 0, 1 + lead / along, end).clamp(LEAST, MOST)
         ok = (dual > 0) & torch.isfinite(dual) & torch.isfinite(lead)
-        radius = torch.where(fresh, lead / dual, slots.radius * ratio) * (1 + OVERSHOOT)
-        radius = torch.where(ok, radius, slots.radius).clamp(min=0.0, max=1e30)
+        plane = (lead / dual).minimum(self.widest[slots.rows])
+        radius = torch.where(fresh, plane, slots.radius * ratio) * (1 + OVERSHOOT)
+        radius = torch.where(ok, radius, slots.bisected(lead, ~ok)).clamp(min=0.0, max=1e30)
         expected = torch.where(fresh, radius, away * ratio)
         slots.expected = torch.where(ok & (radius > 0), expected, torch.inf)
+        first = torch.where(fresh, slots.expected, torch.inf)
+        self.first.scatter_reduce_(0, slots.rows, first, "amin")
         settled = (slots.expected / slots.distance - 1).abs() < SETTLED
         slots.quiet = torch.where(settled, slots.quiet + 1, 0)
         scale = torch.where(fresh, 0.0, radius / slots.radius)

@@ -19,6 +19,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from robustcore.attack import Found, minimum_norm
+from robustcore.attack.minimum_norm import DOUBT
 from robustcore.gradients import Classes, Gradients
 
 # A slot is near, after so many gradients, within LOOSE times what their next gradient moved all but
@@ -32,6 +34,8 @@ OVERSHOOT = 5e-4  # beyond the linearised boundary
 LEAST, MOST = 0.5, 1.5  # what one step may make of a distance
 PROBES, CLASSES = 4, 9  # draws of an image, and classes of each, whose gradients are compared
 REFINE_NEAR, REFINE_ROUNDS = 0.06, 4
+AGAIN = 40  # gradients of a point that is searched from anew, where the model saturates
+BLOCK_ELEMENTS = 2**25  # pixels of all starts of such points together: bounds the memory
 EXACT = 5e-4  # an error this near to where it is expected is not bisected
 
 
@@ -50,6 +54,7 @@ class MedianSearch:
         )
         self.best = points.x.clone()
         self.expected = self.seen.clone()
+        self.first = self.seen.clone()  # expected from the point itself
         self.moved = self.seen.new_full((MOST_GRADIENTS, len(self.seen)), torch.inf)
         self.spent = torch.zeros_like(points.y)
         self.looks = torch.zeros_like(points.y)
@@ -85,6 +90,7 @@ class MedianSearch:
             self._look(slots, goal[slots])
         close = (key >= low * (1 - REFINE_NEAR)) & (key <= high * (1 + REFINE_NEAR))
         self._refine((close & (self.seen > 0)).nonzero().flatten())
+        self._again()
 
     def _near(self) -> Tensor:
         """How near a slot of n gradients must be to take another, (1 + MOST_GRADIENTS, S)."""
@@ -167,6 +173,7 @@ class MedianSearch:
             reach.float(), at, norm=2.0, sphere=True,
         )  # fmt: skip
         self.offset[slots], self.radius[slots] = offset, reach
+        self.first[slots] = torch.where(fresh & usable, plane, self.first[slots])
         before = self.expected[slots]
         moved = torch.where(
             usable & torch.isfinite(before), (plane / before).log().abs(), torch.inf
@@ -177,6 +184,23 @@ class MedianSearch:
         self.doubt[slots] = False
         self.classes[slots] = torch.where(self.spent[slots] >= 2, -1, self.classes[slots])
         points.usable[slots[usable]] = True
+
+    def _again(self) -> None:
+        """Search in full where an image's points had no gradient, or one that led far beyond."""
+        points, n = self.points, self.n
+        right = self.seen > 0
+        led = torch.isfinite(self.first) & (self.first <= DOUBT * self.seen)
+        lost = (right & ~led).view(-1, n)
+        images = 2 * lost.sum(1) > right.view(-1, n).sum(1)
+        rows = (lost & images[:, None]).flatten().nonzero().flatten()
+        found = Found.nothing(points)
+        block = max(1, BLOCK_ELEMENTS // (CLASSES * points.x.shape[1]))
+        for some in rows.split(block) if len(rows) else ():
+            minimum_norm(
+                points, found, some, points.logits(some, points.x[some]), effort=AGAIN,
+                restarts=1, box=None, seed=points.engine.seed, ids=points.engine.ids,
+            )  # fmt: skip
+        self.seen = torch.minimum(self.seen, found.distance)
 
     def _look(self, slots: Tensor, distance: Tensor) -> None:
         points = self.points

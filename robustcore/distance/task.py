@@ -12,7 +12,7 @@ from torch import Tensor
 from robustcore import inputs
 from robustcore.attack import Found, Steps, minimum_norm, refine
 from robustcore.evaluator import Evaluator
-from robustcore.gradients import LOSSES, Gradients
+from robustcore.gradients import LOSSES, Gradients, dlr_classes
 from robustcore.network import Model
 from robustcore.provenance import provenance
 from robustcore.results import DistanceResult
@@ -62,6 +62,12 @@ class Task:
         gradients = Gradients(engine, None, which)
         rows = torch.arange(len(images), device=images.device)
         logits = gradients.logits(rows, gradients.x)
+        needed = dlr_classes(targets is not None) if loss == "dlr" else 2
+        if logits.shape[1] < needed:
+            raise ValueError(
+                f"loss must be 'ce' or 'margin' for a model of {logits.shape[1]} classes, was "
+                f"'dlr', which compares {needed} of them"
+            )
         if targets is not None:
             gradients.targets = inputs.targets(targets, engine.y, logits.shape[1])
         margin, label = gradients.judged(rows, logits)
@@ -93,7 +99,7 @@ class Task:
             progress(len(rows))
 
     def refine(self) -> None:
-        refine(self.gradients, self.found, 0.0, HALVINGS)
+        refine(self.gradients, self.found, self.right, 0.0, HALVINGS)
 
     def distances(self, method: str, start: float, settings: dict[str, Any]) -> DistanceResult:
         found, engine, gradients = self.found, self.engine, self.gradients

@@ -106,10 +106,11 @@ class Ascents(Body):
         adapts: bool,
         loss: str,
         targeted: bool = False,
+        wanted: Tensor | None = None,
         box: Clip | None = None,
         channels_last: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        ascent = self._ascent(points, rows, goal, None, (loss, targeted, channels_last))
+        ascent = self._ascent(points, rows, goal, wanted, (loss, targeted, channels_last))
         slots, on = len(rows), points.device.type
         checks.tensor("x", x, torch.float32, (len(goal), points.shape[1]), on)
         checks.slots(slots, on, radius=radius, size=size)

@@ -11,13 +11,14 @@ from robustcore.kernels.triton_ball import _clip
 
 
 @triton.jit
-def _highest(row, one, two, classes, SLOTS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The first class with the largest logit, but for classes one and two."""
+def _highest(row, one, two, three, classes, SLOTS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The first class with the largest logit, but for classes one, two and three."""
     at = tl.zeros((SLOTS,), tl.int32)
     most = tl.full((SLOTS,), float("-inf"), tl.float32)
     for start in range(0, classes, COLUMNS):
         column = (start + tl.arange(0, COLUMNS))[None, :]
         asked = (column < classes) & (column != one[:, None]) & (column != two[:, None])
+        asked = asked & (column != three[:, None])
         value = tl.load(row[:, None] + column, mask=asked, other=float("-inf"))
         largest = tl.max(value, 1)
         at = tl.where(largest > most, start + tl.argmax(value, 1), at)
@@ -50,16 +51,21 @@ def _gain(
         whole = top + tl.log(total)
         gain = tl.where(wanted >= 0, gain, whole) if WANTED else whole
     gain = gain - tl.load(row + label)
-    first, last = best, best
+    first, third, fourth = best, best, best
     spread = tl.full((SLOTS,), 1.0, tl.float32)
     if LOSS == 2:
         none = tl.full((SLOTS,), -1, tl.int32)
-        first = _highest(row, none, none, classes, SLOTS, COLUMNS)
-        second = _highest(row, first, none, classes, SLOTS, COLUMNS)
-        last = second
+        first = _highest(row, none, none, none, classes, SLOTS, COLUMNS)
+        second = _highest(row, first, none, none, classes, SLOTS, COLUMNS)
+        third = second
         if classes > 2:
-            last = _highest(row, first, second, classes, SLOTS, COLUMNS)
-        spread = tl.load(row + first) - tl.load(row + last) + 1e-12
+            third = _highest(row, first, second, none, classes, SLOTS, COLUMNS)
+        fourth = third
+        if TARGETED:
+            if classes > 3:
+                fourth = _highest(row, first, second, third, classes, SLOTS, COLUMNS)
+        low = (tl.load(row + third) + tl.load(row + fourth)) * 0.5
+        spread = tl.load(row + first) - low + 1e-12
         gain = gain / spread
     for start in range(0, classes, COLUMNS):
         column = (start + tl.arange(0, COLUMNS))[None, :]
@@ -74,7 +80,9 @@ def _gain(
         if LOSS == 2:
             by, share = by / spread[:, None], (gain / spread)[:, None]
             by = tl.where(column == first[:, None], by - share, by)
-            by = tl.where(column == last[:, None], by + share, by)
+            share = tl.where((third == fourth)[:, None], share, share * 0.5)
+            lowest = (column == third[:, None]) | (column == fourth[:, None])
+            by = tl.where(lowest, by + share, by)
         if TARGETED:
             by = -by
         tl.store(slope + lane[:, None] * classes + column, by, mask=known)

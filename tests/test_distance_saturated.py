@@ -1,0 +1,112 @@
+"""Models that saturate: their nearest errors are those of the logits, or close to them."""
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from distance_models import NORMS, Linear, Waves, assert_seen, images
+from torch.nn import functional
+
+import robustcore as rc
+from robustcore.evaluator import Evaluator
+from robustcore.gradients import PROBABILITIES, Gradients
+
+
+def sharp(k, head):
+    """A model whose lead is a large multiple of `k`, through a head that keeps every error."""
+    body = Waves()
+    return lambda x: head(k * body(x))
+
+
+def softmax(logits):
+    return functional.softmax(logits, 1)
+
+
+@pytest.mark.parametrize("box", [None, (0.0, 1.0)])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("k", [1, 10, 30])
+def test_probabilities_have_the_distances_of_their_logits(k, norm, box):
+    """While no probability of a rival underflows: to what their rounding moves the boundary."""
+    x = images(6)
+    logits = rc.distance_to_error(Waves(), x, norm=norm, box=box)
+    near = rc.distance_to_error(sharp(k, softmax), x, norm=norm, box=box)
+    np.testing.assert_allclose(near.distance, logits.distance, rtol=2e-3)
+    assert PROBABILITIES in near.provenance.notes
+    assert PROBABILITIES not in logits.provenance.notes
+    assert_seen(sharp(k, softmax), x, near.labels, near)
+
+
+HEADS = {
+    "softmax": (softmax, 100),
+    "softmax, to one hot": (softmax, 1000),
+    "sigmoid": (torch.sigmoid, 3),
+    "sigmoid, nearly flat": (torch.sigmoid, 6),
+    "tanh": (torch.tanh, 1),
+    "tanh, nearly flat": (torch.tanh, 3),
+}
+
+
+@pytest.mark.parametrize("box", [None, (0.0, 1.0)])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_that_saturates_hides_no_error(head, norm, box):
+    """An image may end at another of its boundaries; most end where the logits lead."""
+    apply, k = HEADS[head]
+    x = images(6)
+    logits = rc.distance_to_error(Waves(), x, norm=norm, box=box)
+    near = rc.distance_to_error(sharp(k, apply), x, logits.labels, norm=norm, box=box)
+    ratio = near.distance / logits.distance
+    assert np.median(ratio) <= 1.001
+    assert ratio.max() <= 2
+    assert_seen(sharp(k, apply), x, logits.labels, near)
+
+
+def test_without_a_second_search_nothing_is_found_where_gradients_are_silent(monkeypatch):
+    """The negative control of the test above."""
+    model = sharp(1000, softmax)
+    search = importlib.import_module("robustcore.attack.minimum_norm")
+    monkeypatch.setattr(search, "AGAIN", 0)
+    near = rc.distance_to_error(model, images(6))
+    assert (near.status == "masked").sum() >= 4
+
+
+def test_a_trained_network_keeps_its_distances_behind_a_softmax():
+    """Without logarithms and a bound on steps these were found at 2e6 and at 2e18."""
+    model, x, y = rc.load_example("cifar10-natural", images=2)
+    logits = rc.distance_to_error(model, x, y)
+    near = rc.distance_to_error(lambda z: softmax(3 * model(z)), x, y)
+    np.testing.assert_allclose(near.distance, logits.distance, rtol=1e-2)
+
+
+@pytest.mark.parametrize("k", [1, 10])
+def test_descents_and_noisy_images_follow_the_logarithms_too(k):
+    x = images(6)
+    model, hidden = Waves(), sharp(k, softmax)
+    for options in ({"eps": [0.1, 0.3, 1.0], "norm": 2}, {"eps": 0.03, "loss": "margin"}):
+        for targets in (None, (model(x).argmax(1) + 1) % 4):
+            want = rc.pgd(model, x, steps=20, targets=targets, **options)
+            got = rc.pgd(hidden, x, steps=20, targets=targets, **options)
+            np.testing.assert_array_equal(got.fooled, want.fooled)
+    how = {"sigma": 0.1, "points": 30, "samples": 100}
+    near, want = rc.noisy_distance(hidden, x, **how), rc.noisy_distance(model, x, **how)
+    np.testing.assert_array_equal(near.n_errors, want.n_errors)
+    np.testing.assert_allclose(near.distance, want.distance, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "probable"),
+    [
+        ([[0.25, 0.75], [1.0, 0.0]], [True, True]),
+        ([[0.25, 0.75], [-0.25, 1.25], [0.25, 0.7501]], [True, False, False]),
+        ([[0.0, 0.0], [2.0, 3.0]], [False, False]),
+    ],
+)
+def test_only_rows_that_are_probabilities_become_logarithms(rows, probable):
+    table = torch.tensor(rows)
+    gradients = Gradients(Evaluator(Waves(), images(2)), None, 2.0)
+    scores = gradients._scores(table, torch.float32)
+    for given, score, changed in zip(table, scores, probable, strict=True):
+        right = given.clamp(min=torch.finfo(torch.float32).tiny).log() if changed else given
+        assert torch.equal(score, right)
+    assert (PROBABILITIES in gradients.engine.notes) == any(probable)
