@@ -68,6 +68,22 @@ def test_batch_size_and_order_change_nothing(norm, how):
             assert np.array_equal(getattr(part, name), getattr(whole, name)[order])
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("unit", "most"), [(nn.Softplus, 1e-4), (nn.ReLU, 1e-2)])
+def test_the_search_multiplies_no_rounding_but_by_kinks_of_the_model(unit, most, norm):
+    """A change of the images by four units of rounding moves the gradients of a smooth network as
+    little; a ReLU near its kink turns one on or off, and the search with it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        layers = nn.Sequential(nn.Flatten(), nn.Linear(48, 60), unit(), nn.Linear(60, 6))
+    x = images(12)
+    base = distance_to_error(lambda z: layers(z), x, norm=norm)
+    near = distance_to_error(lambda z: layers(z * (1 + 2.0**-21)), x, base.labels, norm=norm)
+    np.testing.assert_allclose(near.distance, base.distance, rtol=most)
+    alone = distance_to_error(lambda z: layers(z), x, norm=norm, batch_size=1)
+    np.testing.assert_allclose(alone.distance, base.distance, rtol=most)
+
+
 def test_of_equal_distances_the_lowest_restart_is_kept_in_any_order():
     rows = torch.tensor([0, 0, 0, 1])
     distance = torch.tensor([0.5, 0.5, 0.7, 0.2], dtype=torch.float64)

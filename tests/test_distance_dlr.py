@@ -16,7 +16,8 @@ from robustcore.gradients import Gradients
 def published(logits, y, target=None):
     """What the attack raises: the published loss, equations 6 and 7, with its sign."""
     gains = []
-    for row, label, wanted in zip(logits, y, [None] * len(y) if target is None else target):
+    targets = [None] * len(y) if target is None else target
+    for row, label, wanted in zip(logits, y, targets, strict=True):
         ordered = row.sort(descending=True).values
         if wanted is None:
             rival = torch.cat([row[:label], row[label + 1 :]]).max()
@@ -59,9 +60,7 @@ def test_gain_and_gradient_are_those_of_the_formula(body, targeted):
     module.float()
     torch.testing.assert_close(gain, want.detach(), rtol=1e-4, atol=1e-5)
     scale = float(slope.abs().max())
-    torch.testing.assert_close(
-        gradients.images(gradient), slope, rtol=1e-3, atol=1e-4 * scale
-    )
+    torch.testing.assert_close(gradients.images(gradient), slope, rtol=1e-3, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -82,7 +81,9 @@ def test_too_few_classes_are_refused_by_name(classes, targets, needed):
     x = images(3)
     y = torch.zeros(3, dtype=torch.int64)
     few = Waves(classes=classes)
-    message = f"loss must be .* for a model of {classes} classes, was 'dlr', which compares {needed}"
+    message = (
+        f"loss must be .* for a model of {classes} classes, was 'dlr', which compares {needed}"
+    )
     for call in (
         lambda: rc.pgd(few, x, y, eps=0.1, loss="dlr", targets=targets),
         lambda: rc.distance_to_error(few, x, y, method="pgd", loss="dlr", targets=targets),

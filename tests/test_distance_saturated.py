@@ -5,7 +5,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
-from distance_models import NORMS, Linear, Waves, assert_seen, images
+from distance_models import NORMS, Waves, assert_seen, images
 from torch.nn import functional
 
 import robustcore as rc

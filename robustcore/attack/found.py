@@ -57,6 +57,11 @@ class Found:
         self.label[image], self.restart[image] = label[slot], restart[slot]
         self.step[image] = step[slot]
 
+    def forget(self, rows: Tensor) -> None:
+        self.distance[rows] = torch.inf
+        for field in (self.label, self.restart, self.step):
+            field[rows] = -1
+
 
 def refine(gradients: Gradients, found: Found, rows: Tensor, low: float, rounds: int) -> None:
     """Bisect the segments from images rows (S,) to their errors, from the share `low` of each.
@@ -128,7 +133,4 @@ def verify(
         found.point[sure], found.label[sure] = points[take], label[take]
         rows, away = rows[~clear], away[~clear]
         wrong_before = (wrong_before | wrong)[~clear]
-    rows = rows[~wrong_before]
-    found.distance[rows] = torch.inf
-    for field in (found.label, found.restart, found.step):
-        field[rows] = -1
+    found.forget(rows[~wrong_before])

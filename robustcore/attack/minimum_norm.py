@@ -119,7 +119,7 @@ def minimum_norm(
     Each restart beyond the first is one more start of the last stage, from a random point in the
     ball whose radius is the distance found so far; a large effort brings RANDOM such starts of its
     own. Cost: about `effort` gradient evaluations an image, and for each further restart those of
-    the last stage.
+    the last stage. Where the model saturates, up to AGAIN times those of the last stage more.
     """
     search = _Search(gradients, found, box, seed, ids)
     plan = stages(effort, logits.shape[1])
@@ -225,6 +225,8 @@ class _Search:
             slots.radius = found.distance[rows]
             self.run(slots, steps, done, True)
             done += steps
+            # random points alone are no search: without any gradient the image stays masked
+            found.forget(rows[~self.gradients.usable[rows]])
             rows = rows[found.distance[rows] < GAINED * before]
 
     def _scatter(self, rows: Tensor, step: int) -> None:

@@ -52,8 +52,9 @@ def pgd(
         at its first error. step_size: a number is used throughout; None starts at eps, halves
         whenever progress stops, and ends a start whose step is below eps/20.
     loss: what the steps raise: "ce" (the direction of the cross-entropy, which never underflows
-        here), "margin" (the best wrong logit less the right one) or "dlr" (that over the spread of
-        the three largest; Croce and Hein, 2020).
+        here), "margin" (the best wrong logit less the right one) or "dlr" (that over the first
+        logit less the third; with targets, the target's lead over the label, over the first less
+        the mean of the third and fourth; Croce and Hein, 2020).
     random_start: False starts each image's first restart at the image. box: (0, 1) by default, so
         that errors are valid images; None for no box.
 

@@ -62,8 +62,8 @@ def _gain(
             third = _highest(row, first, second, none, classes, SLOTS, COLUMNS)
         fourth = third
         if TARGETED:
-            if classes > 3:
-                fourth = _highest(row, first, second, third, classes, SLOTS, COLUMNS)
+            fourth = _highest(row, first, second, third, classes, SLOTS, COLUMNS)
+            fourth = tl.where(classes > 3, fourth, third)
         low = (tl.load(row + third) + tl.load(row + fourth)) * 0.5
         spread = tl.load(row + first) - low + 1e-12
         gain = gain / spread
