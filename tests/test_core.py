@@ -190,7 +190,9 @@ GAINS = [
     ("margin", [1, 3, 2], 2, True, NONE, 1, 2, -1, [0, -1, 1]),
     ("margin", [1, 2, 5], 2, True, NONE, -3, 2, 3, [0, -1, 1]),
     ("ce", [2, 2, 1], 2, True, NONE, 1, 2, -1 - LN2, [-0.5, -0.5, 1]),
-    ("dlr", [4, 1, 3, 2], 0, True, NONE, -1, 0, 0.5, [0.25, 0, -0.5, 0.25]),
+    ("dlr", [4, 1, 3, 2], 0, True, NONE, -1, 0, 0.4, [0.24, 0.08, -0.4, 0.08]),
+    ("dlr", [4, 1, 3, 2], 1, True, 0, 3, 1, -1.2, [0.08, 0.16, 0, -0.24]),  # label 0, as published
+    ("dlr", [4, 1, 3], 0, True, NONE, -1, 0, 1 / 3, [2 / 9, 1 / 9, -1 / 3]),
 ]
 
 
@@ -247,13 +249,15 @@ def test_a_nan_is_an_error_and_the_best_class(core: Core) -> None:
     assert slope.tolist() == [-1, 0, 1, 0, 0]
 
 
-def autograd(loss: str, logits: Tensor, goal: int) -> Tensor:
+def autograd(loss: str, logits: Tensor, goal: int, targeted: bool) -> Tensor:
     """The gain in its definition, differentiable."""
     others = torch.cat([logits[:goal], logits[goal + 1 :]])
     value = (others.logsumexp(0) if loss == "ce" else others.max()) - logits[goal]
     if loss == "dlr":
         ranked = logits.sort(descending=True).values
-        value = value / (ranked[0] - ranked[min(2, len(logits) - 1)])
+        third = min(2, len(logits) - 1)
+        low = ranked[third : third + 2].mean() if targeted else ranked[third]
+        value = value / (ranked[0] - low)
     return value
 
 
@@ -265,9 +269,9 @@ def test_slopes_are_the_gradients_of_the_gain(core: Core, loss: str) -> None:
             logits = generator.permutation(classes) * 0.75 + generator.random(classes) / 2
             logits = logits.astype(F32)
             wide = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
-            expected = autograd(loss, wide, goal)
-            (right,) = torch.autograd.grad(expected, wide)
             for targeted, sign in ((False, 1), (True, -1)):
+                expected = autograd(loss, wide, goal, targeted)
+                (right,) = torch.autograd.grad(expected, wide)
                 _, _, value, slope = gain(core, loss, logits.tolist(), goal, targeted, NONE)
                 # a float32's rounding of numbers below 10, divided by a spread of at least 1/4
                 assert value == pytest.approx(sign * expected.item(), rel=1e-5, abs=1e-5)
