@@ -281,7 +281,20 @@ def _sigmas(
     low = np.where(wrong, 0.0, low)
     high = np.where(wrong, 0.0, np.where(censored, np.inf, high))
     status = np.where(wrong, "misclassified", np.where(censored, "censored", "found"))
-    return sigma, low, high, status
+    return sigma, *monotone(log_rates, low, high), status
+
+
+def monotone(log_rates: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """Bounds (B, G) of sigma that grow with the rate, as sigma does, each within what it was.
+
+    The upper bound of a larger rate is one of every smaller rate, and the lower one of a smaller
+    rate one of every larger. So used a bound is wrong only where it is off by more than all the way
+    between both sigmas: rarer by far than its own error.
+    """
+    order = np.argsort(log_rates, kind="stable")
+    back = np.argsort(order, kind="stable")
+    most = np.minimum.accumulate(high[:, order[::-1]], 1)[:, ::-1]
+    return np.maximum.accumulate(low[:, order], 1)[:, back], most[:, back]
 
 
 def _provenance(evaluator: Evaluator, settings: Settings, start: float) -> Provenance:

@@ -41,6 +41,12 @@ class Aim:
         self.radii.deviation[images] = deviation
         self.previous[:, images] = sigma, z
 
+    def restart(self, images: Ints, share: float) -> None:
+        """At a share of the guess, with nothing learnt."""
+        self.guess[images] *= share
+        self.steep[images] = ORDINARY
+        self.previous[:, images] = np.nan
+
     def set_steep(self, images: Ints, deviation: Floats) -> None:
         with np.errstate(all="ignore"):
             steep = self.radii.slope[images] / deviation

@@ -10,6 +10,7 @@ from robustcore.stats import order_ranks, target_rank
 
 FIRST_GUESS = 0.1  # of sigma_max
 RESOLUTION = 0.001  # of sigma_max
+FINE = 0.01  # of sigma, where that is below the resolution
 
 
 def step(
@@ -84,5 +85,10 @@ class Bisection:
         low, high, guess = step(low, high, sigma, over, self.sigma_max)
         self.bracket[:, rows], self.sigma[rows] = (low, high), guess
         self.round += 1
-        narrow = np.minimum(high, self.sigma_max) - low <= RESOLUTION * self.sigma_max
+        narrow = np.minimum(high, self.sigma_max) - low <= self._resolution(high)
         self.active[rows[narrow | (self.fresh and self.round == self.most_rounds)]] = False
+
+    def _resolution(self, high: Floats) -> Floats:
+        """Width of a bracket to stop at: below a usual one, which would hold 0, a share of it."""
+        usual = RESOLUTION * self.sigma_max
+        return np.where(high > usual, usual, FINE * high)

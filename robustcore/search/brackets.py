@@ -14,7 +14,6 @@ WELL_BELOW = 0.8  # of sigma: such guesses are looked at by themselves
 AT_ONCE, FEW = 24, 2  # the least sure draws of an end, in each of the first rounds
 BOUND_ROUNDS = 6
 BOUND_SURE = 2.0  # a bound is taken to be sure so much sooner
-LEAST = 1e-6  # width, as a share of sigma_max
 
 
 class Brackets:
@@ -105,7 +104,7 @@ def _walk(
     """Each step of the paper's bisection: the guess (I,), NaN when at the end, and the bracket."""
     low, high = np.zeros(len(radius)), np.where(radius > 0, np.inf, 0.0)
     guess = np.full(len(radius), FIRST_GUESS * sigma_max)
-    narrow = np.clip(width * radius, LEAST * sigma_max, RESOLUTION * sigma_max)
+    narrow = np.minimum(width * radius, RESOLUTION * sigma_max)
     while (active := np.minimum(high, sigma_max) - low > narrow).any():
         over = radius <= guess
         ends = step(low, high, guess, over, sigma_max)

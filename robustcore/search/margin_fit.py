@@ -18,6 +18,7 @@ from robustcore.search.radii import Floats, Ints
 SKEWNESS = 0.1  # standard deviation over images of ResNet-20s, near sigma(x0, 0.01)
 SLOPE_ERROR = 0.3  # relative standard error of the slope along which radii are inferred
 BELL = 1.5  # largest skewness of margins that radii are inferred from
+TWO_VALUES = 0.5  # least of kurtosis - skewness^2 - 1: 0 of two values (Pearson), 2 of a normal
 REFUSED = 2.5  # standard errors of skewness, of kurtosis, of the number of errors at sigma
 
 
@@ -89,7 +90,8 @@ def bell_shaped(rows: Ints, margins: Floats) -> NDArray[np.bool_]:
         m2, m3, m4 = (np.bincount(index, power) / n for power in powers)
         skew, kurtosis = m3 / m2**1.5, m4 / m2**2
         # half a bell has a skewness of 1
-        return (np.abs(skew) < BELL) & (kurtosis < 3 + 2 * BELL**2)
+        few = kurtosis - skew**2 - 1 < TWO_VALUES
+        return (np.abs(skew) < BELL) & (kurtosis < 3 + 2 * BELL**2) & ~few
 
 
 def moments(rows: Ints, margins: Floats) -> tuple[Ints, Floats, Floats]:

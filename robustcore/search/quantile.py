@@ -16,6 +16,8 @@ FIRST, SECOND = 128, 384  # draws that place the sigma at which the next are eva
 SLOPE = 32  # of them, the nearest to an error, evaluated again, with rtol, for their slope
 PROBES, PROBE, CHECK = 2, 32, 128  # guesses passed on the way, draws at each, at a doubtful one
 LOST = 0.9  # in z: the pilot goes on
+PILOTS = 8  # guesses of a pilot
+DEEPER, LOWEST = 1e-3, 1e-30  # a pilot that ends in too much noise begins again so far below
 PROBE_DOUBTFUL = 0.3
 DOUBTFUL = 0.15  # in z: a rate no more than this below the target at a smaller sigma is followed
 ROUNDS = 40  # of a refinement; after them nothing is inferred, and brackets are halved
@@ -167,9 +169,13 @@ class Quantile:
         self.aim.guess[images] = np.where(alone, sigma * np.exp(apart), self.aim.guess[images])
         at_top = (self.aim.guess[images] >= self.sigma_max) & (sigma >= self.sigma_max)
         self.rounds[images] += 1
-        near = (np.abs(z - self.z_target) < LOST) | at_top | (self.rounds[images] >= 8)
-        near &= ~np.isnan(before)
+        late = self.rounds[images] >= PILOTS
+        high = late & (z <= self.z_target - LOST) & (self.aim.guess[images] > LOWEST)
+        near = (np.abs(z - self.z_target) < LOST) | at_top | late
+        near &= ~np.isnan(before) & ~high
         self.phase[images[near]] = DRAWING
+        self.aim.restart(images[high], DEEPER)
+        self.rounds[images[high]] = 0
 
     def _after_draws(self, rows: Ints, margins: Floats) -> None:
         images, z, deviation = moments(rows, margins)
@@ -177,7 +183,7 @@ class Quantile:
         self.radii.deviation[images] = deviation
         self.aim.set_steep(images, deviation)
         first = self.seen[images] == 0
-        lost = first & (np.abs(z - self.z_target) > LOST) & (self.rounds[images] < 8)
+        lost = first & (np.abs(z - self.z_target) > LOST) & (self.rounds[images] < PILOTS)
         sigma = self.aim.guess[images]
         self.aim.learn(images[lost], z[lost], deviation[lost])
         self.aim.step(images, z, self.aim.z_aim, 0.5)
@@ -200,7 +206,8 @@ class Quantile:
         at, margin = self.radii.at[0, rows, samples], self.radii.margin[0, rows, samples]
         fall = margin + (margin - margins) / (sigma / at - 1)
         deviation = self.radii.margin[0, images, :FIRST].std(1)
-        steep = np.bincount(index, fall) / n / deviation
+        with np.errstate(invalid="ignore", divide="ignore"):
+            steep = np.bincount(index, fall) / n / deviation
         self.radii.slope[images] = deviation * np.clip(steep, *self.aim.believed)
         self.aim.set_steep(images, deviation)
         self._decide(images)

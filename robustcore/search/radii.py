@@ -28,6 +28,7 @@ FARTHEST = (
 # evaluations of a draw from which on its bracket is taken at its word, up to this factor away
 OFTEN, CLOSE = 3, 1.1
 PRIOR = 8  # evaluations that SPREAD counts for, against those of the image
+DOWN = 16.0  # of a blind step, at most: half of it in log sigma
 SURPRISED = 3.0  # times the usual error: nothing is inferred any more
 NOT_TOO_CLOSE = 0.01  # in log sigma, for a slope
 
@@ -111,7 +112,8 @@ class Radii:
             radius = np.where(radius < FAR * base, np.maximum(radius, chord), radius)
         low, high = self.low[images], self.high[images]
         if self.blind[images].any():
-            floor = np.maximum(low, 1e-4 * self.sigma_max)
+            # an interval that holds 0 is halved in log sigma, as far down as it takes
+            floor = np.maximum(low, np.minimum(1e-4 * self.sigma_max, high / DOWN))
             middle = np.where(np.isinf(high), 2 * floor, np.sqrt(floor * high))
             radius = np.where(self.blind[images, None], middle, radius)
         often = self.times[images] >= OFTEN
