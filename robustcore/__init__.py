@@ -1,5 +1,7 @@
 """Robustness of classifiers: random noise and adversarial examples, two views of one error set."""
 
+from importlib.metadata import version as _version
+
 from robustcore import geometry, plot, runs, stats
 from robustcore.certify import certify, predict
 from robustcore.concentration import adapters, audit_attack, noisy_distance
@@ -31,6 +33,8 @@ from robustcore.results import (
 from robustcore.slices import church_windows
 from robustcore.sources import LabelledFolder
 from robustcore.zoo import load_example, load_images, load_model, wrap
+
+__version__ = _version("robustcore")
 
 __all__ = [
     "AuditResult",

@@ -58,7 +58,7 @@ def test_an_exported_program_of_one_batch_size_says_how_to_export_it(tmp_path):
         ("gone.py:make", "there is no file gone.py"),
         ("net.py", "must name a function too"),
         ("net.py:other", "had no 'other'; it has broken, make"),
-        ("net.py:make", "its function returned int"),
+        ("net.py:make", "must be a model, or a function that returns one, net.py:make gave int"),
         ("net.py:broken", "ZeroDivisionError"),
         ("bad.py:make", "bad.py failed: SyntaxError"),
         ("weights.pt", "neither program. Weights alone need a function"),

@@ -6,8 +6,11 @@ import argparse
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from importlib.metadata import version
 
+from robustcore import blame
 from robustcore.cli import (
     certify,
     corruptions,
@@ -51,17 +54,34 @@ def _status(args: argparse.Namespace) -> int:
     rank = f", rank {each}" if (each := os.environ.get("RANK", "0")) != "0" else ""
     try:
         return int(args.run(args))
-    except (ValueError, TypeError, RuntimeError, OSError) as error:
-        print(f"robustcore{rank}: {error}", file=sys.stderr)
+    except Exception as error:
+        if args.traceback:
+            traceback.print_exc()
+        print(f"robustcore{rank}: {_words(error, args)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(f"robustcore{rank}: interrupted, {error or 'nothing was written'}", file=sys.stderr)
         return 130
 
 
+def _words(error: Exception, args: argparse.Namespace) -> str:
+    """One sentence: ours as it is, another's with its type, and the model where that failed."""
+    if blame.is_ours(error):
+        return str(error)
+    more = "" if args.traceback else " (--traceback shows where)"
+    if blame.is_of_model(error):
+        name = getattr(args, "model", None)  # `resume` has none: its run holds it
+        failed = f"--model {name} failed" if isinstance(name, str) else "the model failed"
+        return f"{failed}: {blame.sentence(error)}{more}"
+    return f"{blame.sentence(error)}{more}"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="robustcore", description="Measure how robust an image classifier is."
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"robustcore {version('robustcore')}"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     shared = options()
@@ -71,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
             name, parents=parents, help=command.ABOUT, formatter_class=LAYOUT
         )
         command.add_options(each)
+        each.add_argument("--traceback", action="store_true", help="show where an error came up")
         shares = functools.partial(resume.carry_out, name, command.run)
         each.set_defaults(run=shares if name in KEPT else command.run)
     return parser

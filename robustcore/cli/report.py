@@ -51,12 +51,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     settings = {name: getattr(args, name) for name in QUICK} | (QUICK if args.quick else {})
     device = torch.device(args.device)
-    loaded: dict[str, Any] = {}
-    for each in args.model:
-        name = models.named(each)
-        if name in loaded:
-            raise ValueError(f"--model must give models of different names, {name} came twice")
-        loaded[name] = models.load(each, device)
+    called = models.names(args.model)
+    loaded = {
+        name: models.load(each, device) for name, each in zip(called, args.model, strict=True)
+    }
     data = args.data or _data_of(args.model)
     x, y, classes = images(data, args, device)
     given = {}

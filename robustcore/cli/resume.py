@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from robustcore import runs
 from robustcore.cli import models, origin
+from robustcore.cli.common import device as usable
 
 ABOUT = "go on with an interrupted run, with the model, data and settings that it was begun with"
 Command = Callable[[argparse.Namespace], int]
@@ -53,12 +52,12 @@ def carry_out(name: str, command: Command, args: argparse.Namespace) -> int:
     options = {
         each: _whole(each, value)
         for each, value in vars(args).items()
-        if each not in ("kept", "run") and not callable(value)
+        if each not in ("kept", "run", "traceback") and not callable(value)
     }
     kept = None if args.kept is None else origin.signed(name, options)
     token = runs.command.set(kept)
     try:
-        with runs.together(_device(args.device)) as device:
+        with runs.together(usable(args.device)) as device:
             args.device = str(device)
             return command(args)
     finally:
@@ -75,10 +74,3 @@ def _whole(name: str, value: Any) -> Any:
     if name == "data" and value is not None and Path(value).exists():
         return str(Path(value).resolve())
     return value
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device must name a torch device, was {name!r}") from error
