@@ -15,6 +15,7 @@ from models import HalfSpace, grey
 from torch import nn
 
 import robustcore as rc
+from robustcore.cli import main
 from robustcore.report import SECTIONS
 from robustcore.report.job import median_with_interval
 from robustcore.report.page import Section, Table, number, render
@@ -261,3 +262,85 @@ def test_the_page_opens_in_chromium(made, tmp_path):
     rows = list(csv.DictReader(io.StringIO(said["copied"])))  # as written, not as sorted
     known = made.records["near"]["sigma"].sigma.tolist()
     assert [float(row["sigma, near"]) for row in rows] == known
+
+
+# -- sections that fail ------------------------------------------------------------------------
+
+
+def test_one_window_is_kept_by_a_run(tmp_path):
+    x, y = grey(2, (3, 8, 8))
+    # with an even size the bytes of a record are no multiple of 4
+    some = SMALL | {"sections": ["noise", "slices"], "size": 32, "progress": False}
+    plain = rc.report(HalfSpace(192, 0.2), x, y, out=tmp_path / "a", **some)
+    kept = rc.report(HalfSpace(192, 0.2), x, y, out=tmp_path / "b", run=tmp_path / "run", **some)
+    again = rc.report(HalfSpace(192, 0.2), x, y, out=tmp_path / "c", run=tmp_path / "run", **some)
+    for made in (plain, kept, again):
+        assert "Slices" in made.verdicts
+        assert not made.skipped
+        assert not made.failed
+    one, *others = (each.records["model"]["slices"] for each in (plain, kept, again))
+    for other in others:
+        np.testing.assert_array_equal(other.margin, one.margin)
+        assert torch.equal(other.axis_up, one.axis_up)
+        np.testing.assert_array_equal(other.classes, one.classes)
+    assert len(one) == 1
+
+
+class Brittle(nn.Module):
+    """A model that is right, and fails as it is told to where gradients are asked for."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.inner, self.error = HalfSpace(192, 0.2), error
+
+    def forward(self, x):
+        if x.requires_grad:
+            raise self.error
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KeyError("head"), "KeyError: 'head'"),
+        (RuntimeError("no room"), "RuntimeError: no room"),
+        (ValueError("odd"), "ValueError: odd"),
+        (AssertionError("never"), "AssertionError: never"),
+    ],
+)
+def test_a_section_that_fails_is_said_to_have_failed(tmp_path, error, words):
+    x, y = grey(3, (3, 8, 8))
+    some = SMALL | {"sections": ["noise", "distance", "agreement", "settings"]}
+    pair = {"whole": HalfSpace(192, 0.2), "brittle": Brittle(error)}
+    made = rc.report(pair, x, y, out=tmp_path, progress=False, **some)
+    assert made.failed == {"Nearest error": (f"brittle: {words}.",)}
+    assert made.skipped["Agreement with theory"][0].startswith("brittle: it needs both")
+    assert "sigma" in made.records["brittle"]
+    assert "distance" in made.records["whole"]
+    assert repr(made).endswith("failed: Nearest error)")
+    text = made.path.read_text()
+    assert f"Failed: brittle: {words.replace(chr(39), '&#39;')}." in text
+    assert "Nearest error</a> failed for a model" in text
+
+
+def test_a_section_that_cannot_be_drawn_leaves_the_others(tmp_path, monkeypatch, capsys):
+    def broken(job):
+        return [][1]
+
+    monkeypatch.setattr(noise, "show", broken)
+    x, y = grey(3, (3, 8, 8))
+    some = SMALL | {"sections": ["noise", "settings"], "progress": False}
+    made = rc.report(HalfSpace(192, 0.2), x, y, out=tmp_path, **some)
+    assert made.failed == {"Noise": ("IndexError: list index out of range.",)}
+    assert "sigma" in made.records["model"]
+    command = ["report", "--model", "mnist-natural", "--images", "2", "--samples", "100", "--rate"]
+    command += ["0.1", "--sections", "noise", "settings", "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    told = capsys.readouterr()
+    assert "robustcore: section Noise failed: IndexError: list index out of range." in told.err
+    assert told.out.strip().endswith("report.html")
+
+
+def test_models_are_named_by_strings(tmp_path):
+    with pytest.raises(TypeError, match="models must be named by strings, one was named 3"):
+        rc.report({3: HalfSpace(192, 0.2)}, *grey(2, (3, 8, 8)), out=tmp_path, progress=False)

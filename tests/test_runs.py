@@ -277,3 +277,10 @@ def test_provenance_tells_of_blocks_and_sessions(tmp_path):
     found = rate(tmp_path)
     assert found.provenance.notes[-1] == "measured in 5 blocks, 2 sessions"
     json.dumps(found.provenance.settings)
+
+
+@pytest.mark.parametrize(("block", "words"), [(2, "2 blocks"), (4, "1 block"), (1, "4 blocks")])
+def test_blocks_are_counted_in_words(block, words):
+    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = rc.error_rate(Small(), x, 0.1, samples=5, block=block, progress=False)
+    assert found.provenance.notes[-1] == f"measured in {words}"

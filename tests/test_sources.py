@@ -330,6 +330,15 @@ def test_an_image_alone_is_one_image(channels):
         assert len(found) == 1
 
 
+@pytest.mark.parametrize("form", [lambda x: x.numpy(), lambda x: [x[0]], lambda x: x, Subset])
+def test_attacks_of_one_image_in_every_form(form, tmp_path):
+    arguments = {"eps": 0.01, "steps": 2, "progress": False}
+    image = form(X[:1]) if form is not Subset else Subset(TensorDataset(X), [0])
+    found = rc.pgd(Small(), image, Y[:1], run=tmp_path, **arguments)
+    want = rc.pgd(Small(), X[:1], Y[:1], **arguments)
+    assert torch.equal(found.x_adv, want.x_adv)
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [

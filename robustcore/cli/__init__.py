@@ -39,7 +39,10 @@ OTHERS = {"train": train, "resume": resume, "runs": runs, "devices": devices}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    """Run a command line; returns the exit status: 0, 2 for bad input or a model that fails.
+
+    1 is that of a report some of whose sections failed, 130 of a command that was interrupted.
+    """
     args = _parser().parse_args(argv)
     status = _status(args)
     if "TORCHELASTIC_RUN_ID" in os.environ:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"\n{title}", *lines, sep="\n  ")
     for title, lines in made.skipped.items():
         print(f"\n{title}", *(f"left out: {line}" for line in lines), sep="\n  ")
+    for title, lines in made.failed.items():
+        for line in lines:
+            print(f"robustcore: section {title} failed: {line}", file=sys.stderr)
     print(f"\nwrote {made.path}")
-    return 0
+    return 1 if made.failed else 0
 
 
 def images(

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustcore import inputs
+from robustcore import blame, inputs
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
 from robustcore.provenance import bar
@@ -38,16 +38,22 @@ CHECKED = 256  # images that are looked at before anything is measured
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """Where the page is, what it says in short, and the records it was made from."""
+    """Where the page is, what it says in short, and the records it was made from.
+
+    By title of a section: verdicts; skipped, what could not be made and why; failed, what ended in
+    an error that robustcore did not foresee.
+    """
 
     path: Path
     verdicts: Mapping[str, Sequence[str]]
     skipped: Mapping[str, Sequence[str]]
+    failed: Mapping[str, Sequence[str]]
     records: Mapping[str, Mapping[str, Record]]
 
     def __repr__(self) -> str:
         left = f"; left out of {', '.join(self.skipped)}" if self.skipped else ""
-        return f"Report({self.path}: {', '.join(self.records)}{left})"
+        failed = f"; failed: {', '.join(self.failed)}" if self.failed else ""
+        return f"Report({self.path}: {', '.join(self.records)}{left}{failed})"
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -90,7 +96,8 @@ def report(
         brings no labels. In a process group all share the work, and the first writes the page.
     data, classes: what the page calls the images and the labels. sections: those wanted, of
         SECTIONS. A section that cannot be made, such as distances of a model without gradients, is
-        left out and the page says why.
+        left out and the page says why; one that ends in an error of the model or of a library is
+        `failed`, on the page and in the Report.
     rate, samples: of sigma. effort: gradients an image of the nearest error. points: noisy points
         an image. windows, size: church windows of each model, and their nodes a side.
     records: those already measured, {model: {"sigma": ..., "distance": ...}}: not measured again.
@@ -102,6 +109,9 @@ def report(
     named: dict[str, Any] = dict(models) if isinstance(models, Mapping) else {"model": models}
     if not named:
         raise ValueError("models must hold at least one model, held none")
+    for name in named:
+        if not isinstance(name, str):
+            raise TypeError(f"models must be named by strings, one was named {name!r}")
     floating = isinstance(x, Tensor) and x.is_floating_point()
     batch = inputs.images(x) if floating else open_source(x, y, next(iter(named.values())))
     n = len(batch) if isinstance(batch, Tensor) else batch.n
@@ -138,14 +148,15 @@ def report(
                 try:
                     with kept_as(name):
                         job.records[name] |= module.measure(model, job, name)
-                except RunError:  # of the run, not of the model
+                except (RunError, OSError):  # of the run or the disk, not of the model
                     raise
-                except (Skip, ValueError, TypeError, RuntimeError) as why:
-                    job.skipped.setdefault(section, []).append(f"{name}: {why}.")
+                except Exception as why:
+                    told = job.skipped if blame.is_ours(why) else job.failed
+                    told.setdefault(section, []).append(f"{name}: {blame.sentence(why)}.")
                 shown.update()
     path = folder / PAGE
     if not leads():
-        return Report(path, {}, {}, job.records)
+        return Report(path, {}, {}, {}, job.records)
     pages = [_shown(section, module, job) for section, module in chosen.items()]
     stems = _file_names(job.records)
     for name, found in job.records.items():
@@ -162,17 +173,23 @@ def report(
         path=path,
         verdicts={each.title: tuple(each.verdicts) for each in pages if each.verdicts},
         skipped={each.title: tuple(each.skipped) for each in pages if each.skipped},
+        failed={each.title: tuple(each.failed) for each in pages if each.failed},
         records=job.records,
     )
 
 
 def _shown(name: str, module: Any, job: Job) -> Section:
-    why = job.skipped.get(name, [])
+    skipped, failed = (told.get(name, []) for told in (job.skipped, job.failed))
     try:
         made = module.show(job)
     except Skip as reason:
-        return Section(module.TITLE, "", skipped=[*why, f"{reason}."])
-    return Section(**vars(made) | {"skipped": [*made.skipped, *why]})
+        if not failed:
+            skipped = [*skipped, f"{reason}."]
+        return Section(module.TITLE, "", skipped=skipped, failed=failed)
+    except Exception as error:
+        why = f"{blame.sentence(error)}."
+        return Section(module.TITLE, "", skipped=skipped, failed=[*failed, why])
+    return replace(made, skipped=[*made.skipped, *skipped], failed=failed)
 
 
 def _check(model: Model, job: Job, given: Mapping[str, Record]) -> None:

@@ -20,7 +20,8 @@ class Job:
 
     x: a batch, or a source that is read when it is wanted, which may bring labels. y None: those,
     or else each model is measured against its own answers. shared: engine arguments of every
-    method. records[model][name] and skipped[section] fill as sections are measured.
+    method. records[model][name], skipped[section] and failed[section] fill as sections are
+    measured.
     """
 
     x: Tensor | Source  # (B, C, H, W)
@@ -36,6 +37,7 @@ class Job:
     shared: dict[str, Any]
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: dict[str, list[str]] = field(default_factory=dict)
+    failed: dict[str, list[str]] = field(default_factory=dict)
 
     @cached_property
     def source(self) -> Source:

@@ -103,7 +103,10 @@ class Skip(Exception):
 
 @dataclass(frozen=True)
 class Section:
-    """verdicts: sentences, one or more for each model. skipped: why something is not here."""
+    """verdicts: sentences, one or more for each model.
+
+    skipped: why something is not here; failed: which errors kept it out.
+    """
 
     title: str
     about: str
@@ -111,6 +114,7 @@ class Section:
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
     skipped: Sequence[str] = ()
+    failed: Sequence[str] = ()
     details: Mapping[str, str] = field(default_factory=dict)  # long texts, folded
 
     @property

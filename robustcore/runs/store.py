@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from robustcore.results.record import counted
 from robustcore.runs import sealed
 from robustcore.runs.behaviour import Behaviour
 from robustcore.runs.errors import FILE, Damaged, clear_errors, damaged
@@ -192,7 +193,9 @@ def ran_out(notes: Sequence[str]) -> bool:
 def merged(parts: list[dict[str, Any]], seconds: float, sessions: int) -> dict[str, Any]:
     """One provenance for all blocks: each note once, the smallest batch, all sessions' time."""
     notes = dict.fromkeys(note for part in parts for note in part["notes"])
-    blocks = f"measured in {len(parts)} blocks" + (f", {sessions} sessions" if sessions > 1 else "")
+    blocks = f"measured in {counted(len(parts), 'block')}"
+    if sessions > 1:
+        blocks += f", {sessions} sessions"
     return parts[0] | {
         "seconds": seconds,
         "compile_seconds": sum(part["compile_seconds"] for part in parts),
