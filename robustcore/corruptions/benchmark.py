@@ -109,7 +109,8 @@ def corruption_benchmark(
     settings = {"storage": storage, "quality": quality, "parameters": chosen}
 
     def finish(evaluator: Evaluator) -> Provenance:
-        made = provenance(evaluator, "corruption", None, start, settings)
+        measured = (images, names)
+        made = provenance(evaluator, "corruption", None, start, settings, images=measured)
         return replace(made, backend=bodies.name)  # of the corruptions, not of the margins
 
     return measure(

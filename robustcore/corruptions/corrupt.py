@@ -114,7 +114,7 @@ def pixels(x: Any, names: tuple[str, ...]) -> Tensor:
     """Images to a contiguous batch (B, C, H, W), which the corruptions `names` can take."""
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim not in (3, 4):
         return inputs.images(x)  # which refuses it
-    batch = x if x.ndim == 4 else x[None]
+    batch = inputs.as_batch(x)
     if batch.numel() == 0:
         return inputs.images(batch)
     channels, height, width = batch.shape[1:]

@@ -20,12 +20,13 @@ from torch import Tensor
 from robustcore import blame, inputs
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
-from robustcore.provenance import bar
+from robustcore.provenance import bar, provenance
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Skip, render
 from robustcore.report.sections import SECTIONS
 from robustcore.results import Record
 from robustcore.results.files import write_text
+from robustcore.results.provenance import refuse_other_images
 from robustcore.runs import RunError, leads
 from robustcore.runs import named as kept_as
 from robustcore.sources import is_path, open_source
@@ -207,6 +208,10 @@ def _check(model: Model, job: Job, given: Mapping[str, Record]) -> None:
         seed, backend = job.shared["seed"], job.shared["backend"]
         checked = Evaluator(model, x, y, ids=ids[at], seed=seed, backend=backend, compile=False)
         labels.append(checked.y.cpu().numpy())
+        how = provenance(checked, "", None, 0.0, {})
+        for name, record in given.items():
+            names = f"records and x ({name!r})"
+            refuse_other_images(names, record.provenance, how, ids[at].tolist())
     for name, record in given.items():
         same = np.array_equal(record.ids, ids.numpy())
         if not same or not np.array_equal(record.labels, np.concatenate(labels)):

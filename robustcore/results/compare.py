@@ -12,6 +12,7 @@ import numpy.typing as npt
 from robustcore.geometry import half_space_ratio
 from robustcore.results.distance import DistanceResult
 from robustcore.results.noise import SigmaResult
+from robustcore.results.provenance import refuse_other_images
 from robustcore.results.record import Record, known_median, per_image
 
 Floats = npt.NDArray[np.float64]
@@ -45,8 +46,11 @@ def compare(noise: SigmaResult, near: DistanceResult) -> NoiseAndDistance:
     """Join sigma and distance on the ids that both records hold, in the order of `noise`.
 
     Raises ValueError for a norm other than L2, for targeted distances, for a rate of 1/2 or more,
-    where no id is in both, and where the labels of an image differ.
+    where no id is in both, and where the labels or the pixels of an image differ.
     """
+    for name, record, kind in (("noise", noise, SigmaResult), ("near", near, DistanceResult)):
+        if not isinstance(record, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, was {type(record).__name__}")
     if near.norm != "L2":
         raise ValueError(f"near must hold L2 distances to compare with sigma, held {near.norm}")
     if (near.targets >= 0).any():
@@ -59,6 +63,7 @@ def compare(noise: SigmaResult, near: DistanceResult) -> NoiseAndDistance:
     if (left.labels != right.labels).any():
         worst = left.ids[left.labels != right.labels][0]
         raise ValueError(f"noise and near must have the same labels, but differ at id {worst}")
+    refuse_other_images("noise and near", noise.provenance, near.provenance, left.ids.tolist())
     return NoiseAndDistance(
         ids=left.ids,
         labels=left.labels,

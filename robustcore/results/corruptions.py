@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcore.results.distance import PGDResult
+from robustcore.results.provenance import refuse_other_images
 from robustcore.results.record import Record, per_image, shared
 from robustcore.stats import clopper_pearson
 
@@ -167,6 +168,7 @@ def gain(
     _checked({"one": one, "other": other})
     if not np.array_equal(one.ids, other.ids) or not np.array_equal(one.labels, other.labels):
         raise ValueError("other must hold the images of one, held other ids or labels")
+    refuse_other_images("one and other", one.provenance, other.provenance, one.ids.tolist())
     missing = [name for name in names if name not in one.names]
     if missing or not len(one):
         raise ValueError(f"one must hold {', '.join(missing) or 'an image'}, held none")

@@ -202,4 +202,5 @@ def merged(parts: list[dict[str, Any]], seconds: float, sessions: int) -> dict[s
         "batch_size": min(part["batch_size"] for part in parts),
         "randomized": any(part["randomized"] for part in parts),
         "notes": [*notes, blocks],
+        "images": {name: image for part in parts for name, image in part["images"].items()},
     }

@@ -16,6 +16,7 @@ from robustcore.network import Model
 from robustcore.noise import sigma_at_error_rate
 from robustcore.provenance import provenance
 from robustcore.results import SigmaResult, SliceResult
+from robustcore.results.provenance import refuse_other_images
 from robustcore.runs import by_blocks
 from robustcore.slices.planes import DIRECTIONS, Planes
 from robustcore.slices.record import record_of
@@ -127,6 +128,8 @@ def _sigmas(sigma: Any, rate: float, planes: Planes) -> np.ndarray:
     if isinstance(sigma, SigmaResult):
         if not np.array_equal(sigma.ids, ids):
             raise ValueError(f"sigma must hold the ids of x, {ids[:4]}..., held {sigma.ids[:4]}...")
+        how = provenance(planes.engine, "", None, 0.0, {})
+        refuse_other_images("sigma and x", sigma.provenance, how, ids.tolist())
         return sigma.sigma
     values = inputs.sigmas(sigma)
     if len(values) not in (1, n):

@@ -36,7 +36,9 @@ def show(job: Job) -> Section:
         for name, record in records.items():
             how = record.provenance
             versions |= dict(how.versions)
-            everything[f"{model}, {name}"] = dataclasses.asdict(how)
+            settings = dataclasses.asdict(how)
+            del settings["images"]  # long, and in the files
+            everything[f"{model}, {name}"] = settings
             notes += [f"{model}, {name}: {note}" for note in how.notes]
             if name == "agreement":
                 continue  # it repeats the cost of the distances
