@@ -32,6 +32,7 @@ from robustcore.results import (
 )
 from robustcore.slices import church_windows
 from robustcore.sources import LabelledFolder
+from robustcore.warning import PixelRangeWarning
 from robustcore.zoo import load_example, load_images, load_model, wrap
 
 __version__ = _version("robustcore")
@@ -46,6 +47,7 @@ __all__ = [
     "NoiseAndDistance",
     "NoisyDistance",
     "PGDResult",
+    "PixelRangeWarning",
     "PredictResult",
     "RandomizedModelWarning",
     "RareErrorRate",

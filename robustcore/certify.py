@@ -38,6 +38,7 @@ def certify(
     radius: float | None = None,
     seed: int = 0,
     ids: Any = None,
+    pixels: tuple[float, float] | None = (0.0, 1.0),
     batch_size: int | None = None,
     backend: str | None = None,
     compile: bool | None = None,
@@ -68,7 +69,7 @@ def certify(
     Source: Cohen, Rosenfeld and Kolter, ICML 2019, whose answers these are for the same counts.
     """
     start = time.perf_counter()
-    sigma = inputs.positive("sigma", sigma)
+    sigma = inputs.sigma_of_all(sigma)
     n0 = inputs.integer("n0", n0, 1, 2**31)
     n = inputs.integer("n", n, 1, 2**31)
     alpha = inputs.fraction("alpha", alpha)
@@ -134,6 +135,7 @@ def predict(
     early: bool = False,
     seed: int = 0,
     ids: Any = None,
+    pixels: tuple[float, float] | None = (0.0, 1.0),
     batch_size: int | None = None,
     backend: str | None = None,
     compile: bool | None = None,
@@ -155,9 +157,10 @@ def predict(
     Source: Cohen, Rosenfeld and Kolter, ICML 2019, whose answers these are for the same counts.
     """
     start = time.perf_counter()
-    sigma = inputs.positive("sigma", sigma)
+    sigma = inputs.sigma_of_all(sigma)
     n = inputs.integer("n", n, 1, 2**31)
     alpha = inputs.fraction("alpha", alpha)
+    early = inputs.flag("early", early)
     evaluator = _engine(
         model, x, y, n, seed=seed, ids=ids, batch_size=batch_size, backend=backend, compile=compile,
         precision=precision,
@@ -206,8 +209,8 @@ def lower_limit(hits: Any, samples: Any, alpha: Any) -> np.ndarray:
 
 
 def _engine(model: Model, x: Tensor, y: Any, samples: int, **how: Any) -> Evaluator:
-    images = 1 if getattr(x, "ndim", 4) == 3 else len(x)
-    return Evaluator(model, x, y, stream=Stream.CERTIFY, planned=images * samples, **how)
+    batch = inputs.images(x, model)
+    return Evaluator(model, batch, y, stream=Stream.CERTIFY, planned=len(batch) * samples, **how)
 
 
 def _looks(n: int, alpha: float) -> tuple[list[int], list[float]]:

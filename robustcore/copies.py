@@ -13,6 +13,7 @@ from robustcore import inputs
 from robustcore.kernels import select
 
 
+@inputs.ranged
 def noisy_copies(
     x: Tensor,  # (B, C, H, W) or (C, H, W)
     sigma: float | Sequence[float] | np.ndarray,  # G values
@@ -20,13 +21,15 @@ def noisy_copies(
     sample: int = 0,
     seed: int = 0,
     ids: Any = None,
+    pixels: tuple[float, float] | None = (0.0, 1.0),
     clip: tuple[float, float] | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Draw number `sample` of N(x, sigma^2 I) at each sigma: (B, G, C, H, W), of x's type.
 
     The very draws that `error_rate` counts with the same seed, ids and clip; one draw at all G
-    values of sigma. x, sigma, seed, ids, clip, backend: as there. Deterministic, bit for bit, on
+    values of sigma. x, sigma, seed, ids, pixels, clip, backend: as
+    there. Deterministic, bit for bit, on
     every device. Raises ValueError, TypeError or RuntimeError naming the argument.
     """
     batch = inputs.images(x)
@@ -44,6 +47,6 @@ def noisy_copies(
         inputs.identifiers(ids, n, device),
         out,
         seed=seed,
-        clip=inputs.clip_range(clip),
+        clip=inputs.clip_range(clip, batch),
     )
     return out.to(batch.dtype).view(n, len(grid), *batch.shape[1:])

@@ -7,8 +7,6 @@ device. Draws are named by (seed, stream, image id, sample).
 from __future__ import annotations
 
 import copy
-import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +23,7 @@ from robustcore.network import Model, Network, class_of, likeliest
 from robustcore.precision import Coarse, checked
 from robustcore.rounds import PART, Rounds
 from robustcore.streams import Stream
+from robustcore.warning import warn
 
 BATCH_PIXELS = {"cpu": 3 * 2**17, "cuda": 2**24}
 LEAST_BATCH = 4  # photos of 224 x 224, 2 cores: 1.3 times as fast as 2 at a time (two networks)
@@ -40,9 +39,10 @@ class Evaluator(Rounds):
     """A model and the images that it is measured on.
 
     x is one image or a batch in any floating type: noise is added in float32, and the sum is
-    handed to the model in x's type. y None takes the model's own labels. `planned` is the number
-    of evaluations to come; it decides whether compilation pays (compile=None). box: (low, high)
-    within which all images lie that the model will see; None: clip, or anywhere.
+    handed to the model in the type of its parameters, or in x's where they share none. y None takes
+    the model's own labels. `planned` is the number of evaluations to come; it decides whether
+    compilation pays (compile=None). box: (low, high) within which all images lie that the model
+    will see; None: clip, or anywhere.
 
     After construction: `y` (B,) int64, `n_classes`, `clean_margins` (B,) float64, `randomized`,
     `n_forward` (B,) int64 evaluations spent so far on each image, `notes`; `fused`, the network
@@ -73,7 +73,7 @@ class Evaluator(Rounds):
         precision: str | None = None,
         planned: int = 0,
     ) -> None:
-        batch = inputs.images(x)
+        batch = inputs.images(x, model)
         n = len(batch)
         self.device, self.dtype = inputs.float64(batch.device), batch.dtype
         self.x = batch.float()
@@ -81,7 +81,7 @@ class Evaluator(Rounds):
         labels = None if y is None else inputs.labels(y, n, self.device)
         self.seed = inputs.integer("seed", seed, 0, 2**63 - 1)
         self.stream = stream
-        self.clip = inputs.clip_range(clip)
+        self.clip = inputs.clip_range(clip, self.x)
         self.box = self.clip if box is None else box
         per_batch = BATCH_PIXELS.get(self.device.type, 2**24) // self.x[0].numel()
         self.usual_batch = min(8192, max(LEAST_BATCH, 1 << max(0, per_batch.bit_length() - 1)))
@@ -133,7 +133,7 @@ class Evaluator(Rounds):
                 )
             message = "the model's answer to one input varies from call to call"
             self.notes.append(message)
-            warnings.warn(message, RandomizedModelWarning, stacklevel=_callers_level())
+            warn(message, RandomizedModelWarning)
         elif compile is not True:
             self.fused = fuse(
                 self.network.model, self.x, self.dtype, self.kernels.name, self.clip, logits, moves
@@ -285,11 +285,3 @@ class Evaluator(Rounds):
         with torch.no_grad():
             self.run((len(labels) * samples, slots), reduce, progress)
         return counts.view(-1, len(grid)).cpu().numpy()
-
-
-def _callers_level() -> int:
-    """The `stacklevel` that names the user's line, however deep in the package a warning is."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith("robustcore."):
-        level, frame = level + 1, frame.f_back
-    return level

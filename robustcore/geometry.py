@@ -13,29 +13,32 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
+from robustcore.arguments import broadcast, reals
+
+Floats = NDArray[np.float64]
 Number = Any  # a number or an array of numbers; what comes back has the broadcast shape
 
 
-def _checked(name: str, value: Number, must_be: str, low: float, high: float, edge: bool) -> Number:
+def _checked(name: str, value: Number, must_be: str, low: float, high: float, edge: bool) -> Floats:
     """`value` as float64, each entry in [low, high] where `edge` is true, else in (low, high)."""
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be {must_be}, but was {value!r}") from None
-    inside = (array >= low) & (array <= high) if edge else (array > low) & (array < high)
+    array = reals(name, value, must_be)
+    inside = np.asarray((array >= low) & (array <= high))
+    if not edge:
+        inside = np.asarray((array > low) & (array < high))
     if not inside.all():
         worst = array[~inside].flat[0]
         raise ValueError(f"{name} must be {must_be}, but was {worst}")
     return array
 
 
-def _sigma(value: Number) -> Number:
+def _sigma(value: Number) -> Floats:
     return _checked("sigma", value, "a number that is at least 0", 0.0, np.inf, True)
 
 
-def _rate(value: Number) -> Number:
+def _rate(value: Number) -> Floats:
     return _checked("rate", value, "between 0 and 1, both excluded", 0.0, 1.0, False)
 
 
@@ -46,11 +49,12 @@ def half_space_distance(sigma: Number, rate: Number) -> Number:
     the half-space, that far from its boundary. An infinite sigma gives an infinite distance (and
     nan at a rate of 1/2, where every distance fits).
 
-    sigma: at least 0. rate: in (0, 1). Raises ValueError naming the argument.
+    sigma: at least 0. rate: in (0, 1). Raises ValueError or TypeError naming the argument.
     """
-    with np.errstate(invalid="ignore"):
+    noise, share = broadcast(sigma=_sigma(sigma), rate=_rate(rate))
+    with np.errstate(invalid="ignore", over="ignore"):
         # the tail on the other side, not a minus in front: a rate of 1/2 gives 0, never -0
-        return _sigma(sigma) * (0.0 - ndtri(_rate(rate)))
+        return noise * (0.0 - ndtri(share))
 
 
 def half_space_sigma(distance: Number, rate: Number) -> Number:
@@ -58,15 +62,17 @@ def half_space_sigma(distance: Number, rate: Number) -> Number:
 
     distance / -Phi^-1(rate), equation 1 read the other way. distance: positive where rate < 1/2,
     negative where rate > 1/2, for no sigma solves the rest; at rate 1/2 none or all do.
-    Raises ValueError naming the argument.
+    Raises ValueError or TypeError naming the argument.
     """
-    quantile = 0.0 - ndtri(_rate(rate))
+    signed = _checked("distance", distance, "a number", -np.inf, np.inf, True)
+    signed, share = broadcast(distance=signed, rate=_rate(rate))
+    quantile = 0.0 - ndtri(share)
     if np.any(quantile == 0):
         raise ValueError("rate must differ from 1/2, where sigma is not determined, but was 0.5")
-    signed = _checked("distance", distance, "a number", -np.inf, np.inf, True)
-    sigma = signed / quantile
+    with np.errstate(over="ignore"):
+        sigma = signed / quantile
     if np.any(sigma < 0):
-        worst = np.broadcast_to(signed, sigma.shape)[sigma < 0].flat[0]
+        worst = signed[sigma < 0].flat[0]
         raise ValueError(
             "distance must be at least 0 where rate is below 1/2 and at most 0 where it is above, "
             f"but was {worst}"
@@ -78,11 +84,14 @@ def half_space_rate(distance: Number, sigma: Number) -> Number:
     """Noise error rate at `sigma` of a half-space of errors at signed `distance`.
 
     Phi(-distance / sigma), equation 1 solved for the rate. distance: finite, negative inside the
-    half-space. sigma: above 0. Raises ValueError naming the argument.
+    half-space. sigma: above 0. Raises ValueError or TypeError naming the argument.
     """
     finite = np.finfo(np.float64).max
     signed = _checked("distance", distance, "a finite number", -finite, finite, True)
-    return ndtr(-signed / _checked("sigma", sigma, "a number above 0", 0.0, np.inf, False))
+    noise = _checked("sigma", sigma, "a number above 0", 0.0, np.inf, False)
+    signed, noise = broadcast(distance=signed, sigma=noise)
+    with np.errstate(over="ignore"):
+        return ndtr(-signed / noise)
 
 
 def isoperimetric_bound(sigma: Number, rate: Number) -> Number:
@@ -92,11 +101,12 @@ def isoperimetric_bound(sigma: Number, rate: Number) -> Number:
     Sudakov and Tsirelson), with equality for a half-space. Nothing is assumed of the error set.
 
     sigma: at least 0. rate: in [0, 1]; no bound holds at rate 0, where the answer is inf.
-    Raises ValueError naming the argument.
+    Raises ValueError or TypeError naming the argument.
     """
     some = _checked("rate", rate, "between 0 and 1", 0.0, 1.0, True)
-    with np.errstate(invalid="ignore"):
-        bound = _sigma(sigma) * (0.0 - ndtri(some))
+    noise, some = broadcast(sigma=_sigma(sigma), rate=some)
+    with np.errstate(invalid="ignore", over="ignore"):
+        bound = noise * (0.0 - ndtri(some))
     return np.where(some >= 0.5, 0.0, np.where(some > 0.0, bound, np.inf))[()]
 
 
@@ -105,9 +115,12 @@ def typical_noise_norm(sigma: Number, n: Number) -> Number:
 
     It is the root mean square of the norm; the norm itself has a standard deviation of about
     sigma / sqrt(2), whatever n is. sigma: at least 0. n: components (channels * height * width),
-    at least 1. Raises ValueError naming the argument.
+    at least 1. Raises ValueError or TypeError naming the argument.
     """
-    return _sigma(sigma) * np.sqrt(_checked("n", n, "at least 1", 1.0, np.inf, True))
+    count = _checked("n", n, "at least 1", 1.0, np.inf, True)
+    noise, count = broadcast(sigma=_sigma(sigma), n=count)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return noise * np.sqrt(count)
 
 
 def half_space_ratio(distance: Number, sigma: Number, rate: Number) -> Number:
@@ -116,9 +129,11 @@ def half_space_ratio(distance: Number, sigma: Number, rate: Number) -> Number:
     distance / (-sigma * Phi^-1(rate)): 1 for a linear model, below 1 where errors are nearer than
     noise alone suggests. nan where both are 0 (a misclassified image) or both infinite.
 
-    distance and sigma: at least 0. rate: in (0, 1/2). Raises ValueError naming the argument.
+    distance and sigma: at least 0. rate: in (0, 1/2). Raises ValueError or TypeError naming the
+    argument.
     """
     measured = _checked("distance", distance, "a number that is at least 0", 0.0, np.inf, True)
     below_half = _checked("rate", rate, "between 0 and 1/2, both excluded", 0.0, 0.5, False)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.divide(measured, half_space_distance(sigma, below_half))
+    measured, noise, below_half = broadcast(distance=measured, sigma=_sigma(sigma), rate=below_half)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.divide(measured, half_space_distance(noise, below_half))

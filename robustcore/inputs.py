@@ -2,28 +2,160 @@
 
 from __future__ import annotations
 
+import functools
 import math
-import operator
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from robustcore.arguments import (
+    choice,
+    flag,
+    fraction,
+    grid,
+    integer,
+    integers,
+    left_out,
+    number,
+    pair,
+    positive,
+    shown,
+    texts,
+)
+from robustcore.warning import PixelRangeWarning, warn
+
+__all__ = [
+    "as_batch",
+    "box_around",
+    "call",
+    "choice",
+    "clip_range",
+    "device",
+    "flag",
+    "float64",
+    "folder",
+    "fraction",
+    "identifiers",
+    "images",
+    "integer",
+    "labels",
+    "labels_within",
+    "left_out",
+    "norm",
+    "number",
+    "path",
+    "positive",
+    "radii",
+    "ranged",
+    "rate_for",
+    "shown",
+    "sigma_of_all",
+    "sigmas",
+    "targets",
+    "tensor",
+    "texts",
+    "type_of",
+    "warn",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PIXELS = (0.0, 1.0)
 MAX_ID = 2**32 - 1
 ALONE = (1, 3)  # channels of an image without its batch dimension
 CHECKED = 2**22  # elements looked at together
 WITHOUT_FLOAT64 = ("mps",)  # devices
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Of the range of pixels: beyond the rounding of any floating type, far below any other convention.
+OVERSHOOT = 0.01
 
 
-def images(x: Any) -> Tensor:
+@dataclass
+class _Call:
+    pixels: tuple[float, float] | None
+    said: set[str] = field(default_factory=set)
+
+
+_call: ContextVar[_Call | None] = ContextVar("call", default=None)
+
+
+@contextmanager
+def call(pixels: Any) -> Iterator[None]:
+    """Within this, images and noise are held against the range of pixels; each is warned of once.
+
+    A call within a call is the library's own, or an attack's on noisy images: that is silent.
+    """
+    known = None if pixels is None else pair("pixels", pixels)
+    token = _call.set(_Call(known if _call.get() is None else None))
+    try:
+        yield
+    finally:
+        _call.reset(token)
+
+
+def ranged(function: Callable[P, R]) -> Callable[P, R]:
+    """For a public function with an argument `pixels`: the whole of it is one such call."""
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        with call(kwargs.get("pixels", PIXELS)):
+            return function(*args, **kwargs)
+
+    return called
+
+
+def _see_images(x: Tensor) -> None:
+    now = _call.get()
+    if now is None or now.pixels is None or "x" in now.said:
+        return
+    low, high = now.pixels
+    least, most = (float(end) for end in torch.aminmax(x))
+    room = OVERSHOOT * (high - low)
+    if low - room <= least and most <= high + room:
+        return
+    now.said.add("x")
+    warn(
+        f"x should lie in [{low:g}, {high:g}], as the model takes pixels, ranged from {least:g} to "
+        f"{most:g}: divide bytes by 255 and let the model normalise (robustcore.wrap), or give "
+        "pixels=(low, high), or pixels=None for any range",
+        PixelRangeWarning,
+    )
+
+
+def _see_amount(name: str, most: float) -> None:
+    now = _call.get()
+    if now is None or now.pixels is None or name in now.said:
+        return
+    low, high = now.pixels
+    if most <= high - low:
+        return
+    now.said.add(name)
+    warn(
+        f"{name} should be at most {high - low:g}, the span of pixels in [{low:g}, {high:g}], one "
+        f"was {most:g}: divide 255ths by 255, or give pixels=(low, high), or pixels=None for any "
+        "range",
+        PixelRangeWarning,
+    )
+
+
+# -- images and what names them ----------------------------------------------------------------
+
+
+def images(x: Any, model: Any = None) -> Tensor:
     """One image (C, H, W) or a batch (B, C, H, W) to a contiguous batch (B, C, H, W).
 
-    As `as_batch` says, an image that comes alone is grey or of 3 colours.
+    As `as_batch` says, an image that comes alone is grey or of 3 colours. The batch is in the type
+    of the model's parameters, where they share one; else in that of x.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, was {type(x).__name__}")
@@ -31,13 +163,21 @@ def images(x: Any) -> Tensor:
         raise TypeError(
             f"x must be floating point with pixels in [0, 1], was {x.dtype}: use x.float() / 255"
         )
+    if x.dtype not in FLOATS or x.layout != torch.strided or x.device.type == "meta":
+        raise TypeError(
+            "x must be a dense tensor of float16, bfloat16, float32 or float64 with values, was "
+            f"{x.dtype}, {x.layout}, on {x.device}"
+        )
     x = as_batch(x)
     if x.numel() == 0:
         raise ValueError(f"x must hold at least one pixel, had shape {tuple(x.shape)}")
+    x = x.detach().to(type_of(model) or x.dtype).contiguous()
     bad = _not_finite(x).nonzero().flatten().tolist()
     if bad:
-        raise ValueError(f"x must be finite, image {bad[0]} holds NaN or inf ({len(bad)} such)")
-    x = x.detach().contiguous()
+        raise ValueError(
+            f"x must be finite, image {bad[0]} holds NaN or inf in {x.dtype} ({len(bad)} such)"
+        )
+    _see_images(x)
     return x.clone() if x.is_inference() else x  # else autograd refuses what is computed from it
 
 
@@ -73,6 +213,14 @@ def as_batch(x: Any) -> Any:
     return x
 
 
+def type_of(model: Any) -> torch.dtype | None:
+    """The floating type that all parameters of a module share; None where there is none."""
+    if not isinstance(model, nn.Module):
+        return None
+    types = {each.dtype for each in model.parameters() if each.dtype in FLOATS}
+    return types.pop() if len(types) == 1 else None
+
+
 def tensor(value: Any) -> Tensor:
     """On the CPU, whatever torch's default device, if it is no tensor yet."""
     return value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
@@ -89,16 +237,14 @@ def float64(device: torch.device) -> torch.device:
 
 def labels(y: Any, n: int, device: torch.device) -> Tensor:
     """Class indices, one for each of n images, to int64 (n,) on the device."""
-    y = tensor(y)
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise TypeError(f"y must be integer class indices, was {y.dtype}")
-    if y.ndim == 0 and n == 1:
-        y = y[None]
-    if y.shape != (n,):
-        raise ValueError(f"y must have one label for each of {n} images, had {tuple(y.shape)}")
-    if int(y.min()) < 0:
-        raise ValueError(f"y must not be negative, its least label was {int(y.min())}")
-    return y.to(device, torch.int64).contiguous()
+    found = integers("y", y, "integer class indices")
+    if found.ndim == 0 and n == 1:
+        found = found[None]
+    if found.shape != (n,):
+        raise ValueError(f"y must have one label for each of {n} images, had {found.shape}")
+    if found.min() < 0:
+        raise ValueError(f"y must not be negative, its least label was {found.min()}")
+    return torch.from_numpy(found).to(device)
 
 
 def labels_within(y: Tensor, n_classes: int) -> None:
@@ -112,27 +258,55 @@ def identifiers(ids: Any, n: int, device: torch.device) -> Tensor:
     """Distinct names of n images, integers in [0, 2^32), to int64 (n,); None means 0 to n - 1."""
     if ids is None:
         return torch.arange(n, device=device)
-    ids = tensor(ids)
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise TypeError(f"ids must be integers, was {ids.dtype}")
-    if ids.ndim == 0 and n == 1:
-        ids = ids[None]
-    if ids.shape != (n,):
-        raise ValueError(f"ids must name each of {n} images, had shape {tuple(ids.shape)}")
-    ids = ids.to("cpu", torch.int64)
-    if int(ids.min()) < 0 or int(ids.max()) > MAX_ID:
-        raise ValueError(
-            f"ids must lie in [0, 2^32), ranged from {int(ids.min())} to {int(ids.max())}"
-        )
-    values, times = ids.unique(return_counts=True)
+    found = integers("ids", ids)
+    if found.ndim == 0 and n == 1:
+        found = found[None]
+    if found.shape != (n,):
+        raise ValueError(f"ids must name each of {n} images, had shape {found.shape}")
+    if found.min() < 0 or found.max() > MAX_ID:
+        raise ValueError(f"ids must lie in [0, 2^32), ranged from {found.min()} to {found.max()}")
+    values, times = np.unique(found, return_counts=True)
     if len(values) < n:
-        raise ValueError(f"ids must not repeat, {int(values[times > 1][0])} occurred twice or more")
-    return ids.to(device)
+        raise ValueError(f"ids must not repeat, {values[times > 1][0]} occurred twice or more")
+    return torch.from_numpy(found).to(device)
+
+
+def targets(wanted: Any, y: Tensor, n_classes: int) -> Tensor:
+    """Classes to reach, one for each image or one for all, to int64 (n,) on the device of y."""
+    found = integers("targets", wanted, "integer class indices")
+    if found.ndim == 0:
+        found = found.repeat(len(y))
+    if found.shape != tuple(y.shape):
+        raise ValueError(
+            f"targets must have one class for each of {len(y)} images, had {found.shape}"
+        )
+    if found.min() < 0 or found.max() >= n_classes:
+        raise ValueError(
+            f"targets must lie in [0, {n_classes}), ranged from {found.min()} to {found.max()}"
+        )
+    chosen = torch.from_numpy(found).to(y.device)
+    if bool((chosen == y).any()):
+        image = int((chosen == y).nonzero()[0])
+        raise ValueError(f"targets must differ from the labels, that of image {image} did not")
+    return chosen
+
+
+# -- places ------------------------------------------------------------------------------------
+
+
+def path(name: str, value: Any, must_be: str = "a folder") -> Path:
+    """A path that is not empty, which would be the current folder."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be {must_be}, was {shown(value)}")
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(f"{name} must be {must_be}, was {shown(value)}")
+    return Path(text)
 
 
 def folder(name: str, where: str | os.PathLike[str]) -> Path:
     """Made if need be, and seen to be writable. Raises OSError."""
-    found = Path(where)
+    found = path(name, where)
     try:
         found.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=found, prefix=".robustcore-"):
@@ -143,43 +317,25 @@ def folder(name: str, where: str | os.PathLike[str]) -> Path:
     return found
 
 
-def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+def device(value: Any) -> torch.device:
+    """One on which tensors can be made."""
     try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, was {value!r}") from None
-    if value < low or (high is not None and value > high):
-        span = f"at least {low}" if high is None else f"in [{low}, {high}]"
-        raise ValueError(f"{name} must be {span}, was {value}")
-    return int(value)
+        found = torch.device(value)
+        torch.empty(0, device=found)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device must name a torch device, was {shown(value)}: {reason}") from None
+    return found
 
 
-def number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be a number, was {value!r}") from None
+# -- amounts -----------------------------------------------------------------------------------
 
 
-def positive(name: str, value: Any) -> float:
-    value = number(name, value)
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be positive and finite, was {value}")
-    return value
-
-
-def fraction(name: str, value: Any) -> float:
-    value = number(name, value)
-    if not 0 < value < 1:
-        raise ValueError(f"{name} must lie strictly between 0 and 1, was {value}")
-    return value
-
-
-def rate_for(samples: int, error_rate: Any) -> float:
-    rate = fraction("error_rate", error_rate)
+def rate_for(samples: int, error_rate: Any, name: str = "error_rate") -> float:
+    rate = fraction(name, error_rate)
     if rate * samples < 1 - 1e-9:
         raise ValueError(
-            f"error_rate must be at least 1/samples = {1 / samples:g}, was {rate:g}: "
+            f"{name} must be at least 1/samples = {1 / samples:g}, was {rate:g}: "
             f"give samples={math.ceil(1 / rate)} or more"
         )
     return rate
@@ -187,102 +343,58 @@ def rate_for(samples: int, error_rate: Any) -> float:
 
 def sigmas(sigma: Any) -> np.ndarray:
     """A number or a one-dimensional grid to float64 (G,)."""
-    if isinstance(sigma, Tensor):
-        sigma = sigma.detach().cpu().numpy()
-    try:
-        grid = np.atleast_1d(np.asarray(sigma, dtype=np.float64))
-    except (TypeError, ValueError):
-        raise TypeError(f"sigma must be a number or a list of numbers, was {sigma!r}") from None
-    if grid.ndim != 1 or grid.size == 0:
-        raise ValueError(f"sigma must be a number or a flat grid, had shape {grid.shape}")
-    if not (np.isfinite(grid).all() and (grid >= 0).all()):
-        bad = grid[~(np.isfinite(grid) & (grid >= 0))][0]
-        raise ValueError(f"sigma must be finite and not negative, one was {bad}")
-    return grid
+    values = grid("sigma", sigma, zero=True)
+    _see_amount("sigma", float(values.max()))
+    return values
 
 
-def clip_range(clip: Sequence[float] | None) -> tuple[float, float] | None:
+def sigma_of_all(sigma: Any) -> float:
+    """One sigma, above 0."""
+    value = positive("sigma", sigma)
+    _see_amount("sigma", value)
+    return value
+
+
+def radii(eps: Any, norm: float) -> np.ndarray:
+    """A radius or a grid of them to float64 (G,), ascending."""
+    values = np.unique(grid("eps", eps))
+    if math.isinf(norm):
+        _see_amount("eps", float(values.max()))
+    return values
+
+
+def clip_range(clip: Any, x: Tensor | None = None) -> tuple[float, float] | None:
+    """None or (low, high), within which x must lie, up to rounding."""
     if clip is None:
         return None
-    try:
-        low, high = (float(v) for v in clip)
-    except (TypeError, ValueError):
-        raise TypeError(f"clip must be None or (low, high), was {clip!r}") from None
-    if not low < high:
-        raise ValueError(f"clip must be (low, high) with low < high, was {(low, high)}")
+    low, high = pair("clip", clip)
+    if x is not None:
+        _inside("clip", x, low, high, OVERSHOOT * (high - low))
     return low, high
-
-
-def left_out(name: str, value: Any, where: str) -> None:
-    if value is not None:
-        raise ValueError(f"{name} must be left out {where}, was {value!r}")
-
-
-def choice(name: str, value: Any, known: Sequence[str]) -> str:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, was {value!r}")
-    return str(value)
-
-
-def norm(value: Any) -> float:
-    """2 or inf, or their names, to 2.0 or inf."""
-    known = {"2": 2.0, "2.0": 2.0, "l2": 2.0, "inf": math.inf, "linf": math.inf}
-    found = known.get(str(value).lower())
-    if found is None:
-        raise ValueError(f"norm must be 2 or inf (or 'L2', 'Linf'), was {value!r}")
-    return found
-
-
-def radii(eps: Any) -> np.ndarray:
-    """A radius or a grid of them to float64 (G,), ascending."""
-    if isinstance(eps, Tensor):
-        eps = eps.detach().cpu().numpy()
-    try:
-        grid = np.atleast_1d(np.asarray(eps, dtype=np.float64))
-    except (TypeError, ValueError):
-        raise TypeError(f"eps must be a number or a list of numbers, was {eps!r}") from None
-    if grid.ndim != 1 or grid.size == 0:
-        raise ValueError(f"eps must be a number or a flat grid, had shape {grid.shape}")
-    if not (np.isfinite(grid).all() and (grid > 0).all()):
-        bad = grid[~(np.isfinite(grid) & (grid > 0))][0]
-        raise ValueError(f"eps must be positive and finite, one was {bad}")
-    return np.unique(grid)
 
 
 def box_around(box: Any, x: Tensor) -> tuple[float, float] | None:
     """None or (low, high), within which all of x must lie."""
     if box is None:
         return None
-    try:
-        low, high = clip_range(box) or (0.0, 0.0)
-    except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("clip", "box", 1)) from None
-    least, most = float(x.min()), float(x.max())
-    if least < low or most > high:
-        raise ValueError(
-            f"x must lie in the box [{low:g}, {high:g}], ranged from {least:g} to {most:g}"
-        )
+    low, high = pair("box", box)
+    _inside("box", x, low, high)
     return low, high
 
 
-def targets(wanted: Any, y: Tensor, n_classes: int) -> Tensor:
-    """Classes to reach, one for each image or one for all, to int64 (n,) on the device of y."""
-    wanted = tensor(wanted)
-    if wanted.is_floating_point() or wanted.is_complex() or wanted.dtype == torch.bool:
-        raise TypeError(f"targets must be integer class indices, was {wanted.dtype}")
-    if wanted.ndim == 0:
-        wanted = wanted.repeat(len(y))
-    if wanted.shape != y.shape:
+def _inside(name: str, x: Tensor, low: float, high: float, room: float = 0.0) -> None:
+    least, most = (float(end) for end in torch.aminmax(x))
+    if least < low - room or most > high + room:
         raise ValueError(
-            f"targets must have one class for each of {len(y)} images, had {tuple(wanted.shape)}"
+            f"x must lie in the {name} [{low:g}, {high:g}], ranged from {least:g} to {most:g}"
         )
-    wanted = wanted.to(y.device, torch.int64)
-    if int(wanted.min()) < 0 or int(wanted.max()) >= n_classes:
-        raise ValueError(
-            f"targets must lie in [0, {n_classes}), "
-            f"ranged from {int(wanted.min())} to {int(wanted.max())}"
-        )
-    if bool((wanted == y).any()):
-        image = int((wanted == y).nonzero()[0])
-        raise ValueError(f"targets must differ from the labels, that of image {image} did not")
-    return wanted
+
+
+def norm(value: Any) -> float:
+    """2 or inf, or their names, to 2.0 or inf."""
+    known = {"2": 2.0, "2.0": 2.0, "l2": 2.0, "inf": math.inf, "linf": math.inf}
+    name = value if isinstance(value, str) else f"{number('norm', value)}"
+    found = known.get(name.lower())
+    if found is None:
+        raise ValueError(f"norm must be 2 or inf (or 'L2', 'Linf'), was {shown(value)}")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from robustcore import inputs
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
-from robustcore.rare import splitting_rate, splitting_sigma
+from robustcore.rare import LEAST_SAMPLES, splitting_rate, splitting_sigma
 from robustcore.results import ErrorRate, Provenance, SigmaResult
 from robustcore.runs import by_blocks
 from robustcore.search import Bisection, Quantile
@@ -36,6 +37,7 @@ def error_rate(
     method: str = "counting",
     seed: int = 0,
     ids: Any = None,
+    pixels: tuple[float, float] | None = (0.0, 1.0),
     clip: tuple[float, float] | None = None,
     batch_size: int | None = None,
     backend: str | None = None,
@@ -51,7 +53,9 @@ def error_rate(
         with .logits); evaluated in batches, under no_grad, on the device of x.
     x: floating-point images in [0, 1], finite: a tensor, a numpy array, a Dataset or DataLoader of
         images or (image, label), or a folder with labels.csv. What is not a tensor is read as it is
-        wanted, and its bytes are divided by 255. sigma: one or more, in pixel units, at least 0.
+        wanted, and its bytes are divided by 255. The model is given images in the type of its
+        parameters, where they share one, else in that of x.
+    sigma: one or more, in pixel units, at least 0.
     y: true class of each image; None takes the model's own answers at x.
     samples: draws of each image, the same at every sigma. Draw i of an image is a function of
         (seed, id, i) alone, bit for bit the same on every device and at every batch size.
@@ -61,7 +65,10 @@ def error_rate(
         (robustcore.rare, docs/rare_errors.md). Of an image that errs in a tenth of the draws at no
         sigma it begins at each sigma asked for, from above, until errors are met.
     ids: distinct integers in [0, 2^32) that name the images; their positions by default.
-    clip: (low, high) clips noisy pixels; None, the default and the paper's way, does not.
+    pixels: (low, high), where x should lie. A PixelRangeWarning tells of images that do not, by
+        more than a hundredth of that range, and of a sigma above it; None: any range.
+    clip: (low, high) clips noisy pixels, of images that lie there; None, the default and the
+        paper's way, does not.
     batch_size, backend ("reference", "native", "triton"), compile: chosen automatically by
         default; the choice is in the record's provenance. progress: None shows a bar on a terminal.
     precision: "bfloat16" or, on a GPU, "tf32" evaluates the model in lower precision, and once more
@@ -86,8 +93,8 @@ def error_rate(
             model, x, grid, y, samples=samples, confidence=confidence, progress=progress,
             seed=seed, ids=ids, clip=clip, batch_size=batch_size, backend=backend, compile=compile,
         )  # fmt: skip
-    n_images = 1 if getattr(x, "ndim", 4) == 3 else len(x)
-    total = n_images * len(grid) * samples
+    x = inputs.images(x, model)
+    total = len(x) * len(grid) * samples
     evaluator = Evaluator(
         model,
         x,
@@ -134,6 +141,7 @@ def sigma_at_error_rate(
     method: str | None = None,
     seed: int = 0,
     ids: Any = None,
+    pixels: tuple[float, float] | None = (0.0, 1.0),
     clip: tuple[float, float] | None = None,
     batch_size: int | None = None,
     backend: str | None = None,
@@ -147,7 +155,8 @@ def sigma_at_error_rate(
 
     error_rate: mu; at least 1/samples but for "splitting". samples: draws of each image, at most so
         many with rtol.
-    rtol: stop adding draws once the half-width of the interval is at most rtol * sigma.
+    rtol: stop adding draws once the half-width of the interval is at most rtol * sigma; the
+        record's notes say so where `samples` did not suffice.
     confidence: of the interval [sigma_low, sigma_high], for each image by itself. It is that of an
         order statistic, exact where errors that begin along a ray of noise stay; where rtol stopped
         early and the margins looked normal it rests on a fit to them.
@@ -176,20 +185,28 @@ def sigma_at_error_rate(
     confidence = inputs.fraction("confidence", confidence)
     sigma_max = inputs.positive("sigma_max", sigma_max)
     rtol = None if rtol is None else inputs.positive("rtol", rtol)
-    rare = inputs.fraction("error_rate", error_rate) * samples < 1 - 1e-9
+    error_rate = inputs.fraction("error_rate", error_rate)
+    rare = error_rate * samples < 1 - 1e-9
     chosen = ("splitting" if rare else "quantile") if method is None else method
     note = f"splitting, as the error rate is below 1/samples = {1 / samples:g}"
     if inputs.choice("method", chosen, METHODS) == "splitting":
         where = "with method='splitting'" if method is not None else f"with {note}"
         inputs.left_out("rtol", rtol, where)
         inputs.left_out("precision", precision, where)
+        if method is None and samples < LEAST_SAMPLES:
+            least = min(math.ceil(1 / error_rate - 1e-9), LEAST_SAMPLES)
+            raise ValueError(
+                f"samples must be at least {least} for error_rate = {error_rate:g}, was {samples}"
+            )
         return splitting_sigma(
             model, x, error_rate, y, samples=samples, confidence=confidence, sigma_max=sigma_max,
             progress=progress, note=note if method is None else None, seed=seed, ids=ids,
             clip=clip, batch_size=batch_size, backend=backend, compile=compile,
         )  # fmt: skip
     rate, method = inputs.rate_for(samples, error_rate), chosen
-    n_images = 1 if getattr(x, "ndim", 4) == 3 else len(x)
+    if method == "bisection":
+        inputs.left_out("rtol", rtol, "with method='bisection', which takes all samples")
+    x = inputs.images(x, model)
     evaluator = Evaluator(
         model,
         x,
@@ -201,7 +218,7 @@ def sigma_at_error_rate(
         backend=backend,
         compile=compile,
         precision=precision,
-        planned=n_images * samples * (1 if method == "quantile" else 8),
+        planned=len(x) * samples * (1 if method == "quantile" else 8),
     )
     if evaluator.randomized:
         method = "bisection"
@@ -231,14 +248,29 @@ def sigma_at_error_rate(
         "sigma_max": sigma_max,
         "clip": evaluator.clip,
     }
+    found = {name: np.concatenate(parts, -1) for name, parts in columns.items()}
+    if rtol is not None:
+        evaluator.notes += _wide(found, rtol, clean > 0)
     return _sigma_result(
-        {name: np.concatenate(parts, -1) for name, parts in columns.items()},
+        found,
         evaluator,
         rate,
         confidence,
         sigma_max,
         provenance(evaluator, method, samples, start, settings),
     )
+
+
+def _wide(found: dict[str, np.ndarray], rtol: float, right: np.ndarray) -> list[str]:
+    """The note that intervals are wider than asked for, where one is."""
+    low, high = found["bounds"]
+    known = right & np.isfinite(found["sigma"])
+    if not (known & ~(high - low <= 2 * rtol * found["sigma"] * (1 + 1e-9))).any():
+        return []
+    return [
+        f"rtol = {rtol:g} was not met for every image: sigma_low and sigma_high are as wide as "
+        "these samples leave them"
+    ]
 
 
 def _sigma_result(

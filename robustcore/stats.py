@@ -23,6 +23,8 @@ import numpy.typing as npt
 from scipy.special import bdtr, bdtrc, betaincinv, betaln, expit, xlog1py, xlogy
 from scipy.stats import binom
 
+from robustcore.arguments import broadcast, integers, reals, shown
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -38,16 +40,14 @@ __all__ = [
 
 
 def _integers(name: str, value: Any, least: int) -> Ints:
-    array = np.asarray(value)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name} must be integers, but had dtype {array.dtype}")
+    array = integers(name, value)
     if array.size and array.min() < least:
         raise ValueError(f"{name} must be at least {least}, but was {array.min()}")
-    return array.astype(np.int64)
+    return array
 
 
 def _inside(name: str, value: Any) -> Floats:
-    array = np.asarray(value, dtype=np.float64)
+    array = reals(name, value, "between 0 and 1, both excluded")
     outside = ~((array > 0) & (array < 1))
     if outside.any():
         raise ValueError(
@@ -57,14 +57,15 @@ def _inside(name: str, value: Any) -> Floats:
 
 
 def _one_inside(name: str, value: Any) -> float:
-    if np.ndim(value) != 0:
-        raise ValueError(f"{name} must be one number, but had shape {np.shape(value)}")
-    return float(_inside(name, value))
+    one = _inside(name, value)
+    if one.ndim:
+        raise ValueError(f"{name} must be one number, but had shape {one.shape}")
+    return float(one)
 
 
 def _counts(errors: Any, samples: Any) -> tuple[Ints, Ints]:
-    some, total = np.broadcast_arrays(
-        _integers("errors", errors, 0), _integers("samples", samples, 1)
+    some, total = broadcast(
+        errors=_integers("errors", errors, 0), samples=_integers("samples", samples, 1)
     )
     if np.any(some > total):
         worst = int(np.argmax(some - total))
@@ -101,8 +102,8 @@ def order_ranks(samples: Any, probability: Any, confidence: float = 0.95) -> tup
     broadcast shape. low = 0 says that no draw bounds q from below, high = N + 1 that none does from
     above. Raises ValueError naming the argument. Source: David and Nagaraja, Order Statistics, 7.1.
     """
-    total, rate = np.broadcast_arrays(
-        _integers("samples", samples, 1), _inside("probability", probability)
+    total, rate = broadcast(
+        samples=_integers("samples", samples, 1), probability=_inside("probability", probability)
     )
     return _ranks(total, rate, (1.0 - _one_inside("confidence", confidence)) / 2)
 
@@ -136,12 +137,16 @@ def rank_coverage(samples: Any, probability: Any, low: Any, high: Any) -> Floats
     samples: integers, at least 1. probability: in (0, 1). low and high: integers with
     0 <= low <= high <= samples + 1. Returns float64 of the broadcast shape. Raises ValueError.
     """
-    total, rate = _integers("samples", samples, 1), _inside("probability", probability)
-    first, last = _integers("low", low, 0), _integers("high", high, 0)
+    total, rate, first, last = broadcast(
+        samples=_integers("samples", samples, 1),
+        probability=_inside("probability", probability),
+        low=_integers("low", low, 0),
+        high=_integers("high", high, 0),
+    )
     if np.any(first > last) or np.any(last > total + 1):
         raise ValueError(
             "low and high must satisfy low <= high <= samples + 1, "
-            f"but were {low} and {high} of {samples} samples"
+            f"but were {shown(low)} and {shown(high)} of {shown(samples)} samples"
         )
     return np.maximum(1.0 - _below(first, total, rate) - _from(last, total, rate), 0.0)
 
@@ -155,7 +160,9 @@ def target_rank(samples: Any, probability: Any) -> Ints:
 
     samples: integers, at least 1. probability: in (0, 1). Returns int64 in [1, samples].
     """
-    total, rate = _integers("samples", samples, 1), _inside("probability", probability)
+    total, rate = broadcast(
+        samples=_integers("samples", samples, 1), probability=_inside("probability", probability)
+    )
     product = rate * total
     nearest = np.round(product)
     whole = np.abs(product - nearest) <= 1e-9 * np.maximum(nearest, 1.0)
@@ -181,9 +188,9 @@ def group_ranks(
     """
     at = _looks(looks)
     rate, level = _one_inside("probability", probability), _one_inside("confidence", confidence)
-    share = np.ones(at.size) if weights is None else np.asarray(weights, dtype=np.float64)
+    share = np.ones(at.size) if weights is None else reals("weights", weights, "numbers")
     if share.shape != at.shape or not np.all((share > 0) & np.isfinite(share)):
-        raise ValueError(f"weights must be {at.size} positive numbers, but was {weights!r}")
+        raise ValueError(f"weights must be {at.size} positive numbers, but was {shown(weights)}")
     low, high = _group_ranks(tuple(at.tolist()), rate, level, tuple((share / share.max()).tolist()))
     return low.copy(), high.copy()
 
@@ -240,7 +247,7 @@ def group_coverage(looks: Any, probability: float, low: Any, high: Any) -> float
 def _looks(looks: Any) -> Ints:
     at = _integers("looks", looks, 1)
     if at.ndim != 1 or at.size == 0 or np.any(np.diff(at) <= 0):
-        raise ValueError(f"looks must be increasing numbers of draws, but was {looks!r}")
+        raise ValueError(f"looks must be increasing numbers of draws, but was {shown(looks)}")
     return at
 
 

@@ -156,7 +156,7 @@ def test_sigma_for_each_image():
         ({"attack": lambda m, x, y: "no"}, TypeError, "attack must return a tensor"),
         ({"attack": lambda m, x, y: x.long()}, TypeError, "floating-point images"),
         ({"sigma": np.ones((2, 0))}, ValueError, "sigma must be a number or a flat grid"),
-        ({"sigma": None, "error_rates": 2.0}, ValueError, "error_rate must lie strictly"),
+        ({"sigma": None, "error_rates": 2.0}, ValueError, "error_rates must lie strictly"),
         ({"sigma": None, "error_rates": []}, ValueError, "error_rates must be a number or a flat"),
         ({"sigma": None, "error_rates": [[0.1]]}, ValueError, "error_rates must be .* a flat list"),
         ({"sigma": None, "error_rates": "few"}, TypeError, "error_rates must be a number or a li"),

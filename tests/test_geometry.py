@@ -87,7 +87,6 @@ def test_numbers_in_numbers_out() -> None:
     [
         (lambda: half_space_distance(-0.1, 0.01), "sigma must be .* at least 0, but was -0.1"),
         (lambda: half_space_distance(np.nan, 0.01), "sigma must be .* but was nan"),
-        (lambda: half_space_distance("a", 0.01), "sigma must be .* but was 'a'"),
         (lambda: half_space_distance(0.1, [0.1, 1.0]), "rate must be between .* but was 1.0"),
         (lambda: half_space_sigma(0.1, 0.5), "rate must differ from 1/2"),
         (lambda: half_space_sigma(-0.1, 0.01), "distance must be at least 0 .* but was -0.1"),
@@ -103,3 +102,11 @@ def test_numbers_in_numbers_out() -> None:
 def test_refusals(call: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()  # type: ignore[operator]
+
+
+def test_what_is_no_number_is_refused_by_name() -> None:
+    for value in ("a", 1j, True, None, np.datetime64("2020-01-01"), np.ma.masked, [0.1, "a"]):
+        with pytest.raises(TypeError, match="sigma must be a number that is at least 0, was"):
+            half_space_distance(value, 0.01)
+    with pytest.raises(ValueError, match=r"sigma and rate must have shapes that broadcast.*\(2,\)"):
+        half_space_distance([0.1, 0.2], [0.1, 0.2, 0.3])

@@ -226,7 +226,7 @@ def test_refusals_of_figures() -> None:
         plot.sigma_against_distance({})
     with pytest.raises(ValueError, match="every must be at least 1"):
         plot.sigma_against_distance(pairs(), every=0)
-    with pytest.raises(ValueError, match="rate must be"):
+    with pytest.raises(ValueError, match="rate must lie"):
         plot.half_space(rate=1.5)
 
 

@@ -108,15 +108,15 @@ def test_a_fused_network_has_no_need_of_it():
     [
         ({"precision": "float8"}, "precision must be one of bfloat16, tf32, was 'float8'"),
         ({"precision": "tf32"}, "precision must be 'bfloat16' or None on cpu, was 'tf32'"),
-        ({"x": torch.rand(1, 3, 4, 4).double()}, "left out for images in torch.float64"),
+        ({"model": setting()[0].double()}, "left out for images in torch.float64"),
         ({"method": "splitting"}, "precision must be left out with method='splitting'"),
     ],
 )
 def test_what_cannot_be_is_named(change, message):
     model, x = setting()
-    arguments = {"x": x, "precision": "bfloat16", "progress": False} | change
+    arguments = {"model": model, "x": x, "precision": "bfloat16", "progress": False} | change
     with pytest.raises(ValueError, match=message):
-        rc.sigma_at_error_rate(model, **arguments)
+        rc.sigma_at_error_rate(**arguments)
 
 
 def test_a_randomised_model_is_refused():

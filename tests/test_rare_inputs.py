@@ -22,7 +22,7 @@ X, Y = grey(2)
         ({"rates": [1e-16]}, ValueError, "rates must be at least 1e-15, was 1e-16: after so many"),
         ({"rates": [0.3]}, ValueError, "rates must be at most 0.25 for splitting, was 0.3: plain"),
         ({"rates": [0.1, np.nan]}, ValueError, "rates must be numbers from 1e-15 to 0.25, was"),
-        ({"rates": None}, ValueError, "rates must be numbers from 1e-15 to 0.25, was None"),
+        ({"rates": None}, TypeError, "rates must be numbers, was None"),
         ({"rates": []}, ValueError, "rates must be a flat list of rates"),
         ({"rates": [[0.1, 0.01]]}, ValueError, r"rates must be a flat list.*had shape \(1, 2\)"),
         ({"rates": "rare"}, TypeError, "rates must be numbers, was 'rare'"),
@@ -30,7 +30,7 @@ X, Y = grey(2)
         (
             {"level_probability": 0.02},
             ValueError,
-            "samples must be at least 2000 for a level probability of 0.02, so that 20 particles",
+            "samples must be at least 2000 for a level probability of 0.02, was",
         ),
         ({"level_probability": 1}, ValueError, "level_probability must lie strictly"),
         (

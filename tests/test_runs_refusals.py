@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="run must be a folder that can be written, was"):
         rate(tmp_path / "file" / "folder")
-    with pytest.raises(TypeError, match="run must be a folder, was int"):
+    with pytest.raises(TypeError, match="run must be a folder, was 3"):
         rate(3)
 
 

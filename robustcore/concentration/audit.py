@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from robustcore import inputs
+from robustcore.arguments import reals
 from robustcore.concentration.noisy_points import correct, draw_points, per_image_sigma, sigma_at
 from robustcore.concentration.trial import Attack, Trial
 from robustcore.evaluator import Evaluator
@@ -44,6 +44,7 @@ def audit_attack(
     sigma_max: float = 1.0,
     seed: int = 0,
     ids: Any = None,
+    pixels: tuple[float, float] | None = (0.0, 1.0),
     batch_size: int | None = None,
     backend: str | None = None,
     compile: bool | None = None,
@@ -89,15 +90,17 @@ def audit_attack(
     samples = inputs.integer("samples", samples, 1, 2**32)
     confidence = inputs.fraction("confidence", confidence)
     eps = None if eps is None else inputs.positive("eps", eps)
+    sigma_max = inputs.positive("sigma_max", sigma_max)
     if samples < points:
         raise ValueError(f"samples must be at least points = {points}, was {samples}")
     if not callable(attack):
         raise TypeError(f"attack must be callable, was {type(attack).__name__}")
-    batch = inputs.images(x)
+    batch = inputs.images(x, model)
     n = len(batch)
     engine = {"seed": seed, "ids": ids, "batch_size": batch_size, "backend": backend}
     engine |= {"compile": compile}
-    rates = _rates(error_rates) if sigma is None else np.zeros(0)
+    rates = _rates(error_rates)
+    rates = rates if sigma is None else rates[:0]
     noise = np.empty((n, len(rates))) if sigma is None else _sigmas(sigma, n)
     _enough(points, confidence, noise.shape[1])
     spent = np.zeros(n, np.int64)
@@ -164,25 +167,23 @@ def audit_attack(
 
 def _rates(error_rates: Any) -> np.ndarray:
     """A number or G numbers to (G,)."""
-    try:
-        rates = np.atleast_1d(np.asarray(error_rates, np.float64))
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"error_rates must be a number or a list of numbers, was {error_rates!r}"
-        ) from None
+    rates = np.atleast_1d(reals("error_rates", error_rates, "a number or a list of numbers"))
     if rates.ndim != 1 or rates.size == 0:
         raise ValueError(f"error_rates must be a number or a flat list, had shape {rates.shape}")
+    for rate in rates:
+        inputs.fraction("error_rates", rate)
     return rates
 
 
 def _sigmas(sigma: Any, n: int) -> np.ndarray:
     """A number, G numbers or (B, G) to (B, G)."""
-    grid = np.asarray(sigma.detach().cpu() if isinstance(sigma, Tensor) else sigma)
+    grid = reals("sigma", sigma, "a number or a list of numbers")
     if grid.ndim == 2 and grid.size:
         if len(grid) != n:
             raise ValueError(f"sigma must have a row for each of {n} images, had {len(grid)}")
         return np.stack([per_image_sigma(column, n) for column in grid.T], 1)
-    return np.broadcast_to(inputs.sigmas(sigma), (n, inputs.sigmas(sigma).size)).copy()
+    grid = inputs.sigmas(grid)
+    return np.broadcast_to(grid, (n, grid.size)).copy()
 
 
 def _enough(points: int, confidence: float, sigmas: int) -> None:

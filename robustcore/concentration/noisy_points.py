@@ -51,6 +51,7 @@ def noisy_distance(
     sigma_max: float = 1.0,
     seed: int = 0,
     ids: Any = None,
+    pixels: tuple[float, float] | None = (0.0, 1.0),
     batch_size: int | None = None,
     backend: str | None = None,
     compile: bool | None = None,
@@ -100,9 +101,11 @@ def noisy_distance(
     if (sigma is None) == (error_rate is None):
         both = "neither" if sigma is None else "both"
         raise ValueError(f"give one of sigma and error_rate, {both} was given")
+    sigma_max = inputs.positive("sigma_max", sigma_max)
+    error_rate = None if error_rate is None else inputs.fraction("error_rate", error_rate)
     engine = {"seed": seed, "ids": ids, "batch_size": batch_size, "backend": backend}
     engine |= {"compile": compile}
-    batch = inputs.images(x)
+    batch = inputs.images(x, model)
     censored = np.zeros(len(batch), bool)
     spent = np.zeros(len(batch), np.int64)
     if error_rate is None:
@@ -206,7 +209,7 @@ def sigma_at(
     progress: bool | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(sigma, where it is sigma_max because the image stands that, evaluations), each (B,)."""
-    samples = max(1000, math.ceil(10 / inputs.fraction("error_rate", rate)))
+    samples = max(1000, math.ceil(10 / rate))
     found = sigma_at_error_rate(
         model, x, rate, y, samples=samples, sigma_max=sigma_max, progress=progress, **engine
     )

@@ -93,6 +93,8 @@ def corruption_benchmark(
     wanted = asked(corruptions, severities)
     storage = inputs.choice("storage", storage, STORAGE)
     quality = inputs.integer("quality", quality, 1, 95)
+    seed = inputs.integer("seed", seed, 0, 2**63 - 1)
+    confidence = inputs.fraction("confidence", confidence)
     images = pixels(x, tuple(name for name, _ in wanted))
     n = len(images)
     names = inputs.identifiers(ids, n, images.device)
@@ -237,22 +239,22 @@ def _logits(evaluator: Evaluator, images: Tensor) -> Tensor:
 
 def asked(corruptions: Any, severities: Any) -> list[tuple[str, int]]:
     """Conditions, (name, severity), grouped by corruption."""
-    names = _distinct("corruptions", corruptions)
-    for name in names:
-        known_name(name)
+    names = [known_name("corruptions", each) for each in _listed("corruptions", corruptions)]
     chosen = [
-        inputs.integer("severities", each, 1, 5) for each in _distinct("severities", severities)
+        inputs.integer("severities", each, 1, 5) for each in _listed("severities", severities)
     ]
+    for name, values in (("corruptions", names), ("severities", chosen)):
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name} must be at least one and none twice, was {values!r}")
     return [(name, each) for name in names for each in chosen]
 
 
-def _distinct(name: str, values: Any) -> list[Any]:
+def _listed(name: str, values: Any) -> list[Any]:
     if isinstance(values, (str, int)):
-        values = [values]
-    values = list(values)
-    if not values or len(set(values)) < len(values):
-        raise ValueError(f"{name} must be at least one and none twice, was {values!r}")
-    return values
+        return [values]
+    if not isinstance(values, (Sequence, np.ndarray, Tensor)):
+        raise TypeError(f"{name} must be a list, was {inputs.shown(values)}")
+    return list(values) if np.ndim(values) else [values]
 
 
 def device_of(model: Model, x: Any) -> torch.device:

@@ -69,7 +69,7 @@ def corrupt(
     and Perturbations, ICLR 2019, and the parameters of their released code.
     """
     single = getattr(x, "ndim", 4) == 3
-    known_name(name)
+    name = known_name("name", name)
     severity = inputs.integer("severity", severity, 1, 5)
     batch = pixels(x, (name,))
     names = inputs.identifiers(ids, len(batch), batch.device)
@@ -97,11 +97,14 @@ def corrupted(
     return out.to(x.dtype)
 
 
-def known_name(name: Any) -> None:
-    if name not in NAMES:
+def known_name(argument: str, name: Any) -> str:
+    if not isinstance(name, str) or name not in NAMES:
         near = difflib.get_close_matches(str(name), NAMES, 1, 0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"name must be one of {', '.join(NAMES)}, was {name!r}{hint}")
+        raise ValueError(
+            f"{argument} must be one of {', '.join(NAMES)}, was {inputs.shown(name)}{hint}"
+        )
+    return str(name)
 
 
 def parameter_set(parameters: Any, size: Any) -> str:
@@ -112,8 +115,10 @@ def parameter_set(parameters: Any, size: Any) -> str:
 
 def pixels(x: Any, names: tuple[str, ...]) -> Tensor:
     """Images to a contiguous batch (B, C, H, W), which the corruptions `names` can take."""
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim not in (3, 4):
+    if not isinstance(x, Tensor) or x.dtype not in inputs.FLOATS or x.ndim not in (3, 4):
         return inputs.images(x)  # which refuses it
+    if x.layout != torch.strided or x.device.type == "meta":
+        return inputs.images(x)
     batch = inputs.as_batch(x)
     if batch.numel() == 0:
         return inputs.images(batch)

@@ -37,7 +37,17 @@ class ImageFiles:
     def __init__(
         self, paths: Sequence[str | os.PathLike[str]], size: tuple[int, int] | None = None
     ) -> None:
-        self.paths = [Path(path) for path in paths]
+        if isinstance(paths, (str, os.PathLike)) or not isinstance(paths, Sequence):
+            raise TypeError(f"paths must be a list of files, was {inputs.shown(paths)}")
+        self.paths = [inputs.path("paths", path, "files") for path in paths]
+        if size is not None:
+            try:
+                height, width = size
+            except (TypeError, ValueError):
+                raise TypeError(
+                    f"size must be (height, width) or None, was {inputs.shown(size)}"
+                ) from None
+            size = inputs.integer("size", height, 1), inputs.integer("size", width, 1)
         self.size = size
 
     def __len__(self) -> int:
@@ -74,7 +84,13 @@ class ArrayFile:
     def __init__(
         self, path: str | os.PathLike[str], first: int = 0, last: int | None = None
     ) -> None:
-        rows = np.load(path, mmap_mode="r")
+        file = inputs.path("path", path, "an npy file")
+        first = inputs.integer("first", first, 0)
+        last = None if last is None else inputs.integer("last", last, first)
+        try:
+            rows = np.load(file, mmap_mode="r")
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"path must hold an npy file, {file} did not: {error}") from None
         if rows.ndim != 4 or rows.dtype != np.uint8:
             raise ValueError(
                 f"path must hold uint8 images (N, H, W, C), {path} held {rows.dtype} {rows.shape}"
@@ -114,7 +130,10 @@ def corruption_benchmark_files(
     """
     start = time.perf_counter()
     wanted = asked(corruptions, severities)
-    root = Path(folder)
+    root = inputs.path("folder", folder)
+    confidence = inputs.fraction("confidence", confidence)
+    compile = None if compile is None else inputs.flag("compile", compile)
+    progress = None if progress is None else inputs.flag("progress", progress)
     clean = inputs.images(x) if isinstance(x, Tensor) else x
     n, device = len(clean), device_of(model, x)
     arrays = any(root.glob("*.npy"))

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from robustcore import inputs
 from robustcore.defenses.base import Defense
 from robustcore.defenses.deflection import PixelDeflection
 from robustcore.defenses.denoiser import (
@@ -53,6 +54,8 @@ def published(
     What is a count of pixels is scaled with the area. With a denoiser trained for the model there
     is one more.
     """
+    height = inputs.integer("height", height, 1, 2**20)
+    width = inputs.integer("width", width, 1, 2**20)
     deflections = max(1, round(200 * height * width / PUBLISHED_SIDE**2))
     found = {
         "bit depth": BitDepth(model),

@@ -44,10 +44,12 @@ class PixelDeflection(Opaque):
         gradient: str = "straight-through",
     ) -> None:
         super().__init__(model, gradient)
-        self.deflections = inputs.integer("deflections", deflections, 0)
-        self.window = inputs.integer("window", window, 1)
+        self.deflections = inputs.integer("deflections", deflections, 0, 2**20)
+        self.window = inputs.integer("window", window, 1, 2**20)
         self.sigma = None if sigma is None else inputs.positive("sigma", sigma)
         self.draws = Draws(seed)
+        if not isinstance(wavelet, str):
+            raise TypeError(f"wavelet must be a name, was {inputs.shown(wavelet)}")
         self.wavelet = wavelet
         if sigma is not None:
             known = _pywavelets().wavelist(kind="discrete")

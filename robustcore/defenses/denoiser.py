@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcore import inputs, training
-from robustcore.defenses.base import Defense
+from robustcore.defenses.base import MAX_SEED, Defense
 from robustcore.training.batches import Batch
 from robustcore.training.judge import logits_of
 from robustcore.training.recipes import Tools, attacked
 
+WIDEST = 2**14  # channels
 FOLDER = Path(__file__).parent  # of NAME-denoiser.safetensors and its card
 
 
@@ -41,10 +42,10 @@ class Denoiser(nn.Module):
 
     def __init__(self, channels: int = 3, widths: Sequence[int] = (16, 32, 32)) -> None:
         super().__init__()
-        inputs.integer("channels", channels, 1)
-        if len(widths) < 2:
-            raise ValueError(f"widths must hold at least 2 stages, was {widths}")
-        first, *rest = (inputs.integer("widths", width, 1) for width in widths)
+        inputs.integer("channels", channels, 1, WIDEST)
+        if not isinstance(widths, Sequence) or len(widths) < 2:
+            raise ValueError(f"widths must hold at least 2 stages, was {inputs.shown(widths)}")
+        first, *rest = (inputs.integer("widths", width, 1, WIDEST) for width in widths)
         down, up, c = [_convolutions(channels, first, 2)], [], first
         for width in rest:
             down.append(_convolutions(c, width, 2, stride=2))
@@ -76,6 +77,8 @@ class Denoised(Defense):
 
     def __init__(self, model: Callable[[Tensor], Any], denoiser: nn.Module) -> None:
         super().__init__(model)
+        if not isinstance(denoiser, nn.Module):
+            raise TypeError(f"denoiser must be a torch.nn.Module, was {type(denoiser).__name__}")
         self.denoiser = denoiser
         self.training = denoiser.training
 
@@ -163,11 +166,13 @@ def train_denoiser(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, was {type(model).__name__}")
-    inputs.positive("eps", eps)
-    inputs.integer("steps", steps, 1)
+    if not isinstance(data, training.Data):
+        raise TypeError(f"data must be a training.Data, was {type(data).__name__}")
+    eps = inputs.positive("eps", eps)
+    steps = inputs.integer("steps", steps, 1)
     if denoiser is None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(inputs.integer("seed", seed, 0))
+            torch.manual_seed(inputs.integer("seed", seed, 0, MAX_SEED))
             denoiser = Denoiser(data.x.shape[1])
     learns = [p.requires_grad for p in model.parameters()]
     model.requires_grad_(False)
@@ -199,6 +204,7 @@ def load_denoiser(name: str, device: torch.device | str = "cpu") -> Denoiser:
     Raises ValueError for a network without one, with those that have, and RuntimeError for weights
     that are not those of the card.
     """
+    where = inputs.device(device)
     stem = f"{inputs.choice('name', name, denoisers())}-denoiser"
     weights = (FOLDER / f"{stem}.safetensors").read_bytes()
     card = json.loads((FOLDER / f"{stem}.json").read_text())
@@ -207,4 +213,4 @@ def load_denoiser(name: str, device: torch.device | str = "cpu") -> Denoiser:
     with torch.device("cpu"):
         denoiser = Denoiser().float()
     denoiser.load_state_dict(load(weights))
-    return denoiser.to(device).eval()
+    return denoiser.to(where).eval()

@@ -38,7 +38,7 @@ class TotalVariation(Opaque):
         super().__init__(model, gradient)
         self.drop = inputs.number("drop", drop)
         if not 0 <= self.drop < 1:
-            raise ValueError(f"drop must be in [0, 1), was {drop}")
+            raise ValueError(f"drop must be in [0, 1), was {self.drop}")
         self.weight = inputs.positive("weight", weight)
         self.iterations = inputs.integer("iterations", iterations, 1)
         self.draws = Draws(seed)

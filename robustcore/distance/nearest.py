@@ -44,6 +44,7 @@ def distance_to_error(
     refine: bool = False,
     seed: int = 0,
     ids: Any = None,
+    pixels: tuple[float, float] | None = (0.0, 1.0),
     batch_size: int | None = None,
     backend: str | None = None,
     compile: bool | None = None,
@@ -87,6 +88,7 @@ def distance_to_error(
     start = time.perf_counter()
     method = inputs.choice("method", method, METHODS)
     given = {"effort": effort, "eps": eps, "steps": steps, "step_size": step_size, "loss": loss}
+    refine = inputs.flag("refine", refine)
     for name, value in (given | {"refine": refine or None}).items():
         if name in UNUSED[method]:
             inputs.left_out(name, value, f"with method={method!r}")
@@ -94,17 +96,17 @@ def distance_to_error(
     loss = "ce" if loss is None else loss
     search = isinstance(eps, str)
     if search and eps != "search":
-        raise ValueError(f"eps must be a number or 'search', was {eps!r}")
-    task = Task.start(
-        model, x, y, norm, box, targets, restarts, loss, seed, ids, batch_size, backend, compile
-    )
-    radius = DEFAULT_EPS[task.norm] if search or eps is None else inputs.positive("eps", eps)
+        raise ValueError(f"eps must be a number or 'search', was {inputs.shown(eps)}")
+    radius = None if search or eps is None else inputs.positive("eps", eps)
     if steps is None:
         steps = 100 if search else PAPER_STEPS
     steps = inputs.integer("steps", steps, 1)
-    if step_size is not None:
-        step_size = inputs.positive("step_size", step_size)
-    elif not search:
+    step_size = None if step_size is None else inputs.positive("step_size", step_size)
+    task = Task.start(
+        model, x, y, norm, box, targets, restarts, loss, seed, ids, batch_size, backend, compile
+    )
+    radius = DEFAULT_EPS[task.norm] if radius is None else radius
+    if step_size is None and not search:
         step_size = radius / PAPER_SHARE
     how = task.steps(steps, step_size, False, nearest=not search)
     with bar(len(task.right), "images", progress) as shown, torch.no_grad():
@@ -120,7 +122,7 @@ def distance_to_error(
         if refine:
             task.refine()
         verify(task.gradients, task.found, task.box)
-    settings: dict[str, Any] = {"norm": task.name, "box": task.box, "restarts": restarts}
+    settings: dict[str, Any] = {"norm": task.name, "box": task.box, "restarts": task.restarts}
     if method == "minimum":
         settings |= {"effort": effort}
     else:

@@ -46,11 +46,11 @@ class Task:
         which = inputs.norm(norm)
         restarts = inputs.integer("restarts", restarts, 1, 2**20)
         loss = inputs.choice("loss", loss, LOSSES)
-        images = inputs.images(x)
+        images = inputs.images(x, model)
         bounds = _held(inputs.box_around(box, images), images.dtype)
         engine = Evaluator(
             model,
-            x,
+            images,
             y,
             ids=ids,
             seed=seed,

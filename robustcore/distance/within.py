@@ -36,6 +36,7 @@ def pgd(
     box: tuple[float, float] | None = (0.0, 1.0),
     seed: int = 0,
     ids: Any = None,
+    pixels: tuple[float, float] | None = (0.0, 1.0),
     batch_size: int | None = None,
     backend: str | None = None,
     compile: bool | None = None,
@@ -62,9 +63,10 @@ def pgd(
     Determinism, errors and the meaning of masked as in `distance_to_error`.
     """
     start = time.perf_counter()
-    grid = inputs.radii(eps)
+    grid = inputs.radii(eps, inputs.norm(norm))
     steps = inputs.integer("steps", steps, 1)
     step_size = None if step_size is None else inputs.positive("step_size", step_size)
+    random_start = inputs.flag("random_start", random_start)
     task = Task.start(
         model, x, y, norm, box, targets, restarts, loss, seed, ids, batch_size, backend, compile
     )
@@ -80,7 +82,7 @@ def pgd(
             fooled[:, g] = torch.isfinite(task.found.distance).cpu().numpy()
             shown.update(len(fooled))
     settings = {
-        **{"norm": task.name, "box": task.box, "restarts": restarts, "steps": steps},
+        **{"norm": task.name, "box": task.box, "restarts": task.restarts, "steps": steps},
         **{"step_size": step_size, "loss": loss, "random_start": random_start},
     }
     near = task.distances("pgd", start, settings)

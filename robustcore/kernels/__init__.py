@@ -73,7 +73,6 @@ update_best(x, rows, points, margin, distance, best, *, norm) -> (S,) float64
 
 import importlib
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -81,6 +80,8 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+
+from robustcore.warning import warn
 
 __all__ = ["BACKENDS", "KERNELS", "Backend", "select", "unavailable"]
 
@@ -209,13 +210,12 @@ def select(backend: str | None, device: torch.device | str) -> Backend:
         reasons = {each: unavailable(each, device) for each in known}
         backend = next((each for each in known if reasons[each] is None), "reference")
         if known and backend == "reference":
-            warnings.warn(
+            warn(
                 "the reference kernels are used, with the same results but slower: "
                 + "; ".join(str(each) for each in reasons.values()),
                 RuntimeWarning,
-                stacklevel=2,
             )
-    if backend not in _TABLE:
+    if not isinstance(backend, str) or backend not in _TABLE:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or None; got {backend!r}")
     reason = unavailable(backend, device)
     if reason is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 from scipy.special import ndtri
 
+from robustcore.arguments import fraction, grid, integer, positive, shown
 from robustcore.geometry import half_space_distance, typical_noise_norm
 from robustcore.plot.style import BLUE, GREY, MARKS, ORANGE, SERIES, axes, tint
 
@@ -22,6 +23,8 @@ def half_space(sigma: float = 0.1, rate: float = 0.01, n: int = 20, ax: Axes | N
     To scale: the circle has radius sigma * sqrt(n), the half-space lies -sigma * Phi^-1(rate) away.
     sigma: above 0. rate: in (0, 1/2). n: at least 1. Source: Fig. 1 and equation 1.
     """
+    sigma, n = positive("sigma", sigma), integer("n", n, 1, 2**53)
+    rate = _below_half("rate", rate)
     ax = axes(ax, (5.0, 4.9))
     radius, near = float(typical_noise_norm(sigma, n)), float(half_space_distance(sigma, rate))
     reach = 1.25 * max(radius, near)
@@ -48,14 +51,22 @@ def half_space(sigma: float = 0.1, rate: float = 0.01, n: int = 20, ax: Axes | N
     return ax
 
 
+def _below_half(name: str, value: float) -> float:
+    rate = fraction(name, value)
+    if rate >= 0.5:
+        raise ValueError(f"{name} must lie below 1/2, was {rate}")
+    return rate
+
+
 def nearness_by_dimension(rates: Sequence[float] = RATES, ax: Axes | None = None) -> Axes:
     """Distance of the half-space over the norm of typical noise, against the dimension.
 
     -Phi^-1(rate) / sqrt(n), whatever sigma: one curve for each rate, in (0, 1/2). Source: app. F.
     """
+    shares = [_below_half("rates", rate) for rate in grid("rates", rates)]
     ax = axes(ax)
     n = np.logspace(0, 6, 200)
-    for i, rate in enumerate(rates):
+    for i, rate in enumerate(shares):
         ratio = half_space_distance(1.0, rate) / typical_noise_norm(1.0, n)
         colour = SERIES[i % len(SERIES)]
         ax.loglog(
@@ -76,9 +87,15 @@ def nearness_by_dimension(rates: Sequence[float] = RATES, ax: Axes | None = None
 
 def nearness_by_rate(dimensions: dict[str, int] | None = None, ax: Axes | None = None) -> Axes:
     """The same ratio against the error rate: one curve for each dimension. Source: app. F."""
+    if dimensions is not None and not isinstance(dimensions, Mapping):
+        raise TypeError(f"dimensions must be counts by name, was {shown(dimensions)}")
+    sizes = {
+        str(word): integer("dimensions", n, 1, 2**53)
+        for word, n in (dimensions or DIMENSIONS).items()
+    }
     ax = axes(ax)
     rate = np.logspace(-9, np.log10(0.49), 200)
-    for i, (word, n) in enumerate((dimensions or DIMENSIONS).items()):
+    for i, (word, n) in enumerate(sizes.items()):
         ratio = -ndtri(rate) / np.sqrt(n)
         ax.loglog(
             rate, ratio, color=SERIES[i % len(SERIES)], label=word, marker=MARKS[i % len(MARKS)],

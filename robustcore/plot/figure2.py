@@ -9,8 +9,9 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from robustcore.arguments import integer, records
 from robustcore.geometry import half_space_distance
-from robustcore.plot.style import DISTANCE_LABEL, MARKS, SERIES, SIGMA_LABEL, axes
+from robustcore.plot.style import BINS, DISTANCE_LABEL, MARKS, SERIES, SIGMA_LABEL, axes
 from robustcore.results import NoiseAndDistance, SigmaResult
 
 Floats = npt.NDArray[np.float64]
@@ -28,15 +29,14 @@ def sigma_against_distance(
     is at (0, 0); an infinite sigma or distance counts in the percentiles, and a median or an image
     that is infinite is not drawn. The last group takes what is left over.
     """
+    given = _named(models)
+    every = integer("every", every, 1)
     ax = axes(ax, (5.6, 4.6))
-    records = _named(models)
-    rates = {record.rate for record in records.values()}
+    rates = {record.rate for record in given.values()}
     if len(rates) != 1:
         raise ValueError(f"models must share one error rate, but had {sorted(rates)}")
-    if every < 1:
-        raise ValueError(f"every must be at least 1, but was {every}")
     top = np.zeros(2)
-    for i, (name, record) in enumerate(records.items()):
+    for i, (name, record) in enumerate(given.items()):
         colour, mark = SERIES[i % len(SERIES)], MARKS[i % len(MARKS)]
         both = np.stack([record.sigma, record.distance])
         parts = np.array_split(np.arange(len(record)), max(1, len(record) // every))
@@ -80,22 +80,23 @@ def sigma_histograms(
     Censored images are left out of the bars and counted in the legend, which one model alone needs
     for nothing else.
     """
+    given = records("models", models, SigmaResult)
+    bins = integer("bins", bins, 1, BINS)
     ax = axes(ax, (5.6, 2.6))
-    records = {"": models} if isinstance(models, SigmaResult) else dict(models)
-    finite = [record.sigma[np.isfinite(record.sigma)] for record in records.values()]
+    finite = [record.sigma[np.isfinite(record.sigma)] for record in given.values()]
     top = 1.02 * max((float(each.max(initial=0.0)) for each in finite), default=0.0) or 1.0
     edges = np.linspace(0.0, top, bins + 1)
-    for i, (name, record) in enumerate(records.items()):
+    for i, (name, record) in enumerate(given.items()):
         colour, left = SERIES[i % len(SERIES)], record.count("censored")
         label = f"{name} ({left} above)" if left else name
         counts = np.histogram(finite[i], edges)[0]
         ax.stairs(counts, edges, color=colour, linewidth=1.6, label=label or None)
         ax.stairs(counts, edges, color=colour, alpha=0.18, fill=True)
-    if len(records) > 1 or any(record.count("censored") for record in records.values()):
+    if len(given) > 1 or any(record.count("censored") for record in given.values()):
         ax.legend(frameon=False, fontsize="small")
     ax.set_xlim(0, 1.01 * top)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel(_label(next(iter(records.values())).rate) if records else SIGMA_LABEL)
+    ax.set_xlabel(_label(next(iter(given.values())).rate) if given else SIGMA_LABEL)
     ax.set_ylabel("images")
     return ax
 
@@ -103,10 +104,10 @@ def sigma_histograms(
 def _named(
     models: NoiseAndDistance | Mapping[str, NoiseAndDistance],
 ) -> dict[str, NoiseAndDistance]:
-    records = {"model": models} if isinstance(models, NoiseAndDistance) else dict(models)
-    if not records or not all(len(record) for record in records.values()):
+    given = records("models", models, NoiseAndDistance, alone="model")
+    if not given or not all(len(record) for record in given.values()):
         raise ValueError("models must hold at least one record, of at least one image each")
-    return records
+    return given
 
 
 def _percentiles(values: Floats) -> Floats:

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch, Polygon
 from matplotlib.ticker import MaxNLocator
 
+from robustcore import arguments
 from robustcore.plot.style import BLUE, GREY, ORANGE, axes, tint
 from robustcore.results import SliceResult
 
@@ -38,6 +39,7 @@ def church_window(
     where the errors would begin if the noise errors fell in a half-space facing the point up.
     names: of the classes. Raises ValueError for an image without a window.
     """
+    record, image, eps = _asked(record, image, names, eps, legend)
     ax = _start(record, image, ax)
     classes, right = record.classes[image], int(record.labels[image])
     found, counts = np.unique(classes[classes != right], return_counts=True)
@@ -83,6 +85,7 @@ def margin_window(
 
     Green where the model is right, brown where it is wrong, white on the boundary.
     """
+    record, image, eps = _asked(record, image, names, eps, legend)
     ax = _start(record, image, ax)
     margin = record.margin[image]
     reach = max(float(np.nanmax(np.abs(margin))), 1e-6)
@@ -102,6 +105,20 @@ def margin_window(
     if legend:
         _legend(ax, marks, [], below=True)
     return ax
+
+
+def _asked(
+    record: Any, image: Any, names: Any, eps: Any, legend: Any
+) -> tuple[SliceResult, int, float | None]:
+    """The record, a position in it, and the radius, each checked."""
+    known = arguments.record("record", record, SliceResult)
+    if not len(known):
+        raise ValueError("record must hold at least one image, held none")
+    if names is not None and (isinstance(names, str) or not isinstance(names, Sequence)):
+        raise TypeError(f"names must be a list of texts, was {arguments.shown(names)}")
+    arguments.flag("legend", legend)
+    at = arguments.integer("image", image, -len(known), len(known) - 1)
+    return known, at, None if eps is None else arguments.positive("eps", eps)
 
 
 def _start(record: SliceResult, image: int, ax: Axes | None) -> Axes:

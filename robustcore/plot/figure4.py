@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy.special import ndtri
 
+from robustcore.arguments import fraction, records
 from robustcore.geometry import isoperimetric_bound
 from robustcore.plot.style import MARKS, SERIES, SIGMA_LABEL, axes
 from robustcore.results import NoisyDistance
@@ -26,13 +27,13 @@ def noisy_distance_at_sigma(
     error among the draws have no rate to stand at and are left out, as are infinite distances.
     Raises ValueError where sigma differs between images.
     """
+    given = _named(models)
     ax = axes(ax, SIZE)
-    records = _named(models)
-    sigmas = np.unique(np.concatenate([record.sigma for record in records.values()]))
+    sigmas = np.unique(np.concatenate([record.sigma for record in given.values()]))
     if len(sigmas) != 1:
         raise ValueError(f"models must share one sigma, had {sigmas[:3].tolist()}")
     sigma, least = float(sigmas[0]), 0.5
-    for i, (name, record) in enumerate(records.items()):
+    for i, (name, record) in enumerate(given.items()):
         known = (record.error_rate > 0) & np.isfinite(record.distance)
         _marks(ax, i, name, record, known, record.error_rate)
         least = min(least, float(record.error_rate[known].min(initial=0.5)))
@@ -47,10 +48,11 @@ def noisy_distance_at_rate(
     models: NoisyDistance | Mapping[str, NoisyDistance], rate: float = 0.01, ax: Axes | None = None
 ) -> Axes:
     """The lower row: sigma(x, rate) against eps*, an image a mark; the line is its bound."""
+    given = _named(models)
+    rate = fraction("rate", rate)
     ax = axes(ax, SIZE)
-    records = _named(models)
     top = 0.0
-    for i, (name, record) in enumerate(records.items()):
+    for i, (name, record) in enumerate(given.items()):
         known = np.isfinite(record.sigma) & np.isfinite(record.distance) & (record.sigma > 0)
         _marks(ax, i, name, record, known, record.sigma)
         top = max(top, float(record.sigma[known].max(initial=0.0)))
@@ -62,10 +64,10 @@ def noisy_distance_at_rate(
 
 
 def _named(models: NoisyDistance | Mapping[str, NoisyDistance]) -> dict[str, NoisyDistance]:
-    records = {"": models} if isinstance(models, NoisyDistance) else dict(models)
-    if not any(len(record) for record in records.values()):
+    given = records("models", models, NoisyDistance)
+    if not any(len(record) for record in given.values()):
         raise ValueError("models must hold at least one image")
-    return records
+    return given
 
 
 def _marks(ax: Axes, i: int, name: str, record: NoisyDistance, known: Any, x: Any) -> None:

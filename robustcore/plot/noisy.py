@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from robustcore import arguments
+from robustcore.arguments import reals, texts
 from robustcore.plot.style import MARKS, SERIES, SIGMA_LABEL, axes
 from robustcore.results import ErrorRate
 
@@ -27,7 +29,9 @@ def noisy_images(
     panels: pixels in [0, 1] up to noise, C 1 or 3, clipped to [0, 1] to be shown and for nothing
     else. rows: a word for each image. Raises ValueError for shapes that do not fit.
     """
-    pixels = np.clip(np.asarray(panels, dtype=np.float64), 0.0, 1.0)
+    sigma = np.atleast_1d(reals("sigma", sigma, "a list of numbers")).tolist()
+    pixels = np.clip(reals("panels", panels, "images (B, G, C, H, W)"), 0.0, 1.0)
+    rows = None if rows is None else texts("rows", rows)
     if pixels.ndim != 5 or pixels.shape[2] not in (1, 3) or pixels.shape[1] != len(sigma):
         raise ValueError(
             f"panels must have shape (B, {len(sigma)}, 1 or 3, H, W), but had {pixels.shape}"
@@ -58,8 +62,8 @@ def accuracy_in_noise(records: ErrorRate | Mapping[str, ErrorRate], ax: Axes | N
     Training against test: {"training images": ..., "test images": ...}. Bars are two standard
     errors over images on either side, and end at 0 and 100 %.
     """
+    named = arguments.records("records", records, ErrorRate)
     ax = axes(ax)
-    named = {"": records} if isinstance(records, ErrorRate) else dict(records)
     for i, (name, record) in enumerate(named.items()):
         order = np.argsort(record.sigma)
         right = 100 * (1 - record.rate[:, order])
@@ -86,7 +90,8 @@ def accuracy_in_noise(records: ErrorRate | Mapping[str, ErrorRate], ax: Axes | N
 
 def image_row(images: Any, words: Sequence[str], ax: Axes | None = None) -> Axes:
     """Images (B, C, H, W) side by side, each with its words below. C is 1 or 3."""
-    pixels = np.clip(np.asarray(images, dtype=np.float64), 0.0, 1.0)
+    pixels = np.clip(reals("images", images, "images (B, C, H, W)"), 0.0, 1.0)
+    words = texts("words", words)
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or len(pixels) != len(words):
         raise ValueError(
             f"images must have shape ({len(words)}, 1 or 3, H, W), but had {pixels.shape}"

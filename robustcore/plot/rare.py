@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
+from robustcore import arguments
 from robustcore.plot.style import BLUE, GREY, MARKS, ORANGE, SERIES, SIGMA_LABEL, axes, tint
 from robustcore.results import ErrorCurve
 
@@ -21,6 +22,8 @@ def sigma_against_rate(
     The band is the interval of each rate by itself; the dashed line that of the linear model with
     the same sigma at the rate nearest to `through`.
     """
+    record = arguments.record("record", record, ErrorCurve)
+    shown = arguments.integer("shown", shown, 0)
     ax = axes(ax)
     order = np.argsort(record.rates)
     rates = record.rates[order]
@@ -63,6 +66,7 @@ def ratio_to_half_space(
     sigma was found there. 1 all along: the boundary
     is a half-space at every scale. Below 1: errors come nearer than the common ones say.
     """
+    record = arguments.record("record", record, ErrorCurve)
     ax = axes(ax)
     order = np.argsort(record.rates)
     rates, ratio = record.rates[order], record.ratio(through)[:, order]

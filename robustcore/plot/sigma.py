@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import CARETUP
 from matplotlib.ticker import MaxNLocator
 
+from robustcore import arguments
 from robustcore.plot.style import BLUE, GREY, ORANGE, SIGMA_LABEL, axes
 from robustcore.results import SigmaResult
 
@@ -25,6 +26,7 @@ def sigma_histogram(record: SigmaResult, ax: Axes | None = None) -> Axes:
     The line is the median over all images, in which a misclassified one counts as 0 and a censored
     one as infinite; it is left out where that median is infinite. The title counts each status.
     """
+    record = arguments.record("record", record, SigmaResult)
     ax = axes(ax)
     found = record.sigma[record.status == "found"]
     if found.size:
@@ -62,6 +64,7 @@ def sigma_intervals(record: SigmaResult, ax: Axes | None = None) -> Axes:
     A misclassified image stands at 0, a censored one at its lower bound, pointing up. The interval
     of a found image that has no upper bound runs to the top of the Axes.
     """
+    record = arguments.record("record", record, SigmaResult)
     ax = axes(ax)
     ordered = record[np.lexsort((record.sigma_low, record.sigma))]
     rank = np.arange(1, len(ordered) + 1)

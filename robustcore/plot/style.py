@@ -11,10 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
+from robustcore.arguments import record
+
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
 GREEN, PINK, SKY, AMBER = "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 SERIES = (BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GREY)  # colour of the i-th series
 MARKS = ("o", "^", "s", "D", "v", "P", "X")  # and its mark
+BINS = 10_000  # of a histogram, at most
 SIGMA_LABEL = r"$\sigma$ (pixel units of [0, 1])"
 DISTANCE_LABEL = r"$\ell_2$ distance (pixel units of [0, 1])"
 
@@ -22,7 +25,7 @@ DISTANCE_LABEL = r"$\ell_2$ distance (pixel units of [0, 1])"
 def axes(ax: Axes | None, size: tuple[float, float] = (6.4, 4.0)) -> Axes:
     """`ax`, or Axes of a new Figure of `size` inches that pyplot does not know of."""
     if ax is not None:
-        return ax
+        return record("ax", ax, Axes)
     figure = Figure(figsize=size, dpi=150, layout="constrained", facecolor="white")
     ax = figure.add_subplot(facecolor="white")
     ax.spines[["top", "right"]].set_visible(False)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from robustcore import inputs
 from robustcore.evaluator import Evaluator
 from robustcore.gradients import Gradients, NoGradients
 from robustcore.network import Model
@@ -39,7 +40,8 @@ def engine_of(model: Model, x: Any, y: Any, settings: Settings, **how: Any) -> E
     Raises ValueError for a randomised model, one that draws its noise in features, and margins that
     are not finite.
     """
-    images = 1 if getattr(x, "ndim", 4) == 3 else len(x)
+    x = inputs.images(x, model)
+    images = len(x)
     planned = images * settings.planned()
     evaluator = Evaluator(model, x, y, stream=Stream.RARE_ERRORS, planned=planned, **how)
     if evaluator.randomized:

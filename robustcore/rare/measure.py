@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from robustcore import inputs
+from robustcore.arguments import reals, shown
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
 from robustcore.rare.descent import descend, engine_of
 from robustcore.rare.found import Found
 from robustcore.rare.path import LOWEST
-from robustcore.rare.settings import Goal, Settings
+from robustcore.rare.settings import SURVIVORS, Goal, Settings
 from robustcore.rare.splitting import NEAR
 from robustcore.results.provenance import Provenance
 from robustcore.results.rare import ErrorCurve, RareErrorRate, RareSigma
@@ -31,6 +32,7 @@ Strings = NDArray[np.str_]
 RATES = (0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
 LEAST, MOST = 1e-15, 0.25
 PROBABILITY, MOVES = 0.2, 4
+LEAST_SAMPLES = 2 * math.ceil(SURVIVORS / PROBABILITY)
 
 
 @by_blocks()
@@ -49,6 +51,7 @@ def error_curve(
     bridge: bool = True,
     seed: int = 0,
     ids: Any = None,
+    pixels: tuple[float, float] | None = (0.0, 1.0),
     clip: tuple[float, float] | None = None,
     batch_size: int | None = None,
     backend: str | None = None,
@@ -100,8 +103,8 @@ def error_curve(
         probability=inputs.fraction("level_probability", level_probability),
         moves=inputs.integer("moves", moves, 1, 1000),
         sigma_max=inputs.positive("sigma_max", sigma_max),
-        second_look=bool(second_look),
-        bridge=bool(bridge),
+        second_look=inputs.flag("second_look", second_look),
+        bridge=inputs.flag("bridge", bridge),
     )
     settings.check(float(grid.min()))
     evaluator = engine_of(
@@ -242,16 +245,11 @@ def splitting_rate(
 
 def rates_of(name: str, value: Any) -> Floats:
     """A rate or a grid of rates to float64 (G,). Raises ValueError outside [1e-15, 0.25]."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-    try:
-        grid = np.atleast_1d(np.asarray(value, dtype=np.float64))
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be numbers, was {value!r}") from None
+    grid = np.atleast_1d(reals(name, value, "numbers"))
     if grid.ndim != 1 or grid.size == 0:
         raise ValueError(f"{name} must be a flat list of rates, had shape {grid.shape}")
     if np.isnan(grid).any():
-        raise ValueError(f"{name} must be numbers from {LEAST:g} to {MOST:g}, was {value!r}")
+        raise ValueError(f"{name} must be numbers from {LEAST:g} to {MOST:g}, was {shown(value)}")
     wrong = grid[~((grid >= LEAST) & (grid <= MOST))]
     if len(wrong) and wrong[0] < LEAST:
         raise ValueError(

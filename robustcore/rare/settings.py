@@ -41,7 +41,7 @@ class Settings:
             least = 2 * self.least
             raise ValueError(
                 f"samples must be at least {least} for a level probability of "
-                f"{self.probability:g}, so that {SURVIVORS} particles go on, was {self.samples}"
+                f"{self.probability:g}, was {self.samples}"
             )
 
     def check(self, rate: float) -> None:

@@ -63,6 +63,7 @@ class Report:
         return f'<ul>{"".join(lines)}</ul><a href="{escape(str(self.path))}">{escape(PAGE)}</a>'
 
 
+@inputs.ranged
 def report(
     models: Model | Mapping[str, Model],
     x: Any,  # (B, C, H, W)
@@ -81,6 +82,7 @@ def report(
     records: Mapping[str, Mapping[str, Record]] | None = None,
     seed: int = 0,
     ids: Any = None,
+    pixels: tuple[float, float] | None = (0.0, 1.0),
     batch_size: int | None = None,
     backend: str | None = None,
     compile: bool | None = None,
@@ -118,27 +120,35 @@ def report(
     n = len(batch) if isinstance(batch, Tensor) else batch.n
     where = batch.device if isinstance(batch, Tensor) else torch.device("cpu")
     labels = None if y is None or is_path(y) else inputs.labels(y, n, where)
-    for each in sections:
+    if classes is not None and (isinstance(classes, str) or not isinstance(classes, Sequence)):
+        raise TypeError(f"classes must be a list of texts, was {inputs.shown(classes)}")
+    for each in inputs.texts("sections", sections):
         inputs.choice("sections", each, tuple(SECTIONS))
+    if not isinstance(data, str):
+        raise TypeError(f"data must be a text, was {inputs.shown(data)}")
+    known = _known(records)
+    run = None if run is None else inputs.path("run", run)
+    progress = None if progress is None else inputs.flag("progress", progress)
+    compile = None if compile is None else inputs.flag("compile", compile)
     shared = {"seed": seed, "batch_size": batch_size, "backend": backend, "compile": compile}
     job = Job(
         x=batch,
         y=labels,
         data=data,
         classes=classes,
-        rate=inputs.rate_for(inputs.integer("samples", samples, 1, 2**20), rate),
+        rate=inputs.rate_for(inputs.integer("samples", samples, 1, 2**20), rate, "rate"),
         samples=samples,
         effort=inputs.integer("effort", effort, 5),
-        points=inputs.integer("points", points, 1),
+        points=inputs.integer("points", points, 1, 2**20),
         windows=inputs.integer("windows", windows, 0),
         size=inputs.integer("size", size, 2, 1000),
         shared=shared | {"ids": ids, "progress": progress, "run": run},
     )
-    folder = Path(out)
+    folder = inputs.path("out", out)
     if leads():
         inputs.folder("out", folder)
     for name, model in named.items():
-        given = dict((records or {}).get(name, {}))
+        given = known.get(name, {})
         _check(model, job, given)
         job.records[name] = given
     chosen = {name: each for name, each in SECTIONS.items() if name in sections}
@@ -177,6 +187,18 @@ def report(
         failed={each.title: tuple(each.failed) for each in pages if each.failed},
         records=job.records,
     )
+
+
+def _known(records: Any) -> dict[str, dict[str, Record]]:
+    """Records by model and name, where they are that."""
+    if records is None:
+        return {}
+    whole = isinstance(records, Mapping) and all(isinstance(v, Mapping) for v in records.values())
+    if not whole or not all(
+        isinstance(v, Record) for its in records.values() for v in its.values()
+    ):
+        raise TypeError(f"records must be {{model: {{name: record}}}}, was {inputs.shown(records)}")
+    return {name: dict(its) for name, its in records.items()}
 
 
 def _shown(name: str, module: Any, job: Job) -> Section:

@@ -45,12 +45,19 @@ class NoiseAndDistance(Record):
 def compare(noise: SigmaResult, near: DistanceResult) -> NoiseAndDistance:
     """Join sigma and distance on the ids that both records hold, in the order of `noise`.
 
-    Raises ValueError for a norm other than L2, for targeted distances, for a rate of 1/2 or more,
-    where no id is in both, and where the labels or the pixels of an image differ.
+    Raises TypeError for other records, and ValueError for a norm other than L2, for targeted
+    distances, for a rate of 1/2 or more, where no id is in both, and where the labels or the pixels
+    of an image differ.
     """
-    for name, record, kind in (("noise", noise, SigmaResult), ("near", near, DistanceResult)):
-        if not isinstance(record, kind):
-            raise TypeError(f"{name} must be a {kind.__name__}, was {type(record).__name__}")
+    for name, value, kind, makers in (
+        ("noise", noise, SigmaResult, "sigma_at_error_rate"),
+        ("near", near, DistanceResult, "distance_to_error"),
+    ):
+        if not isinstance(value, kind):
+            raise TypeError(
+                f"{name} must be a {kind.__name__}, as `{makers}` gives, was "
+                f"{type(value).__name__}: compare(sigma, distance)"
+            )
     if near.norm != "L2":
         raise ValueError(f"near must hold L2 distances to compare with sigma, held {near.norm}")
     if (near.targets >= 0).any():

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from robustcore import arguments
+from robustcore.arguments import records, shown
 from robustcore.results.distance import PGDResult
 from robustcore.results.provenance import refuse_other_images
 from robustcore.results.record import Record, per_image, shared
@@ -191,7 +193,7 @@ def side_by_side(
     Raises ValueError for no models, other conditions, or a name in `robust` only.
     """
     first = _checked(models)
-    attacks = _robustness(models, robust or {})
+    attacks = _robustness(models, {} if robust is None else robust)
     rest = ["mean", *(f"mean without {name}" for name in OMITTED if name in first.names)]
     left_out = [(), OMITTED][: len(rest)]
     rows = {
@@ -212,6 +214,9 @@ def side_by_side(
 
 def _checked(models: Mapping[str, CorruptionResult]) -> CorruptionResult:
     """The first of records of the same conditions."""
+    if isinstance(models, CorruptionResult):
+        raise TypeError("models must be records by name, was one CorruptionResult")
+    models = records("models", models, CorruptionResult)
     if not models:
         raise ValueError("models must hold at least one record, held none")
     first = next(iter(models.values()))
@@ -229,10 +234,15 @@ def _robustness(
 ) -> dict[str, dict[str, float]]:
     """Robust accuracy by test ("Linf 0.0314") and model."""
     found: dict[tuple[str, float], dict[str, float]] = {}
-    for name, records in robust.items():
+    if not isinstance(robust, Mapping):
+        raise TypeError(f"robust must be lists of PGDResult by name, was {type(robust).__name__}")
+    for name, its in robust.items():
         if name not in models:
             raise ValueError(f"robust must name models, of {', '.join(models)}, named {name!r}")
-        for record in records:
+        if not isinstance(its, Sequence):
+            raise TypeError(f"robust must be lists of PGDResult by name, one was {shown(its)}")
+        for each in its:
+            record = arguments.record("robust", each, PGDResult)
             for eps, rate in zip(record.eps, record.robust_accuracy, strict=True):
                 found.setdefault((record.norm, float(eps)), {})[name] = float(rate)
     return {f"{norm} {eps:.4g}": rates for (norm, eps), rates in sorted(found.items())}

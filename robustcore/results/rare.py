@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from robustcore.arguments import fraction
 from robustcore.geometry import half_space_distance, half_space_sigma
 from robustcore.results.noise import ErrorRate, SigmaResult
 from robustcore.results.record import Record, counted, per_image, shared
@@ -127,8 +128,7 @@ class ErrorCurve(Descent, Record):
 
         Raises ValueError for a `through` outside (0, 1).
         """
-        if not 0 < through < 1:
-            raise ValueError(f"through must lie strictly between 0 and 1, was {through}")
+        through = fraction("through", through)
         away = np.abs(np.log(self.rates / through)).round(9)
         return float(self.rates[np.argmin(away)])
 

@@ -241,7 +241,11 @@ def known_median(values: npt.NDArray[Any]) -> float:
 
 def _numpy(value: Any) -> npt.NDArray[Any]:
     """A numpy array from an array, a list, or a torch tensor on any device."""
-    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    value = value.detach().cpu()
+    # numpy knows no bfloat16, whose numbers float32 holds
+    return np.asarray((value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy())
 
 
 def _unknown_to_numpy(tensor: Any) -> str | None:

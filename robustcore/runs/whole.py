@@ -80,14 +80,23 @@ def by_blocks(
                 raise TypeError(f"{function.__name__}() {error}") from None
             bound.apply_defaults()
             given = bound.arguments
+            for name in ("progress", "compile"):
+                if given.get(name) is not None:
+                    given[name] = inputs.flag(name, given[name])
+            if given["run"] is not None:
+                inputs.path("run", given["run"])
             asked = given["run"] is not None or given["block"] is not None
             read = not isinstance(given["x"], Tensor) or given["x"].dtype == torch.uint8
             # gradients work and numpy warns as it does by default, whatever the caller's modes
-            with torch.inference_mode(False), np.errstate(all="warn", under="ignore"):
+            with (
+                torch.inference_mode(False),
+                np.errstate(all="warn", under="ignore"),
+                inputs.call(given.get("pixels")),
+            ):
                 if asked or read or ranks.grouped():
                     cut = _Whole(function, given, per_image or {}, smallest, per_batch)
                     return cast(R, cut.record())
-                return function(*args, **kwargs)
+                return function(*bound.args, **bound.kwargs)
 
         return measured
 
@@ -107,13 +116,12 @@ class _Whole:
     ) -> None:
         self.function = function
         self.arguments = dict(given)
+        self.arguments.pop("pixels", None)  # changes no number
         self.run, block, y, ids = (
             self.arguments.pop(name) for name in ("run", "block", "y", "ids")
         )
         self.progress = self.arguments.pop("progress")
         self.model, x = self.arguments.pop("model"), self.arguments.pop("x")
-        if self.run is not None and not isinstance(self.run, (str, os.PathLike)):
-            raise TypeError(f"run must be a folder, was {type(self.run).__name__}")
         self.source = open_source(x, y, self.model)
         n = self.source.n
         self.y = labels_of(self.source, y)

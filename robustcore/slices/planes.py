@@ -97,14 +97,7 @@ class Planes:
         out = torch.full(x.shape, torch.nan, dtype=torch.float64, device=x.device)
         rows = torch.as_tensor(self.drawn, device=x.device)
         if isinstance(kind, Tensor):
-            if kind.shape[-3:] != self.x.shape[1:] or kind.numel() != self.x.numel():
-                raise ValueError(
-                    f"points must have the shape of x, {tuple(self.x.shape)}, had "
-                    f"{tuple(kind.shape)}"
-                )
             given = kind.to(x.device).reshape(self.x.shape).float()
-            if not bool(torch.isfinite(given).all()):
-                raise ValueError("points must be finite, some were NaN or inf")
             return self.gradients.flat(given).double() - x.double()
         if not len(rows):
             return out

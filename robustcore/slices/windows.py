@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from robustcore import inputs
@@ -43,6 +44,7 @@ def church_windows(
     attack: str = "pgd",
     seed: int = 0,
     ids: Any = None,
+    pixels: tuple[float, float] | None = (0.0, 1.0),
     batch_size: int | None = None,
     backend: str | None = None,
     compile: bool | None = None,
@@ -92,7 +94,11 @@ def church_windows(
     names = tuple(value if isinstance(value, str) else "given" for value in (across, up))
     if names[0] == names[1] != "given":
         raise ValueError(f"across and up must differ, both were {across!r}")
-    batch = inputs.images(x)
+    rate = inputs.fraction("rate", rate)
+    batch = inputs.images(x, model)
+    for name, value in (("across", across), ("up", up)):
+        if isinstance(value, Tensor):
+            _points(name, value, batch)
     engine = Evaluator(
         model,
         batch,
@@ -115,6 +121,18 @@ def church_windows(
     }
     how = provenance(engine, "adaptive" if coarse > 1 else "full", samples, start, settings)
     return record_of(planes, grid, names, how)
+
+
+def _points(name: str, value: Tensor, x: Tensor) -> None:
+    """Raises ValueError for a point that cannot span a plane with an image of x."""
+    shape = tuple(value.shape) if value.ndim == 4 else (1, *value.shape)
+    if shape != tuple(x.shape) or not value.is_floating_point():
+        raise ValueError(
+            f"{name} must be floating-point points of x's shape {tuple(x.shape)}, was "
+            f"{value.dtype} {tuple(value.shape)}"
+        )
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{name} must be finite points, held NaN or inf")
 
 
 def _sigmas(sigma: Any, rate: float, planes: Planes) -> np.ndarray:

@@ -98,8 +98,11 @@ def train(
         raise TypeError(f"data must be a training.Data, was {type(data).__name__}")
     if not callable(recipe) or isinstance(recipe, type) or not hasattr(recipe, "settings"):
         raise TypeError(
-            f"recipe must be Natural(), Gaussian(...) or Adversarial(...), was {recipe!r}"
+            "recipe must be Natural(), Gaussian(...) or Adversarial(...), was "
+            f"{inputs.shown(recipe)}"
         )
+    progress = None if progress is None else inputs.flag("progress", progress)
+    compile = None if compile is None else inputs.flag("compile", compile)
     with world(device) as here:
         chosen = settings(
             data,

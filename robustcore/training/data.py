@@ -30,6 +30,7 @@ from torch import Tensor
 from robustcore import inputs
 from robustcore.results.files import write_whole
 
+CLASSES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # types of labels
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -81,7 +82,10 @@ class Data:
     mirror: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a text, was {inputs.shown(self.name)}")
         inputs.integer("pad", self.pad, 0)
+        inputs.flag("mirror", self.mirror)
         for part in ("x", "x_test"):
             images, labels = getattr(self, part), getattr(self, part.replace("x", "y"))
             if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
@@ -90,7 +94,7 @@ class Data:
                     f"{getattr(images, 'dtype', type(images).__name__)} "
                     f"{tuple(getattr(images, 'shape', ()))}"
                 )
-            if not isinstance(labels, Tensor) or labels.is_floating_point():
+            if not isinstance(labels, Tensor) or labels.dtype not in CLASSES:
                 raise TypeError(f"{part.replace('x', 'y')} must be a tensor of integer classes")
             if len(images) == 0 or labels.shape != (len(images),) or int(labels.min()) < 0:
                 raise ValueError(
@@ -147,7 +151,7 @@ def _folder(folder: str | Path | None, name: str) -> Path:
         root = cache / "robustcore" / name
         root.mkdir(parents=True, exist_ok=True)
         return root
-    root = Path(folder)
+    root = inputs.path("folder", folder)
     if not root.is_dir():
         raise ValueError(f"folder must be a folder that exists, was {folder}")
     return root

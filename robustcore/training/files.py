@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from robustcore import zoo
+from robustcore import inputs, zoo
 from robustcore.results.files import write_whole
 from robustcore.training.settings import differing
 
@@ -25,7 +25,8 @@ CHECKPOINT, WEIGHTS, CARD = "checkpoint.pt", "weights.safetensors", "card.json"
 
 def begin(model: nn.Module, start: str | Path) -> dict[str, str]:
     """Load weights of the zoo, or of a file, into `model`. Returns their name and sha256."""
-    path = zoo.FOLDER / f"{start}.safetensors" if start in zoo.names() else Path(start)
+    path = inputs.path("start", start, "a name of the zoo or a .safetensors file")
+    path = zoo.FOLDER / f"{start}.safetensors" if str(start) in zoo.names() else path
     try:
         weights = path.read_bytes()
         model.load_state_dict(load(weights))

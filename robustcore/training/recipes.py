@@ -19,6 +19,11 @@ from robustcore.training.batches import Batch
 ON_OVERFITTING = ("fall back", "stop", "ignore")
 
 
+def _keep(recipe: Any, name: str, value: Any) -> None:
+    """What was checked, as a plain number: it goes into cards."""
+    object.__setattr__(recipe, name, value)
+
+
 @dataclass(frozen=True)
 class Tools:
     """What a recipe works with."""
@@ -83,7 +88,8 @@ class Gaussian(CrossEntropy):
     half: bool = False
 
     def __post_init__(self) -> None:
-        inputs.positive("sigma_max", self.sigma_max)
+        _keep(self, "sigma_max", inputs.positive("sigma_max", self.sigma_max))
+        _keep(self, "half", inputs.flag("half", self.half))
 
     def sigma(self, batch: Batch) -> Tensor:
         """(n,) float32: the noise of each example."""
@@ -139,14 +145,15 @@ class Adversarial(CrossEntropy):
     on_overfitting: str = "fall back"
 
     def __post_init__(self) -> None:
-        inputs.positive("eps", self.eps)
-        inputs.integer("steps", self.steps, 1)
-        inputs.integer("restarts", self.restarts, 1)
+        _keep(self, "eps", inputs.positive("eps", self.eps))
+        _keep(self, "steps", inputs.integer("steps", self.steps, 1))
+        _keep(self, "restarts", inputs.integer("restarts", self.restarts, 1))
         if self.step_size is not None:
-            inputs.positive("step_size", self.step_size)
+            _keep(self, "step_size", inputs.positive("step_size", self.step_size))
         ramp = inputs.number("ramp", self.ramp)
         if not 0 <= ramp < math.inf:
             raise ValueError(f"ramp must be 0 or more epochs, was {ramp}")
+        _keep(self, "ramp", ramp)
         inputs.choice("on_overfitting", self.on_overfitting, ON_OVERFITTING)
 
     @property

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from robustcore import inputs
+from robustcore.arguments import integers, reals
 from robustcore.training.data import Data
 from robustcore.training.recipes import Recipe
 from robustcore.training.schedule import SCHEDULES, rate
@@ -63,8 +65,8 @@ def settings(
     device: torch.device,
     processes: int,
 ) -> Settings:
-    lengths = (epochs,) if isinstance(epochs, int) else tuple(epochs)
-    peaks = (lr,) if isinstance(lr, int | float) else tuple(lr)
+    lengths = tuple(np.atleast_1d(integers("epochs", epochs)).ravel().tolist())
+    peaks = tuple(np.atleast_1d(reals("lr", lr, "a number or a list of numbers")).ravel().tolist())
     if len(lengths) != len(peaks) or not lengths:
         raise ValueError(
             f"epochs and lr must have one number for each cycle, were {lengths} and {peaks}"
@@ -89,7 +91,7 @@ def settings(
         weight_decay=decay,
         seed=inputs.integer("seed", seed, 0, MAX_SEED),
         precision=precision,
-        average=bool(average),
+        average=inputs.flag("average", average),
     )
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from robustcore import inputs
 from robustcore.runs.ranks import together
 
 
@@ -47,12 +48,8 @@ def world(device: torch.device | str | None) -> Iterator[World]:
 
     device None is a GPU where there is one, under torchrun that of LOCAL_RANK.
     """
-    try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ValueError(f"device must name a torch device, was {device!r}") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device must be one that torch can use, was {device!r} without a GPU")
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = inputs.device(usual if device is None else device)
     with together(chosen) as device:
         grouped = dist.is_available() and dist.is_initialized()
         yield World(*((dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)), device)

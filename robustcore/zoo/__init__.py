@@ -49,17 +49,24 @@ def names() -> list[str]:
 
 def card(name: str) -> dict[str, Any]:
     """How a network was trained, its accuracy, and the sha256 of its weights."""
-    if name not in names():
+    if not isinstance(name, str) or name not in names():
         near = difflib.get_close_matches(str(name), names(), 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"model must be one of {', '.join(names())}, was {name!r}{hint}")
+        raise ValueError(
+            f"name of a model must be one of {', '.join(names())}, was {inputs.shown(name)}{hint}"
+        )
     text: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
     return text
 
 
 def classes(name: str) -> list[str]:
-    """The classes of a network of the zoo, in the order of its logits."""
-    return CLASSES[name.partition("-")[0]]
+    """The classes of a network of the zoo, or of its data, in the order of its logits."""
+    data = name.partition("-")[0] if isinstance(name, str) else None
+    if data not in CLASSES:
+        raise ValueError(
+            f"name must begin with one of {', '.join(CLASSES)}, was {inputs.shown(name)}"
+        )
+    return CLASSES[data]
 
 
 def network(name: str) -> nn.Module:
@@ -79,13 +86,13 @@ def load_model(name: str, device: torch.device | str = "cpu") -> nn.Module:
     Raises ValueError for an unknown name, with the known ones, and RuntimeError for weights that
     are not those of the card.
     """
-    about = card(name)
+    where, about = inputs.device(device), card(name)
     weights = (FOLDER / f"{name}.safetensors").read_bytes()
     if hashlib.sha256(weights).hexdigest() != about["sha256"]:
         raise RuntimeError(f"the weights of {name} are not those of its card: install again")
     model = network(about["network"])
     model.load_state_dict(load(weights))
-    return model.to(device).eval()
+    return model.to(where).eval()
 
 
 def load_images(
@@ -99,13 +106,13 @@ def load_images(
     known = sorted(path.name.partition("-")[0] for path in FOLDER.glob("*-test-1000.json"))
     sample = f"{inputs.choice('data', data, known)}-test-1000"
     labels = json.loads((FOLDER / f"{sample}.json").read_text())["labels"]
-    n = inputs.integer("images", images, 1, len(labels))
+    n, where = inputs.integer("images", images, 1, len(labels)), inputs.device(device)
     with Image.open(FOLDER / f"{sample}.png") as sheet:
         size = sheet.width // TILES
         tiles = np.asarray(sheet).reshape(-1, size, TILES, size, len(sheet.getbands()))
     pixels = tiles.transpose(0, 2, 4, 1, 3).reshape(-1, tiles.shape[-1], size, size)[:n]
-    x = torch.from_numpy(pixels.copy()).to(device).float() / 255
-    return x, torch.tensor(labels[:n], device=device)
+    x = torch.from_numpy(pixels.copy()).to(where).float() / 255
+    return x, torch.tensor(labels[:n], device=where)
 
 
 def load_example(

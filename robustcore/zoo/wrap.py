@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustcore.arguments import LARGEST, reals, shown
 from robustcore.zoo.resnet import Normalize
+
+HALVES = (torch.float16, torch.bfloat16)
 
 
 class Wrapped(nn.Module):
@@ -24,7 +27,8 @@ class Wrapped(nn.Module):
         if isinstance(model, nn.Module):  # its mode is left as it is
             self.training = model.training
             first = next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
-            self.normalize.to(first.device)
+            # half precision throughout, as its weights are: a float32 mean would widen its input
+            self.normalize.to(first.device, first.dtype if first.dtype in HALVES else None)
 
     def forward(self, x: Tensor) -> Any:
         answer = self.model(self.normalize(x))
@@ -37,9 +41,10 @@ def wrap(
     """A model of normalised images as a model of pixels in [0, 1]: model((x - mean) / std).
 
     model: any callable (S, C, H, W) to logits (S, K), or to an object with .logits; the weights of
-    a module are shared, its mode and device are kept. mean, std: one number for each channel, in
-    pixel units of [0, 1], as its makers state them: ImageNet's are often (0.485, 0.456, 0.406) and
-    (0.229, 0.224, 0.225); a model of pixels in [-1, 1] has 0.5 and 0.5.
+    a module are shared, its mode, device and type are kept.
+    mean, std: one number for each channel, in pixel units of [0, 1], as its makers state them:
+    ImageNet's are often (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225); a model of pixels in
+    [-1, 1] has 0.5 and 0.5.
     Raises TypeError or ValueError that names the argument.
     """
     if not callable(model):
@@ -51,15 +56,12 @@ def wrap(
             f"{len(scale)}"
         )
     if min(scale) <= 0:
-        raise ValueError(f"std must be positive, was {std}")
+        raise ValueError(f"std must be positive, was {shown(std)}")
     return Wrapped(model, center, scale)
 
 
 def _numbers(name: str, value: Any) -> list[float]:
-    try:
-        numbers = torch.as_tensor(value, dtype=torch.float64, device="cpu").reshape(-1).tolist()
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be a number for each channel, was {value!r}") from None
-    if not numbers or not all(math.isfinite(number) for number in numbers):
-        raise ValueError(f"{name} must be finite numbers, was {value!r}")
-    return [float(number) for number in numbers]
+    numbers = reals(name, value, "a number for each channel").reshape(-1)
+    if not numbers.size or not (np.abs(numbers) <= LARGEST).all():
+        raise ValueError(f"{name} must be finite numbers, was {shown(value)}")
+    return numbers.tolist()
