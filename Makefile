@@ -3,6 +3,9 @@
 # make lint   style, types, and the numbers of the pages against their files
 # make bench  speeds, as ratios to plain torch in the same run
 # make mutants  do the tests notice small slips in the code? half an hour
+# make sanitize  the kernels' tests under AddressSanitizer and UBSan, the pool under ThreadSanitizer
+# make clean  deletes the environment and what was built
+# make help   this list
 # Each makes its environment first, once, in .venv.
 
 PYTHON ?= python3
@@ -17,7 +20,7 @@ SOURCES := pyproject.toml setup.py constraints.txt $(CODE) $(shell find robustco
 # Threads that sleep while they wait leave the machine to whoever else is at work on it.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lint bench mutants clean
+.PHONY: demo test lint bench mutants sanitize clean help
 
 demo: .venv/installed
 	$(BIN)/robustcore sigma --model cifar10-natural --images 40 --rate 0.01 --with-distance --out $(OUT)
@@ -30,7 +33,7 @@ lint: .venv/developed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CODE)
+	$(BIN)/clang-format --dry-run -Werror $(CODE) $(wildcard tests/*.cpp benchmarks/*.cpp)
 	$(BIN)/python benchmarks/check_numbers.py
 
 bench: .venv/developed
@@ -38,6 +41,12 @@ bench: .venv/developed
 
 mutants: .venv/developed
 	$(BIN)/python benchmarks/mutants.py
+
+sanitize: .venv/developed
+	tests/sanitize.sh $(BIN)/python
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
 
 clean:
 	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -39,6 +39,13 @@ FILE_FLAGS = {
 }
 FILE_FLAGS["fused_avx2.cpp"].append("-mfma")  # products of matrices name their contraction
 
+# ROBUSTCORE_SANITIZE="address,undefined" builds with those checks: see tests/sanitize.sh.
+SANITIZERS = os.environ.get("ROBUSTCORE_SANITIZE", "")
+CHECKS = []
+if SANITIZERS:
+    CHECKS = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all"]
+    FLAGS += ["-O1", "-g", "-fno-omit-frame-pointer", *CHECKS]
+
 # CUDA is built where nvcc is found; ROBUSTCORE_CUDA=0 leaves it out, =1 fails without nvcc.
 # ROBUSTCORE_CUDA_ARCHS="90" builds for one device alone, in a third of the time.
 WANTED = os.environ.get("ROBUSTCORE_CUDA", "")
@@ -104,7 +111,7 @@ def extension(name, sources):
         depends=[str(path) for path in Path("csrc").rglob("*") if path.suffix in (".h", ".inc")],
         cxx_std=17,
         extra_compile_args=FLAGS,
-        extra_link_args=["-pthread"],
+        extra_link_args=["-pthread", *CHECKS],
     )
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -18,12 +19,15 @@ NETWORKS = ("CudaNet", "CudaConvolvedNet")
 
 
 def build(folder):
-    """The emulation, compiled."""
+    """The emulation, compiled; with the checks that ROBUSTCORE_SANITIZE names."""
     pybind11 = pytest.importorskip("pybind11")
     if shutil.which("g++") is None:
         pytest.skip("no g++")
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
     command = ["g++", "-O1", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", *includes]
+    sanitizers = os.environ.get("ROBUSTCORE_SANITIZE")
+    if sanitizers:
+        command += ["-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     sources = [str(SOURCES / name) for name in ("emulated.cpp", "bindings.cpp")]
     subprocess.run([*command, *sources, "-o", str(folder / "_cuda.so")], check=True)
     return folder / "_cuda.so"
