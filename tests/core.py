@@ -65,19 +65,24 @@ def philox(counter: list[int], key: list[int]) -> list[int]:
     return c
 
 
-def box_muller(radius_word: int, angle_word: int) -> tuple[Any, Any]:
-    """Two words to two normals, as the contract words it, by numpy's float32."""
+def radii(words: Any) -> Any:
+    """sqrt(-2 ln u) of words, by numpy's float32."""
     f32 = np.float32
-    mantissa, exponent = np.frexp(f32(radius_word) + f32(0.5))  # in [1/2, 1)
-    if mantissa < np.uint32(0x3F3504F3).view(f32):
-        mantissa, exponent = mantissa * f32(2), exponent - 1
+    mantissa, exponent = np.frexp(np.asarray(words).astype(f32) + f32(0.5))  # in [1/2, 1)
+    low = mantissa < np.uint32(0x3F3504F3).view(f32)
+    mantissa, exponent = np.where(low, mantissa * f32(2), mantissa), exponent - low
     f = mantissa - f32(1)
     log = f32(-0.17444713)
     for a in (0.2873369, -0.29904532, 0.33124787, -0.39913666, 0.5000415, -0.66668373, 0.99999976):
         log = log * f + f32(a)
     log = (log * f + f32(-2)) * f
-    radius = np.sqrt(f32(32 - exponent) * f32(1.3862944) + log)
+    return np.sqrt((32 - exponent).astype(f32) * f32(1.3862944) + log)
 
+
+def box_muller(radius_word: int, angle_word: int) -> tuple[Any, Any]:
+    """Two words to two normals, as the contract words it, by numpy's float32."""
+    f32 = np.float32
+    radius = radii(radius_word)
     quarter, fraction = angle_word >> 30, (angle_word >> 6) & 0xFFFFFF
     h = f32((fraction - (fraction >> 23 << 24) + 0.5) / 2**24)
     h2 = h * h

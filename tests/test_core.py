@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from core import ROOT, Core, box_muller, build_core, loop_margin, philox
+from core import ROOT, Core, box_muller, build_core, loop_margin, philox, radii
 from torch import Tensor
 
 F32 = np.float32
@@ -101,6 +101,14 @@ def test_normals_of_known_pairs_of_words(core: Core) -> None:
     assert bits(z[:, 2]) == [0x80000000, 0x80000000]  # zeros, of the third quarter's signs
 
 
+def test_radii_of_many_words_are_those_of_float32_arithmetic(core: Core) -> None:
+    """Enough that a coefficient's last bits show."""
+    words = np.random.default_rng(2).integers(2**32, size=20_000, dtype=np.uint32)
+    out = np.full(len(words), np.nan, F32)
+    core("radii", words, len(words), out)
+    assert bits(out) == bits(radii(words))
+
+
 def test_radii_are_those_of_float64_within_an_ulp_and_end_in_zero(core: Core) -> None:
     words = np.array(RADIUS_WORDS, np.uint32)
     out = np.full(len(words), np.nan, F32)
@@ -161,6 +169,15 @@ def test_leads_of_all_rows(core: Core, function: str, classes: int) -> None:
     margins = [loop_margin(row, label)[0] for row in rows.tolist() for label in range(classes)]
     assert np.array_equal(out, np.array(margins, F32), equal_nan=True)
     assert len(labels) % 4  # the last register is not full
+
+
+@pytest.mark.parametrize("function", ["lead_one", "lead_many"])
+def test_the_lead_of_a_label_that_is_no_class_is_nan(core: Core, function: str) -> None:
+    out = np.full(5, 9.0, F32)
+    labels = np.array([-1, 3, 0, 2, 3], np.int32)
+    core(function, np.tile(np.array([1.0, 3.0, 2.0], F32), 5), labels, 5, 3, out)
+    assert np.isnan(out).tolist() == [True, True, False, False, True]
+    assert out[2:4].tolist() == [-2.0, -1.0]
 
 
 # -- loss.h ------------------------------------------------------------------------------------
@@ -282,14 +299,12 @@ def test_slopes_are_the_gradients_of_the_gain(core: Core, loss: str) -> None:
 
 
 def test_lanes_are_added_by_halves(core: Core) -> None:
-    generator = np.random.default_rng(0)
-    lanes = generator.standard_normal(256) * 10.0 ** generator.integers(-9, 9, 256)
-    expected = lanes.copy()
-    while len(expected) > 1:
-        half = len(expected) // 2
-        expected = expected[:half] + expected[half:]
-    assert core("lanes_sum", lanes.copy()) == expected[0]
-    assert expected[0] != np.cumsum(lanes)[-1]  # the order matters
+    for lanes in np.random.default_rng(0).standard_normal((20, 256)):
+        expected = lanes
+        while len(expected) > 1:
+            half = len(expected) // 2
+            expected = expected[:half] + expected[half:]
+        assert core("lanes_sum", lanes.copy()) == expected[0]
     for lane in (0, 1, 127, 128, 255):
         alone = np.zeros(256)
         alone[lane] = 3.0
