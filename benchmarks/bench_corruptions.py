@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import resource
 import tempfile
 import time
@@ -165,7 +166,7 @@ def main():
         **{each: version(each) for each in ("torch", "numpy", "pillow", "robustcore")},
     }
     print(about)
-    found = {"about": about}
+    found = {"command": shlex.join(["python", *sys.argv]), "about": about}
     files = sorted((data / "imagenet_nips17/images").glob("*.webp"))
     photos = [
         np.asarray(Image.open(each).convert("RGB")) for each in files[: arguments.photos or 50]
