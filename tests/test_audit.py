@@ -1,13 +1,14 @@
 """audit_attack: on half-spaces, where an exact attack meets the bound with equality; on models with
 masked gradients; and with attacks that err, cheat or insist on the unit box."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from models import HalfSpace, Small, grey
-from scipy.stats import binom
+from scipy.stats import beta, binom, norm
 from torch import nn
 from torch.nn import functional as F
 
@@ -267,3 +268,67 @@ def test_the_map_keeps_lengths():
     assert (found - x).flatten() == pytest.approx(0.01, abs=1e-5)
     assert 0.3 < seen["low"] < seen["high"] < 0.7
     assert torch.allclose(seen["logits"], model(x), atol=1e-5)
+
+
+# -- verdicts at pinned counts -----------------------------------------------------------------
+
+
+def pinned(within, sigmas, images=1, draws=200, errors=1587, eps=None):
+    """A record of half-spaces: at every sigma `within` distances are near, the others far."""
+    distance = np.full((images, sigmas, draws), 1e3)
+    distance[..., :within] = 1e-9
+    cells = (images, sigmas)
+    return rc.results.AuditResult(
+        ids=np.arange(images), labels=np.zeros(images, int), sigma=np.full(cells, SIGMA),
+        n_errors=np.full(cells, errors), n_samples=np.full(cells, 10_000),
+        n_not_errors=np.zeros(cells, int), n_not_finite=np.zeros(cells, int),
+        clean_distance=np.ones(images), noise_distance=np.ones(images),
+        misclassified=np.zeros(images, bool), n_forward=np.ones(images, int),
+        distances=distance, confidence=0.95, eps=eps, provenance=PROVENANCE,
+    )  # fmt: skip
+
+
+PROVENANCE = rc.audit_attack(
+    *half_space(1), exact(), samples=100, points=20, progress=False
+).provenance
+
+
+@pytest.mark.parametrize(("sigmas", "images"), [(1, 1), (3, 1), (3, 4)])
+def test_verdicts_change_at_the_counts_of_the_binomial_tails(sigmas, images):
+    """A fifth of the error is for the rate; the rest, shared among sigmas, for the distances."""
+    draws, level = 200, 0.05 / sigmas
+    counts = np.arange(draws + 1)
+    tail = 0.8 * level
+    few = counts[binom.cdf(counts, draws, 0.5) <= tail].max()
+    many = counts[binom.sf(counts - 1, draws, 0.5) <= tail].min()
+    for within, verdict in ((few, MISSED), (few + 1, UNDECIDED), (many - 1, UNDECIDED)):
+        assert pinned(within, sigmas, images).verdict.tolist() == [verdict] * images, within
+    assert pinned(many, sigmas, images).verdict.tolist() == [CONSISTENT] * images
+    # for all images together the error is shared among their cells
+    cells = counts[binom.cdf(counts, draws, 0.5) <= tail / images].max()
+    assert pinned(cells, sigmas, images).proven.all()
+    assert not pinned(cells + 1, sigmas, images).proven.any()
+
+
+def test_the_radius_is_taken_at_the_limit_of_the_rate_that_favours_the_attack():
+    rate_tail = 0.2 * 0.05
+    low = beta.ppf(rate_tail, 1587, 10_000 - 1587 + 1)
+    high = beta.isf(rate_tail, 1587 + 1, 10_000 - 1587)
+    farthest, nearest = -SIGMA * norm.ppf([low, high])
+    for radius, missed, consistent in (
+        (farthest * 1.0021, True, False), (farthest * 1.0019, False, False),
+        (nearest * 1.0021, False, False), (nearest * 1.0019, False, True),
+    ):  # fmt: skip
+        record = replace(pinned(0, 1), distances=np.full((1, 1, 200), radius))
+        assert (record.verdict == MISSED).all() == missed, radius / nearest
+        assert (record.verdict == CONSISTENT).all() == consistent, radius / nearest
+
+
+def test_within_a_radius_the_share_is_the_theorems():
+    eps, draws = 0.05, 200
+    low = beta.ppf(0.2 * 0.05, 1587, 10_000 - 1587 + 1)
+    share = norm.cdf(norm.ppf(low) + eps / SIGMA)
+    counts = np.arange(draws + 1)
+    few = counts[binom.cdf(counts, draws, share) <= 0.8 * 0.05].max()
+    assert pinned(few, 1, eps=eps).verdict.tolist() == [MISSED]
+    assert pinned(few + 1, 1, eps=eps).verdict.tolist() == [UNDECIDED]

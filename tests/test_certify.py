@@ -8,7 +8,7 @@ from models import HalfSpace, Slab, grey
 from scipy.stats import beta, binom, binomtest, norm
 
 import robustcore as rc
-from robustcore.certify import lower_limit
+from robustcore.certify import _told, lower_limit
 from robustcore.evaluator import Evaluator
 from robustcore.results import Record
 from robustcore.streams import Stream
@@ -270,3 +270,45 @@ def test_a_draw_with_nan_votes_for_nobody(column, early):
     assert (found.label == 0).all()
     assert (found.counts.sum(1) < found.n_samples).all()
     assert (rc.certify(few, x, y, sigma=SIGMA, n=2000).label == 0).all()
+
+
+# -- by formulas alone -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.05, 0.001])
+def test_an_answer_is_told_as_binomtest_tells_it_at_every_count(alpha):
+    n = 30
+    first, second = np.tril_indices(n)
+    counts = np.stack([second, first, np.minimum(second, 1), np.zeros_like(first)], 1)
+    label, sure = _told(counts, alpha)
+    for k, rest, said, answer in zip(first, second, sure, label, strict=True):
+        if k + rest:
+            assert said == (binomtest(int(k), int(k + rest), 0.5).pvalue <= alpha)
+        if k > rest:
+            assert answer == 1
+    nobody = np.array([[2, 1, 0, 25]])  # most draws are given no class
+    assert _told(nobody, alpha)[0].tolist() == [-1]
+    assert _told(nobody, alpha)[1].tolist() == [True]
+
+
+def test_share_low_is_that_of_the_look_at_which_counting_stopped():
+    x = 0.5 + 0.4 * torch.randn(12, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+    n, alpha = 1000, 0.05
+    found = rc.certify(HalfSpace(16, DISTANCE), x, sigma=SIGMA, n0=10, n=n, alpha=alpha, radius=0.1)
+    looks = [-(-n // 2**k) for k in range(7, 0, -1)]
+    looks = [look for look in looks if look >= 32]
+    tails = dict.fromkeys(looks, alpha / 2 / len(looks)) | {n: alpha / 2}
+    assert set(found.n_samples) <= set(tails)
+    assert len(set(found.n_samples)) >= 3
+    tail = np.array([tails[seen] for seen in found.n_samples.tolist()])
+    low = beta.ppf(tail, found.n_top, found.n_samples - found.n_top + 1)
+    high = beta.isf(tail, found.n_top + 1, found.n_samples - found.n_top)
+    assert found.share_low == pytest.approx(np.where(found.n_top == 0, 0, low))
+    assert found.share_high == pytest.approx(np.where(found.n_top == found.n_samples, 1, high))
+    decided = found.status != "undecided"
+    assert (decided | (found.n_samples == n)).all()
+    wanted = norm.cdf(0.1 / SIGMA)
+    holds = binom.sf(found.n_top - 1, found.n_samples, wanted) <= tail
+    fails = binom.cdf(found.n_top, found.n_samples, wanted) <= tail
+    assert (found.status == np.where(holds, "holds", np.where(fails, "fails", "undecided"))).all()
+    assert (found.n_forward == 10 + found.n_samples + 3).any()

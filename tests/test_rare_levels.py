@@ -1,11 +1,17 @@
 """Splitting: descents that end at a sigma, on margins that are alike, or for want of levels."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import rare_models
 import torch
 from models import HalfSpace, grey
 
 import robustcore as rc
+from robustcore.evaluator import Evaluator
+from robustcore.rare.descent import _less, _most_errors
+from robustcore.rare.settings import Goal
 
 X, Y = grey(4, (1, 1, 3))
 HOW = {"samples": 500, "second_look": False}
@@ -52,7 +58,7 @@ def test_where_no_draw_has_a_lower_margin_nothing_is_said_of_sigma():
     model = Labels(3, 6.0)
     told = rc.error_curve(model, X, Y, [1e-12], **HOW)
     assert (told.warning == "levels").all()
-    assert (told.status == "censored").all()
+    assert (told.status == "undecided").all()
     assert (told.sigma_low == 0).all()
     assert "4 images: levels ended above the rate asked for" in repr(told)
     one = rc.sigma_at_error_rate(model, X, 1e-12, Y, samples=500)
@@ -84,3 +90,48 @@ def test_levels_that_run_out_are_told():
     assert (after.status == "found").all()
     enough = rc.error_curve(HalfSpace(3, 0.5), X, Y, [1e-3], **how)
     assert (enough.warning == "").all()
+
+
+def test_a_clip_reaches_splitting():
+    """The same noise, clipped or not, by either door: bit for bit."""
+    model, (x, y) = HalfSpace(3, 0.45), grey(3, (1, 1, 3))
+    found = {}
+    for clip in (None, (0.2, 0.8)):
+        how = {"samples": 500, "clip": clip, "progress": False}
+        one = rc.sigma_at_error_rate(model, x, 1e-3, y, method="splitting", **how)
+        curve = rc.error_curve(model, x, y, [1e-3], **how)
+        for name in ("sigma", "sigma_low", "sigma_high"):
+            assert np.array_equal(getattr(one, name), getattr(curve, name)[:, 0]), name
+        found[clip] = one.sigma
+        rate = rc.error_rate(model, x, 0.15, y, method="splitting", **how)
+        assert rate.provenance.settings["clip"] == (None if clip is None else list(clip))
+    assert not np.array_equal(found[None], found[0.2, 0.8])
+
+
+def test_the_next_start_is_the_next_sigma_asked_for():
+    sigmas = np.array([0.03, 1.0, 0.0, 0.3, 0.3])
+    goal = Goal.at_sigmas(sigmas)
+    assert goal.sigmas == (1.0, 0.3, 0.03)
+    start, among = np.array([1.0, 0.3, 0.03, 1.0]), np.array([True, True, True, False])
+    less = _less(None, None, goal, start, among, None)
+    assert less[:2].tolist() == [0.3, 0.03]
+    assert np.isnan(less[2:]).all()
+
+
+SHOWN = SimpleNamespace(update=lambda evaluations: None)
+
+
+def test_a_ladder_finds_the_sigma_at_which_most_draws_err():
+    """Errors in a shell: chi^2 of 3 between two radii, of 256 draws each."""
+    engine = Evaluator(rare_models.shell(0.09, 0.11, 3), *grey(3, (1, 1, 3)))
+    start = np.array([1.0, 0.5, 1.0])
+    engine.n_forward[:] = 0
+    best = _most_errors(engine, start, np.array([True, True, False]), SHOWN)
+    ladder = 0.8 ** np.arange(1, 31)
+    rates = rare_models.shell(0.09, 0.11, 3).rate(start[:2, None] * ladder)
+    assert np.isnan(best[2])
+    at = rare_models.shell(0.09, 0.11, 3).rate(best[:2])
+    assert (at > 0.8 * rates.max(1)).all()
+    assert engine.n_forward.tolist() == [30 * 256, 30 * 256, 0]
+    nothing = _most_errors(engine, np.full(3, 1e-3), np.ones(3, bool), SHOWN)
+    assert np.isnan(nothing).all()

@@ -9,6 +9,7 @@ from models import HalfSpace, grey
 import robustcore as rc
 from robustcore import plot
 from robustcore.cli import main
+from robustcore.report.sections.rare import with_plain_draws
 from robustcore.results import Record
 
 SMALL = {"samples": 500, "progress": False}
@@ -108,3 +109,30 @@ def test_the_report_has_a_section_with_a_row_for_each_image_and_rate(tmp_path):
     assert "one noisy copy in a million" in made.verdicts["Rare errors"][0]
     assert made.path.read_text().count("<td") > 7 * len(found)
     assert (tmp_path / "model.rare.npz").exists()
+
+
+def test_a_page_has_one_sigma_for_a_rate_and_bounds_that_know_of_each_other():
+    """Splitting's curve beside plain draws, by hand: both agree on the first image alone."""
+    model, (x, y) = HalfSpace(3, 0.5), grey(3, (1, 1, 3))
+    made = rc.error_curve(model, x, y, (0.1, 0.01, 1e-4), samples=500, second_look=False)
+    sigma = np.array([[0.39, 0.21, 0.13]] * 3)
+    below, above = np.array([0.01, 0.03, 0.05]), np.array([0.3, 0.2, 0.12])
+    curve = dataclasses.replace(
+        made, sigma=sigma, sigma_low=sigma - below, sigma_high=sigma + above,
+        status=np.full((3, 3), "found"),
+    )  # fmt: skip
+    plain = rc.sigma_at_error_rate(model, x, 0.01, y, samples=500)
+    plain = dataclasses.replace(
+        plain, sigma=np.array([0.2, 0.9, 0.15]), sigma_low=np.array([0.19, 0.8, 0.1]),
+        sigma_high=np.array([0.22, 1.0, 0.17]),
+    )  # fmt: skip
+    both, apart = with_plain_draws(curve, plain)
+    assert apart == 2
+    assert both.sigma[:, 1].tolist() == [0.2, 0.9, 0.15]
+    assert both.sigma_low[0] == pytest.approx([0.38, 0.19, 0.08])
+    assert both.sigma_high[0] == pytest.approx([0.69, 0.22, 0.22])
+    # where both disagree the rest is left as it was
+    assert both.sigma_high[1] == pytest.approx([0.69, 1.0, 0.25])
+    assert both.sigma_low[2] == pytest.approx([0.38, 0.1, 0.08])
+    others = dataclasses.replace(plain, rate=0.02)
+    assert with_plain_draws(curve, others) == (curve, 0)

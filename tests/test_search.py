@@ -16,6 +16,7 @@ from robustcore.search import Bisection, Quantile
 from robustcore.search.brackets import bracket_of
 from robustcore.search.looks import Looks
 from robustcore.search.margin_fit import MarginFit, bell_shaped, moments
+from robustcore.search.quantile import CHECKING, DONE, PILOTING
 from robustcore.search.radii import Radii
 from robustcore.stats import group_ranks
 
@@ -329,3 +330,31 @@ def test_the_smallest_of_several_sigmas_is_found_where_bisection_passes_it(rtol)
     assert search.restarted.all() == (search.sigma < 0.06).all()
     far = 0.4 * (0.05 / 0.4) ** (1 / 3)
     assert ((search.sigma < 0.06) | (np.abs(search.sigma / far - 1) < 0.3)).all()
+
+
+def test_a_probe_that_errs_more_often_is_checked_and_followed_with_nothing_left_of_before():
+    search = Quantile(np.ones(3), 0.1, 2000, 1.0, 0.95, rtol=0.2)
+    spread = np.resize([-1.0, 1.0], 32) * np.sqrt(31 / 32)  # of deviation 1
+    # two probes an image, at 0.05 and at 0.1: in z, above the target by
+    above = search.z_target + np.array([0.4, 0.4, 0.4, 0.2, 0.2, -0.1])
+    at = np.array([0.05, 0.1] * 3)
+    rows = np.arange(3).repeat(2)
+    search.phase[:] = -1
+    search._after_probe(rows.repeat(32), at.repeat(32), (above[:, None] + spread).ravel())
+    # within 0.3 above it is doubtful; of two the lower is checked
+    assert search.phase.tolist() == [DONE, CHECKING, CHECKING]
+    assert search.passed[1:, 0].tolist() == [0.1, 0.05]
+
+    search.seen[:], search.rounds[:], search.look[:] = 1000, 5, 2
+    search.by_rank[:] = True
+    spread = np.resize([-1.0, 1.0], 128) * np.sqrt(127 / 128)
+    z = search.z_target + np.array([0.2, 0.1])
+    search._after_check(np.array([1, 2]).repeat(128), (z[:, None] + spread).ravel())
+    assert search.phase.tolist() == [DONE, DONE, PILOTING]  # 0.2 is beyond 0.15
+    assert search.restarted.tolist() == [False, False, True]
+    for name in ("seen", "rounds", "look", "by_rank"):
+        assert getattr(search, name)[2] == 0, name
+        assert getattr(search, name)[1] != 0, name
+    assert search.goal[2] == 128
+    assert search.aim.guess[2] == pytest.approx(0.05 * np.exp(-0.15))
+    assert search.aim.previous[:, 2] == pytest.approx([0.05, z[1]])

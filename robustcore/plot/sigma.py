@@ -69,8 +69,8 @@ def sigma_intervals(record: SigmaResult, ax: Axes | None = None) -> Axes:
     ordered = record[np.lexsort((record.sigma_low, record.sigma))]
     rank = np.arange(1, len(ordered) + 1)
     low, high, status = ordered.sigma_low, ordered.sigma_high, ordered.status
-    found, censored = status == "found", status == "censored"
-    height = np.where(censored, low, ordered.sigma)
+    found = status == "found"
+    height = np.where(np.isinf(ordered.sigma), low, ordered.sigma)
     finite = np.concatenate([height, high[np.isfinite(high)]])
     top = 1.05 * float(finite.max(initial=0.0)) or 1.0
     small = float(np.clip(300.0 / max(len(record), 1), 2.5, 4.5))
@@ -90,6 +90,7 @@ def sigma_intervals(record: SigmaResult, ax: Axes | None = None) -> Axes:
         "found": ("o", BLUE, f"found, {record.confidence:.0%} interval"),
         "misclassified": ("x", GREY, "misclassified"),
         "censored": ("^", ORANGE, "censored: at least this"),
+        "undecided": ("d", GREY, "undecided: anything from 0 on"),
     }
     for each, (marker, colour, label) in marks.items():
         at = status == each

@@ -4,8 +4,16 @@ from robustcore.rare.measure import (
     LEAST_SAMPLES,
     RATES,
     error_curve,
+    monotone,
     splitting_rate,
     splitting_sigma,
 )
 
-__all__ = ["LEAST_SAMPLES", "RATES", "error_curve", "splitting_rate", "splitting_sigma"]
+__all__ = [
+    "LEAST_SAMPLES",
+    "RATES",
+    "error_curve",
+    "monotone",
+    "splitting_rate",
+    "splitting_sigma",
+]

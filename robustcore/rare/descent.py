@@ -17,7 +17,7 @@ from robustcore.rare.bridge import Bridge
 from robustcore.rare.crossings import Crossings
 from robustcore.rare.found import Found, joined
 from robustcore.rare.particles import Particles
-from robustcore.rare.path import Path
+from robustcore.rare.path import LOWEST, Path
 from robustcore.rare.second_look import look_again
 from robustcore.rare.settings import Goal, Settings
 from robustcore.rare.splitting import Splitting
@@ -30,6 +30,7 @@ Bools = NDArray[np.bool_]
 
 PILOT = 256  # draws that find where errors are common
 FAINT = 0.01  # error rate to begin at, of images that meet no more
+STEP, STEPS = 0.8, 30  # of a ladder of sigmas, down to a thousandth
 PAST = 0.3  # in the log rate: so far below a goal a bridge is best, which moves the last level
 MEMORY = 2**26  # pixels of all particles held at a time
 
@@ -80,8 +81,8 @@ def descend(
     while len(rows):
         new = _down(evaluator, settings, goal, start, rows, backward, shown)
         paths += new
-        # errors may be more frequent in less noise: of images that met none
-        empty = [at[~np.isfinite(each.curve.sigma).any(1) & ~each.short] for at, each in new]
+        # errors may be more frequent in less noise: of images that met none, or hardly any
+        empty = [at[_faint(each, settings) & ~each.short] for at, each in new]
         again = np.zeros(len(start), bool)
         again[np.concatenate(empty)] = True
         less = _less(evaluator, settings, goal, start, again & uncommon, shown)
@@ -126,6 +127,12 @@ def _down(
     return paths
 
 
+def _faint(path: Path, settings: Settings) -> Bools:
+    """Which images met no errors, or at once such as are hardly told apart from none (R,)."""
+    first = np.nan_to_num(path.curve.log_rate[:, 0], nan=-np.inf)
+    return np.asarray(first < LOWEST + 2 * -np.log(settings.probability))
+
+
 def _differentiable(evaluator: Evaluator) -> bool:
     """Whether a bridge can be built; else the record's notes say why not."""
     gradients = Gradients(evaluator, None, 2.0)
@@ -157,7 +164,8 @@ def _less(
 ) -> Floats:
     """A start in less noise than the last one, of images `among` (B,); nan where there is none.
 
-    The next sigma that is asked for; else one at which the first draws err at all.
+    The next sigma that is asked for; else one at which the first draws err at all, by a search for
+    it, or, as that may pass by errors between two of its guesses, by a look at many.
     """
     if not among.any():
         return np.full(len(start), np.nan)
@@ -168,4 +176,21 @@ def _less(
         return np.where(known, np.fmax.reduce(lower, 1), np.nan)
     faint = max(FAINT, 2 * float(np.exp(goal.log_rates.max())))
     less = _common(evaluator, settings, min(faint, goal.common), among, shown)
-    return np.where(less < start * (1 - 1e-9), less, np.nan)
+    less = np.where(less < start * (1 - 1e-9), less, np.nan)
+    seen = _most_errors(evaluator, start, among & np.isnan(less), shown)
+    return np.where(np.isnan(less), seen, less)
+
+
+def _most_errors(evaluator: Evaluator, start: Floats, among: Bools, shown: Any) -> Floats:
+    """The sigma, of a ladder down from the start, at which most draws err; nan where none does."""
+    rows = np.flatnonzero(among)
+    ladder = start[rows, None] * STEP ** np.arange(1, STEPS + 1)
+    slots = rows.repeat(STEPS * PILOT)
+    draws = np.tile(np.arange(PILOT), len(rows) * STEPS)
+    margins = evaluator.margins(slots, ladder.ravel().repeat(PILOT), draws, shown.update)
+    errors = (~(margins.reshape(len(rows), STEPS, PILOT) > 0)).sum(2)
+    out = np.full(len(start), np.nan)
+    some = errors.any(1)
+    at = errors.argmax(1)  # of equal ones the largest
+    out[rows[some]] = ladder[np.arange(len(rows)), at][some]
+    return out

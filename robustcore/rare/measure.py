@@ -160,7 +160,7 @@ def splitting_sigma(
     sigma, low, high = (each[:, 0] for each in found_at[:3])
     status = found_at[3][:, 0]
     levels = np.where(found.reached, found.curve.sigma, np.nan)
-    censored, wrong = status == "censored", status == "misclassified"
+    censored, wrong = np.isin(status, ("censored", "undecided")), status == "misclassified"
     above = np.nanmin(np.where(levels >= sigma[:, None], levels, np.inf), axis=1, initial=np.inf)
     below = np.nanmax(np.where(levels <= sigma[:, None], levels, 0.0), axis=1, initial=0.0)
     first = found.curve.log_rate[:, 0]
@@ -273,12 +273,14 @@ def _sigmas(
     # above the start of a descent from faint errors nothing is known
     most = np.where(found.uncommon, np.fmin(found.start, sigma_max), sigma_max)[:, None]
     censored = ~wrong & ~(sigma <= most)
-    least = np.where(found.unknown | found.belied, 0.0, sigma_max)[:, None]
+    nothing = (found.unknown | found.belied)[:, None]
+    least = np.where(nothing, 0.0, sigma_max)
     low = np.where(np.isfinite(low), np.minimum(low, most), least)
     sigma = np.where(wrong, 0.0, np.where(censored, np.inf, sigma))
     low = np.where(wrong, 0.0, low)
     high = np.where(wrong, 0.0, np.where(censored, np.inf, high))
-    status = np.where(wrong, "misclassified", np.where(censored, "censored", "found"))
+    status = np.where(censored, np.where(nothing, "undecided", "censored"), "found")
+    status = np.where(wrong, "misclassified", status)
     return sigma, *monotone(log_rates, low, high), status
 
 

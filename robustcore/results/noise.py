@@ -52,7 +52,9 @@ class SigmaResult(StatusRecord):
         super().__post_init__()
         # decided by sigma alone, so that no status can stand beside a number that belies it
         implied = np.where(self.sigma == 0, "misclassified", "found")
-        implied = np.where(np.isposinf(self.sigma), "censored", implied)
+        nothing = (self.status == "undecided") & (self.sigma_low == 0)
+        largest = np.where(nothing & ("undecided" in self.statuses), "undecided", "censored")
+        implied = np.where(np.isposinf(self.sigma), largest, implied)
         wrong = (implied != self.status) | ~(self.sigma >= 0)
         if wrong.any():
             raise ValueError(

@@ -19,6 +19,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Strings = npt.NDArray[np.str_]
 
+STATUSES = (*SigmaResult.statuses, "undecided")
 WARNINGS = {
     "lineages": "the descendants of one first draw bear the answer: the interval is wide",
     "moves": "the moves stood still: what was found may be one corner of the errors",
@@ -78,9 +79,12 @@ class RareSigma(Descent, SigmaResult):
 
     error_rate is the one estimated at sigma, rate itself; bracket_low and bracket_high are the
     levels on both sides of it, bracket_low 0 where the descent ended above it. Where "censored", no
-    level on the way down from sigma_max met the rate: an image may err more often in less noise;
-    where the second look saw that (warning "missed"), sigma_low is 0.
+    level on the way down from sigma_max met the rate: an image may err more often in less noise.
+    "undecided": nothing is known of sigma, which is inf, from 0 on, as levels ended before an error
+    (warning "levels"), or none was met but the second look saw the rate in less noise ("missed").
     """
+
+    statuses: ClassVar[tuple[str, ...]] = STATUSES
 
     def _summary(self) -> str:
         return "; ".join([super()._summary(), *self.warnings()])
@@ -106,10 +110,9 @@ class ErrorCurve(Descent, Record):
     """sigma against the error rate for B images at G rates: each the noise of that rate.
 
     sigma, with bounds sigma_low and sigma_high at `confidence`, each by itself. status (B, G) as in
-    SigmaResult: "found", "misclassified" (sigma 0), "censored" (the rate is not reached at
-    sigma_max, nor on the way to it from the sigma of rate 0.1: sigma and sigma_high inf, sigma_low
-    at most sigma_max, and 0 where levels ended before an error, warning "levels", or where none
-    was met but the second look saw the rate in less noise, warning "missed").
+    RareSigma: "found", "misclassified" (sigma 0), "censored" (the rate is not reached at sigma_max,
+    nor on the way to it from the sigma of rate 0.1: sigma and sigma_high inf, sigma_low at most
+    sigma_max), "undecided" (the same, with sigma_low 0).
     """
 
     rates: Floats = shared(np.float64, "G")
@@ -121,7 +124,7 @@ class ErrorCurve(Descent, Record):
     n_backward: Ints = per_image(np.int64)
     confidence: float
 
-    statuses: ClassVar[tuple[str, ...]] = SigmaResult.statuses
+    statuses: ClassVar[tuple[str, ...]] = STATUSES
 
     def nearest_rate(self, through: float = 0.01) -> float:
         """The rate of the record nearest to `through`, by ratio: the first of those as near.
@@ -161,4 +164,6 @@ class ErrorCurve(Descent, Record):
         stood = int((self.status == "censored").any(1).sum())
         parts += [f"{wrong} misclassified"] if wrong else []
         parts += [f"{stood} censored at some rate"] if stood else []
+        open_ = int((self.status == "undecided").any(1).sum())
+        parts += [f"{open_} undecided at some rate"] if open_ else []
         return "; ".join([*parts, *([f"median sigma {at}"] if at else []), *self.warnings()])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from robustcore import plot
-from robustcore.rare import error_curve
+from robustcore.rare import error_curve, monotone
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Skip, Table, figure, number
-from robustcore.results import Record
+from robustcore.results import ErrorCurve, Record, SigmaResult
 
 NAME, TITLE = "rare", "Rare errors"
 CURVES = 3  # images: each costs about 20 * samples evaluations
@@ -32,6 +33,29 @@ def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
     return {"rare": error_curve(model, x, y, RATES, samples=samples, **how)}
 
 
+def with_plain_draws(curve: ErrorCurve, sigma: SigmaResult) -> tuple[ErrorCurve, int]:
+    """The curve with what plain draws say at their rate, and how many images contradict it.
+
+    Sigma of that rate is theirs, exact for any model; their bounds hold for sigma of rarer and of
+    commoner errors as `monotone` has it. An image whose two intervals are disjoint is counted.
+    """
+    at = np.flatnonzero(np.isclose(curve.rates, sigma.rate, rtol=1e-9))
+    plain = sigma[np.flatnonzero(np.isin(sigma.ids, curve.ids))]
+    if not at.size or not np.array_equal(plain.ids, curve.ids):
+        return curve, 0
+    low, high = curve.sigma_low.copy(), curve.sigma_high.copy()
+    apart = (low[:, at[0]] > plain.sigma_high) | (high[:, at[0]] < plain.sigma_low)
+    low[:, at], high[:, at] = plain.sigma_low[:, None], plain.sigma_high[:, None]
+    within = ~apart[:, None]
+    tight = monotone(np.log(curve.rates), low, high)
+    low, high = (np.where(within, new, old) for new, old in zip(tight, (low, high), strict=True))
+    found, status = curve.sigma.copy(), curve.status.copy()
+    found = np.where(within & np.isfinite(found), np.clip(found, low, high), found)
+    found[:, at], status[:, at] = plain.sigma[:, None], plain.status[:, None]
+    changed = replace(curve, sigma=found, sigma_low=low, sigma_high=high, status=status)
+    return changed, int(apart.sum())
+
+
 def show(job: Job) -> Section:
     found = job.having("rare")
     if not found:
@@ -44,7 +68,14 @@ def show(job: Job) -> Section:
             "warning",
         )
     }
-    for name, record in found.items():
+    for name, curve in found.items():
+        record, apart = with_plain_draws(curve, job.records[name]["sigma"])
+        if apart:
+            verdicts.append(
+                f"{name}: at error rate {job.rate:g} splitting and plain draws disagree on {apart} "
+                f"of {len(record)} images: their intervals have no sigma in common, and the curves "
+                "of these images should not be believed."
+            )
         ratio = record.ratio(THROUGH)
         last = ratio[:, -1]
         known = last[np.isfinite(last)]
@@ -76,7 +107,8 @@ def show(job: Job) -> Section:
             "Error rates far below one in the draws, by splitting: a population of draws is led "
             "through ever smaller noise by its errors. The intervals rest on the families of the "
             "first draws and on draws around the errors; a warning says where they should not be "
-            "believed."
+            f"believed. At error rate {job.rate:g} sigma is that of the section on noise, by plain "
+            "draws, which bounds sigma of rarer and of commoner errors too."
         ),
         verdicts=verdicts,
         figures=figures,
