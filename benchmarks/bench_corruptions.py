@@ -17,8 +17,9 @@ import argparse
 import json
 import os
 import platform
-import shlex
 import resource
+import shlex
+import sys
 import tempfile
 import time
 from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""A file of pytest-benchmark holds the command that made it, as every other file of results does."""
+"""Files of pytest-benchmark hold the command that made them, as all other results do."""
 
 import shlex
 
