@@ -2,7 +2,7 @@
 # make test   the whole test suite
 # make lint   style, types, and the numbers of the pages against their files
 # make bench  speeds, as ratios to plain torch in the same run
-# make mutants  do the tests notice small slips in the code? half an hour
+# make mutants  random mutants of the code, and whether the tests kill them; half an hour
 # make sanitize  the kernels' tests under AddressSanitizer and UBSan, the pool under ThreadSanitizer
 # make clean  deletes the environment and what was built
 # make help   this list

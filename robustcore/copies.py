@@ -28,9 +28,8 @@ def noisy_copies(
     """Draw number `sample` of N(x, sigma^2 I) at each sigma: (B, G, C, H, W), of x's type.
 
     The very draws that `error_rate` counts with the same seed, ids and clip; one draw at all G
-    values of sigma. x, sigma, seed, ids, pixels, clip, backend: as
-    there. Deterministic, bit for bit, on
-    every device. Raises ValueError, TypeError or RuntimeError naming the argument.
+    values of sigma. x, sigma, seed, ids, pixels, clip, backend: as there. Deterministic, bit for
+    bit, on every backend. Raises ValueError, TypeError or RuntimeError naming the argument.
     """
     batch = inputs.images(x)
     grid = inputs.sigmas(sigma)

@@ -160,7 +160,7 @@ def sigma_at_error_rate(
     confidence: of the interval [sigma_low, sigma_high], for each image by itself. It is that of an
         order statistic, exact where errors that begin along a ray of noise stay; where rtol stopped
         early and the margins looked normal it rests on a fit to them.
-    sigma_max: the search ends there; an image that stands it is "censored".
+    sigma_max: the search ends there; an image whose rate is lower there is "censored".
     method: "quantile" finds the quantile of the radii at which the draws first err, with about one
         evaluation of each draw; "bisection" is the paper's procedure, with all draws at 8 to 10
         values of sigma. Both answer the same question with the same draws. "splitting" finds rates

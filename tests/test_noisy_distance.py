@@ -247,7 +247,7 @@ def test_engine_gives_classes_and_noisy_images_of_named_draws():
     ("arguments", "message"),
     [
         ({}, "give one of sigma and error_rate, neither was given"),
-        ({"sigma": 0.1, "error_rate": 0.01}, "give one of sigma and error_rate, both was given"),
+        ({"sigma": 0.1, "error_rate": 0.01}, "give one of sigma and error_rate, both were given"),
         ({"sigma": 0.1, "points": 5}, "points must be at least 6 .* confidence 0.95, was 5"),
         ({"sigma": 0.1, "points": 9, "confidence": 0.999}, "points must be at least 11"),
         ({"sigma": 0.1, "points": 50, "samples": 40}, "samples must be at least points = 50"),

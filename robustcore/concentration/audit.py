@@ -70,13 +70,13 @@ def audit_attack(
     confidence: of each verdict, over all sigmas; see AuditResult.
     eps: the l2 radius within which the attack looks. Its share of draws with an error there is held
         against Phi(Phi^-1(mu) + eps / sigma), which the theorem wants. None: medians.
-    model, x, y, seed, ids, batch_size, backend, compile, progress, run, block: as in
-        `distance_to_error`. An attack that is no function is known, in a run, by the modules and
-        numbers it holds.
+    model, x, y, seed, ids, pixels, batch_size, backend, compile, progress, run, block: as in
+        `distance_to_error`. In a run an attack that is no function is known by the modules,
+        tensors and functions that it holds.
 
     A draw that is an error has distance 0 and is not attacked. A returned image that the model gets
     right counts as not found, after it has been moved outward by up to a thousandth of its distance
-    in case it stands on the boundary; so does one with NaN or inf. The images themselves are
+    in case it lies on the boundary; so does one with NaN or inf. The images themselves are
     attacked as well, to see whether noise alone found nearer errors.
 
     The verdict is a statement on the model as it was called; a model that is randomised is judged

@@ -64,7 +64,7 @@ def noisy_distance(
     Whatever the model, it is at most -sigma * Phi^-1(mu), with mu the error rate at sigma: the
     Gaussian isoperimetric inequality, with equality where the errors are a half-space.
 
-    model, x, y, seed, ids, batch_size, backend, compile, progress, run, block: as in
+    model, x, y, seed, ids, pixels, batch_size, backend, compile, progress, run, block: as in
         `distance_to_error`.
     sigma: noise in pixel units of [0, 1], one for all images or one for each; or
     error_rate: mu, to find sigma(x, mu) first, at most sigma_max, with max(1000, 10 / mu) draws of
@@ -99,8 +99,8 @@ def noisy_distance(
     eps = None if eps is None else inputs.positive("eps", eps)
     steps = inputs.integer("steps", PAPER_STEPS if steps is None else steps, 1)
     if (sigma is None) == (error_rate is None):
-        both = "neither" if sigma is None else "both"
-        raise ValueError(f"give one of sigma and error_rate, {both} was given")
+        given = "neither was" if sigma is None else "both were"
+        raise ValueError(f"give one of sigma and error_rate, {given} given")
     sigma_max = inputs.positive("sigma_max", sigma_max)
     error_rate = None if error_rate is None else inputs.fraction("error_rate", error_rate)
     engine = {"seed": seed, "ids": ids, "batch_size": batch_size, "backend": backend}
@@ -208,7 +208,7 @@ def sigma_at(
     engine: dict[str, Any],
     progress: bool | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(sigma, where it is sigma_max because the image stands that, evaluations), each (B,)."""
+    """(sigma, where it is sigma_max because it is censored there, evaluations), each (B,)."""
     samples = max(1000, math.ceil(10 / rate))
     found = sigma_at_error_rate(
         model, x, rate, y, samples=samples, sigma_max=sigma_max, progress=progress, **engine

@@ -14,7 +14,7 @@ from robustcore.gradients import Gradients
 
 Attack = Callable[[Any, Tensor, Tensor], Any]  # (model, x (n, C, H, W), y (n,)) to images
 
-NUDGES = (1e-6, 1e-5, 1e-4, 1e-3)  # outward, for errors that stand on the boundary
+NUDGES = (1e-6, 1e-5, 1e-4, 1e-3)  # outward, for errors that lie on the boundary
 ALIKE, OFTEN = 1e-3, 0.9  # distances this much alike, this often, are those of a radius
 
 

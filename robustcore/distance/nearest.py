@@ -54,8 +54,8 @@ def distance_to_error(
 ) -> DistanceResult:
     """The nearest error that the search finds around each image: an upper bound of the distance.
 
-    model, x, y, ids, batch_size, backend, progress, run, block: as in `error_rate`; the model must
-        let gradients through to its input. compile=True compiles it; None does not.
+    model, x, y, ids, pixels, batch_size, backend, progress, run, block: as in `error_rate`; the
+        model must let gradients through to its input. compile=True compiles it; None does not.
     norm: 2 or inf, also "L2", "Linf". Distances are in pixel units of [0, 1].
     method: "minimum" searches for the least distance by itself (robustcore.attack.minimum_norm).
         "pgd" is the paper's way: projected descent in a ball of radius eps, which stops at its
@@ -79,9 +79,9 @@ def distance_to_error(
     Of outputs that are probabilities, not negative and of sum 1, gradients are those of their
     logarithms. The same seed, ids and settings give the same numbers at any batch size and order,
     up to the model's own rounding. Where that rounding depends on the batch, as a convolution's
-    does for a single image, it may turn a ReLU's gradient on or off and so the search: by up to
-    0.5 % of a distance on a ResNet-20, either way; a smooth model's distances do
-    not feel it. Raises ValueError, TypeError or RuntimeError naming the argument.
+    does for a single image, it may switch a ReLU's gradient and change the search: by up to 0.5 %
+    of a distance on a ResNet-20, either way; distances of a smooth model are not affected.
+    Raises ValueError, TypeError or RuntimeError naming the argument.
 
     Source: Ford et al. (2019), section 4; Hasofer and Lind (1974); Madry et al. (2018).
     """

@@ -24,7 +24,7 @@ def noisy_distance_at_sigma(
     """The upper row: error rate at one sigma (log axis) against eps*, an image a mark.
 
     The thick line is the isoperimetric bound, which no image can truly be above. Images without an
-    error among the draws have no rate to stand at and are left out, as are infinite distances.
+    error among the draws have no rate to be drawn at and are left out, as are infinite distances.
     Raises ValueError where sigma differs between images.
     """
     given = _named(models)

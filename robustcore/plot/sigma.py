@@ -61,8 +61,9 @@ def _edges(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def sigma_intervals(record: SigmaResult, ax: Axes | None = None) -> Axes:
     """Sigma of each image with its interval, the images in order of sigma.
 
-    A misclassified image stands at 0, a censored one at its lower bound, pointing up. The interval
-    of a found image that has no upper bound runs to the top of the Axes.
+    A misclassified image is drawn at 0, a censored or undecided one at its lower bound, which is 0
+    for an undecided one. The interval of a found image that has no upper bound runs to the top of
+    the Axes.
     """
     record = arguments.record("record", record, SigmaResult)
     ax = axes(ax)

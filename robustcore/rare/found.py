@@ -87,7 +87,7 @@ def joined(
     )  # fmt: skip
     stood = whole([each.slow | each.dead for _, each in paths], (), 0.0) > 0
     found.warn("lineages", (number > 0) & (support < FEW_FAMILIES))
-    # an image that stands the largest sigma is not one whose moves stood still
+    # an image that withstands the largest sigma is not one whose moves were refused
     found.warn("moves", stood & reached.any(1))
     found.warn("rays", np.nan_to_num(levels["nested"], nan=1.0).min(1) < ENDING)
     found.warn("levels", short)

@@ -94,9 +94,10 @@ def report(
     The page is one file that needs no network and no script. Beside it stands each record as npz,
     JSON and CSV, named MODEL.RECORD.
 
-    models: a callable, or {name: callable}; x, y, ids, seed, batch_size, backend, compile,
-        progress, run: as in `error_rate`. y None measures each model against its own answers, if x
-        brings no labels. In a process group all share the work, and the first writes the page.
+    models: a callable, or {name: callable}; x, y, ids, pixels, seed, batch_size, backend,
+        compile, progress, run: as in `error_rate`. y None measures each model against its own
+        answers, if x brings no labels. In a process group all share the work, and the first writes
+        the page.
     data, classes: what the page calls the images and the labels. sections: those wanted, of
         SECTIONS. A section that cannot be made, such as distances of a model without gradients, is
         left out and the page says why; one that ends in an error of the model or of a library is
@@ -104,7 +105,7 @@ def report(
     rate, samples: of sigma. effort: gradients an image of the nearest error. points: noisy points
         an image. windows, size: church windows of each model, and their nodes a side.
     records: those already measured, {model: {"sigma": ..., "distance": ...}}: not measured again.
-        They must be of these images, by id and label.
+        They must be of these images, by id, label and pixels.
 
     Cost: about 2.5 * samples evaluations and 3 * effort gradients an image. Raises ValueError,
     TypeError or RuntimeError naming the argument, OSError where `out` cannot be written.

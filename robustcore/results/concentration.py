@@ -36,7 +36,7 @@ class NoisyDistance(StatusRecord):
 
     - "found": distance is a number;
     - "misclassified": the image itself is an error (with error_rate=, sigma and distance are 0);
-    - "censored": the image stands sigma_max, where it was measured;
+    - "censored": the image withstands sigma_max, where it was measured;
     - "not_found": for half of the draws no error was found; distance is inf;
     - "masked": the same, and every gradient was zero or not finite.
 

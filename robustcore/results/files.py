@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: every file of robustcore but the store of a run."""
+"""Files that are written whole or not at all: every file of a user but the store of a run."""
 
 from __future__ import annotations
 

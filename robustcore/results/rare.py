@@ -22,7 +22,7 @@ Strings = npt.NDArray[np.str_]
 STATUSES = (*SigmaResult.statuses, "undecided")
 WARNINGS = {
     "lineages": "the descendants of one first draw bear the answer: the interval is wide",
-    "moves": "the moves stood still: what was found may be one corner of the errors",
+    "moves": "the acceptance rate was near zero: what was found may be one corner of the errors",
     "rays": "errors end again along rays: sigma is one of several with this rate",
     "levels": "levels ended above the rate asked for: the margin tells draws apart no more, or "
     "the steps are too small",
@@ -161,9 +161,9 @@ class ErrorCurve(Descent, Record):
         )
         parts = [f"{super()._summary()}, {counted(len(self.rates), 'rate')}"]
         wrong = int((self.status == "misclassified").all(1).sum())
-        stood = int((self.status == "censored").any(1).sum())
+        censored = int((self.status == "censored").any(1).sum())
         parts += [f"{wrong} misclassified"] if wrong else []
-        parts += [f"{stood} censored at some rate"] if stood else []
-        open_ = int((self.status == "undecided").any(1).sum())
-        parts += [f"{open_} undecided at some rate"] if open_ else []
+        parts += [f"{censored} censored at some rate"] if censored else []
+        undecided = int((self.status == "undecided").any(1).sum())
+        parts += [f"{undecided} undecided at some rate"] if undecided else []
         return "; ".join([*parts, *([f"median sigma {at}"] if at else []), *self.warnings()])

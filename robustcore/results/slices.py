@@ -32,9 +32,9 @@ class SliceResult(StatusRecord):
       "no_adversarial_error" (the attack found none): there is none; classes are -1, numbers NaN.
 
     classes, margin: of every node; the model is right where margin is positive, and names no class,
-    -1, where its logits hold NaN. evaluated: which
-    nodes the model was asked about; the rest lie between nodes of one class, which they take.
-    n_evaluated: how many it was asked about, some just outside the window included.
+    -1, where its logits hold NaN. evaluated: the nodes that the model was asked about; the rest lie
+    between nodes of one class, which they take. n_evaluated: how many it was asked about, some just
+    outside the window included.
     sigma, error_rate: the noise of the circle, and the share of draws in it that the model got
     wrong; class_rate: of those draws that it took for the class of the noise error (of any error
     where `across` and `up` name none). half_space_distance: where errors begin if those draws fell

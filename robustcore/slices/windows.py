@@ -54,8 +54,8 @@ def church_windows(
 ) -> SliceResult:
     """The plane through each image and two points: class, margin, and the shape of the errors.
 
-    model, x, y, ids, batch_size, backend, compile, progress, run, block: as in `error_rate`; the
-        model must let gradients through where a direction is "adversarial".
+    model, x, y, ids, pixels, batch_size, backend, compile, progress, run, block: as in
+        `error_rate`; the model must let gradients through where a direction is "adversarial".
     across, up: what spans the plane. "noise": the first of the draws at sigma that the model gets
         wrong, not clipped. "adversarial": an error found by an attack that aims at the class of the
         noise error, or at any wrong class where there is no noise error in the plane.

@@ -53,7 +53,7 @@ def show(job: Job) -> Section:
         )
     rows = [
         *("accuracy on these images", f"median sigma at error rate {job.rate:g}"),
-        *("its interval, low", "its interval, high", "images that stand all noise tried"),
+        *("its interval, low", "its interval, high", "images that withstand all noise tried"),
         *(f"accuracy at sigma {each:g}" for each in GRID),
     ]
     columns = dict(zip(sigma, summary, strict=True))
