@@ -208,7 +208,7 @@ def texts(name: str, value: Any) -> list[str]:
     """A list of texts; one text by itself is none."""
     if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
         raise TypeError(f"{name} must be a list of texts, was {shown(value)}")
-    if not all(isinstance(each, str) for each in value):
+    if getattr(value, "ndim", 1) != 1 or not all(isinstance(each, str) for each in value):
         raise TypeError(f"{name} must be a list of texts, was {shown(value)}")
     return [str(each) for each in value]
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcore.batches import out_of_memory
+
 Model = Callable[[Tensor], Any]
 
 COMPILE_FLOPS = 1e13  # on a CPU, compiling takes about as long as this much eager work
@@ -62,7 +64,16 @@ class Network:
         if self.compiled and n < SMALLEST_COMPILED:
             fill = images[-1:].expand(SMALLEST_COMPILED - n, -1, -1, -1)
             images = torch.cat([images, fill]).contiguous(memory_format=self.layout)
-        return _checked(self._forward(images), len(images))[:n].clone()
+        try:
+            answer = self._forward(images)
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            raise RuntimeError(
+                f"model must take images {tuple(images.shape)} in {images.dtype}, failed with "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        return _checked(answer, len(images))[:n].clone()
 
     def spare_inputs(self, images: Tensor) -> Tensor:
         """The model's answer; from now on it is given copies if it writes to what it is given."""

@@ -241,6 +241,8 @@ def group_coverage(looks: Any, probability: float, low: Any, high: Any) -> float
         step = binom.pmf(np.arange(min(n - before, upper) + 1), n - before, rate)
         mass = np.convolve(mass, step)[max(lower - start, 0) : max(upper - start, 0)]
         start, before = max(lower, start), n
+        if not mass.size:
+            return 0.0
     return float(mass.sum())
 
 

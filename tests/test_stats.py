@@ -243,3 +243,9 @@ def test_what_is_no_number_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="errors and samples must have shapes that broadcast"):
         clopper_pearson([1, 2], [3, 4, 5])
     assert clopper_pearson(np.uint8(1), np.array(3, ">i4"))[0] == clopper_pearson(1, 3)[0]
+
+
+def test_bounds_that_no_count_can_meet_cover_nothing() -> None:
+    # counts never fall: 0 to 0 holds none, and 2 at the first look none below 1 at the second
+    assert group_coverage([3, 6], 0.5, [0, 1], [0, 1]) == 0.0
+    assert group_coverage([3, 6], 0.5, [2, 0], [3, 1]) == 0.0

@@ -254,7 +254,7 @@ def _listed(name: str, values: Any) -> list[Any]:
         return [values]
     if not isinstance(values, (Sequence, np.ndarray, Tensor)):
         raise TypeError(f"{name} must be a list, was {inputs.shown(values)}")
-    return list(values) if np.ndim(values) else [values]
+    return [values] if getattr(values, "ndim", 1) == 0 else list(values)
 
 
 def device_of(model: Model, x: Any) -> torch.device:

@@ -87,10 +87,7 @@ class ArrayFile:
         file = inputs.path("path", path, "an npy file")
         first = inputs.integer("first", first, 0)
         last = None if last is None else inputs.integer("last", last, first)
-        try:
-            rows = np.load(file, mmap_mode="r")
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"path must hold an npy file, {file} did not: {error}") from None
+        rows = _loaded(file, "path")
         if rows.ndim != 4 or rows.dtype != np.uint8:
             raise ValueError(
                 f"path must hold uint8 images (N, H, W, C), {path} held {rows.dtype} {rows.shape}"
@@ -135,8 +132,11 @@ def corruption_benchmark_files(
     compile = None if compile is None else inputs.flag("compile", compile)
     progress = None if progress is None else inputs.flag("progress", progress)
     clean = inputs.images(x) if isinstance(x, Tensor) else x
-    n, device = len(clean), device_of(model, x)
-    arrays = any(root.glob("*.npy"))
+    device, n = device_of(model, x), len(clean)
+    try:
+        arrays = any(root.glob("*.npy"))
+    except OSError as error:
+        raise type(error)(f"folder must be one that can be read, was {root}: {error}") from None
     if y is None:
         y = _labels(root, n) if arrays else _classes(_files(root, *wanted[0]))
 
@@ -171,16 +171,25 @@ def corruption_benchmark_files(
     )
 
 
+def _loaded(file: Path, name: str) -> np.ndarray:
+    """An npy file, mapped, not read."""
+    try:
+        return np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        kind = type(error) if isinstance(error, OSError) else ValueError
+        raise kind(f"{name} must hold arrays in npy files, {file} does not: {error}") from None
+
+
 def _labels(root: Path, n: int) -> np.ndarray:
-    labels = np.load(root / "labels.npy")
+    labels = _loaded(root / "labels.npy", "folder")
     if labels.ndim != 1 or len(labels) < n:
-        raise ValueError(f"labels.npy must hold {n} labels, had shape {labels.shape}")
+        raise ValueError(f"folder must hold {n} labels in labels.npy, had shape {labels.shape}")
     return labels[:n].astype(np.int64)
 
 
 def _array(root: Path, name: str, severity: int, n: int) -> ArrayFile:
     """The first n images of one severity, of which a file holds five, one after another."""
-    each = len(np.load(root / f"{name}.npy", mmap_mode="r")) // 5
+    each = len(_loaded(root / f"{name}.npy", "folder")) // 5
     first = (severity - 1) * each
     return ArrayFile(root / f"{name}.npy", first, first + min(n, each))
 

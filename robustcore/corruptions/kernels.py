@@ -186,7 +186,7 @@ def select(backend: str | None, device: torch.device) -> Kernels:
     if backend is None:
         order = ("native", "torch") if device.type == "cpu" else ("triton", "torch")
         backend = next(each for each in order if unavailable(each, device) is None)
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or None, was {backend!r}")
     reason = unavailable(backend, device)
     if reason is not None:

@@ -29,7 +29,7 @@ def pack(model: nn.Module, shape: tuple[int, ...], draws: str = "pixels") -> Pac
     Raises NotPackable, a ValueError, naming the layer that cannot be packed.
     """
     image = _image(shape)
-    if draws not in DRAWS:
+    if not isinstance(draws, str) or draws not in DRAWS:
         raise ValueError(f"draws must be one of {', '.join(DRAWS)}, was {draws!r}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module to be packed, was {type(model).__name__}")

@@ -29,7 +29,7 @@ def noisy_images(
     panels: pixels in [0, 1] up to noise, C 1 or 3, clipped to [0, 1] to be shown and for nothing
     else. rows: a word for each image. Raises ValueError for shapes that do not fit.
     """
-    sigma = np.atleast_1d(reals("sigma", sigma, "a list of numbers")).tolist()
+    sigma = arguments.grid("sigma", sigma, zero=True).tolist()
     pixels = np.clip(reals("panels", panels, "images (B, G, C, H, W)"), 0.0, 1.0)
     rows = None if rows is None else texts("rows", rows)
     if pixels.ndim != 5 or pixels.shape[2] not in (1, 3) or pixels.shape[1] != len(sigma):

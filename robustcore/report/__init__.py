@@ -113,6 +113,11 @@ def report(
     named: dict[str, Any] = dict(models) if isinstance(models, Mapping) else {"model": models}
     if not named:
         raise ValueError("models must hold at least one model, held none")
+    for name, model in named.items():
+        if not isinstance(name, str) or not callable(model):
+            raise TypeError(
+                f"models must be callable, or callables by name, was {inputs.shown(models)}"
+            )
     for name in named:
         if not isinstance(name, str):
             raise TypeError(f"models must be named by strings, one was named {name!r}")

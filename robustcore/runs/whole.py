@@ -144,8 +144,8 @@ class _Whole:
             "x": self.source.about,
             "y": None if self.y is None else digest(self.y),
             "ids": None if ids is None else digest(self.ids),
-            **{name: plain(value) for name, value in self.arguments.items()},
-            **{name: plain(value) for name, value in self.per_image.items()},
+            **{name: _kept(name, value) for name, value in self.arguments.items()},
+            **{name: _kept(name, value) for name, value in self.per_image.items()},
             "block": largest if block else f"at most {largest}",
             "device": device.type,
             **versions(),
@@ -236,11 +236,28 @@ def spans(n: int, largest: int, smallest: int | None = SMALLEST) -> list[tuple[i
 def _has_entries(value: Any, dims: int, n: int) -> bool:
     if isinstance(value, Record):
         return len(value) == n
-    return np.ndim(value) == dims and len(value) == n
+    try:
+        return np.ndim(value) == dims and len(value) == n
+    except Exception:  # of what is no array: the measurement refuses it by name
+        return False
 
 
 def _entries(value: Any) -> Any:
-    return value if isinstance(value, Record) else torch.as_tensor(value, device="cpu")
+    """What can be cut into blocks; numbers in the machine's byte order, as torch knows them."""
+    if isinstance(value, (Record, Tensor)):
+        return value
+    array = np.asarray(value)
+    return array.astype(array.dtype.newbyteorder("="), order="C")
+
+
+def _kept(name: str, value: Any) -> Any:
+    """A setting as a run keeps it, seen before the measurement has looked at it."""
+    try:
+        return plain(value)
+    except Exception:
+        raise TypeError(
+            f"{name} must be a setting of plain values, was {inputs.shown(value)}"
+        ) from None
 
 
 def _largest(batch_size: int | None, source: Source, device: torch.device, per_batch: int) -> int:

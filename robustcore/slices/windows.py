@@ -131,6 +131,8 @@ def _points(name: str, value: Tensor, x: Tensor) -> None:
             f"{name} must be floating-point points of x's shape {tuple(x.shape)}, was "
             f"{value.dtype} {tuple(value.shape)}"
         )
+    if value.layout != torch.strided or value.device.type == "meta":
+        raise ValueError(f"{name} must be dense, was {value.layout} on {value.device}")
     if not bool(torch.isfinite(value).all()):
         raise ValueError(f"{name} must be finite points, held NaN or inf")
 

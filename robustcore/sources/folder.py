@@ -49,11 +49,19 @@ class LabelledFolder:
         size: int | None = None,
         images: int | None = None,
     ) -> None:
-        self.folder = Path(folder)
-        if not self.folder.is_dir():
+        self.folder = inputs.path("folder", folder)
+        try:
+            there = self.folder.is_dir()
+        except OSError:  # of a name that no folder can have
+            there = False
+        if not there:
             raise FileNotFoundError(f"x must be a folder of images, there is none at {folder}")
         self.size = None if size is None else inputs.integer("size", size, 1)
-        table = self.folder / "labels.csv" if labels is None else Path(labels)
+        table = (
+            self.folder / "labels.csv"
+            if labels is None
+            else inputs.path("labels", labels, "a CSV file")
+        )
         files, self.y = _labels_from(table)
         if images is not None:
             images = inputs.integer("images", images, 1, len(files))

@@ -48,7 +48,11 @@ def open_source(x: Any, y: Any, model: Any) -> Source:
     if isinstance(x, Tensor):
         return _of_tensor(x, put)
     if is_path(x):
-        x = LabelledFolder(x, y if is_path(y) else None)
+        try:
+            x = LabelledFolder(x, y if is_path(y) else None)
+        except (OSError, ValueError) as error:
+            kind = type(error) if isinstance(error, OSError) else ValueError
+            raise kind(f"x must be a folder of images with their labels: {error}") from error
     if isinstance(x, LabelledFolder):
         return _of_folder(x, put)
     if isinstance(x, np.ndarray):
