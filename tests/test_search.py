@@ -358,3 +358,18 @@ def test_a_probe_that_errs_more_often_is_checked_and_followed_with_nothing_left_
     assert search.goal[2] == 128
     assert search.aim.guess[2] == pytest.approx(0.05 * np.exp(-0.15))
     assert search.aim.previous[:, 2] == pytest.approx([0.05, z[1]])
+
+
+def test_no_draw_bounds_sigma_from_below_or_above_where_no_rank_does():
+    (x, y), samples = grey(6), 100
+    few = HalfSpace(16, 0.5)
+    assert ranks(samples, 0.02, 0.95)[0] == 0
+    record = rc.sigma_at_error_rate(few, x, 0.02, y, samples=samples, sigma_max=4.0, **QUIET)
+    assert (record.sigma_low == 0).all()
+    assert (record.bracket_low > 0).all()
+    slab, known = Slab(16, 0.5), radii(Slab(16, 0.5), x, samples)
+    high = ranks(samples, 0.98, 0.95)[2]
+    assert high == samples + 1
+    record = rc.sigma_at_error_rate(slab, x, 0.98, y, samples=samples, sigma_max=1e4, **QUIET)
+    assert np.isinf(record.sigma_high).all()
+    assert record.sigma == pytest.approx(known[:, 98], rel=0.02)
