@@ -114,13 +114,10 @@ def report(
     if not named:
         raise ValueError("models must hold at least one model, held none")
     for name, model in named.items():
-        if not isinstance(name, str) or not callable(model):
-            raise TypeError(
-                f"models must be callable, or callables by name, was {inputs.shown(models)}"
-            )
-    for name in named:
         if not isinstance(name, str):
-            raise TypeError(f"models must be named by strings, one was named {name!r}")
+            raise TypeError(f"models must be named by strings, one was named {inputs.shown(name)}")
+        if not callable(model):
+            raise TypeError(f"models must be callable, one was {inputs.shown(model)}")
     floating = isinstance(x, Tensor) and x.is_floating_point()
     batch = inputs.images(x) if floating else open_source(x, y, next(iter(named.values())))
     n = len(batch) if isinstance(batch, Tensor) else batch.n
