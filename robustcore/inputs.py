@@ -317,15 +317,28 @@ def folder(name: str, where: str | os.PathLike[str]) -> Path:
     return found
 
 
-def device(value: Any) -> torch.device:
-    """One on which tensors can be made."""
+def device(name: str, value: Any) -> torch.device:
+    """A device that torch can use here. Nothing is put on a GPU that may be another rank's."""
     try:
         found = torch.device(value)
-        torch.empty(0, device=found)
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"device must name a torch device, was {shown(value)}: {reason}") from None
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{name} must name a torch device, was {shown(value)}") from error
+    reason = _unusable(found)
+    if reason is not None:
+        message = f"{name} must be one that torch can use here, was {shown(value)}: {reason}"
+        raise ValueError(message)
     return found
+
+
+def _unusable(found: torch.device) -> str | None:
+    if found.type == "cuda":
+        count = torch.cuda.device_count()
+        return None if (found.index or 0) < count else f"torch sees {count} CUDA devices"
+    try:
+        torch.zeros(1, device=found).item()
+    except Exception as error:  # of any type: torch's backends have their own
+        return str(error).partition("\n")[0]
+    return None
 
 
 # -- amounts -----------------------------------------------------------------------------------

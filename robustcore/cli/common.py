@@ -63,26 +63,6 @@ def _best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def device(name: str) -> torch.device:
-    """A device that torch can use here. Raises ValueError."""
-    try:
-        found = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device must name a torch device, was {name!r}") from error
-    try:
-        if found.type == "cuda":  # nothing is put on a GPU that may be another rank's
-            count = torch.cuda.device_count()
-            why = None if (found.index or 0) < count else f"torch sees {count} CUDA devices"
-        else:
-            torch.zeros(1, device=found).item()
-            why = None
-    except Exception as error:  # of any type: torch's backends have their own
-        why = str(error).partition("\n")[0]
-    if why is not None:
-        raise ValueError(f"--device must be one that torch can use here, was {name!r}: {why}")
-    return found
-
-
 def results(args: argparse.Namespace) -> None:
     """Sees to the folder of the results, before any work."""
     args.out = args.out or args.kept

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from robustcore import runs
+from robustcore import inputs, runs
 from robustcore.cli import models, origin
-from robustcore.cli.common import device as usable
 
 ABOUT = "go on with an interrupted run, with the model, data and settings that it was begun with"
 Command = Callable[[argparse.Namespace], int]
@@ -57,7 +56,7 @@ def carry_out(name: str, command: Command, args: argparse.Namespace) -> int:
     kept = None if args.kept is None else origin.signed(name, options)
     token = runs.command.set(kept)
     try:
-        with runs.together(usable(args.device)) as device:
+        with runs.together(inputs.device("--device", args.device)) as device:
             args.device = str(device)
             return command(args)
     finally:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from robustcore import training, zoo
-from robustcore.cli.common import device, fraction
+from robustcore import inputs, training, zoo
+from robustcore.cli.common import fraction
 from robustcore.training.recipes import ON_OVERFITTING
 from robustcore.training.schedule import SCHEDULES
 from robustcore.training.settings import PRECISIONS
@@ -76,7 +76,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
     if args.device is not None:
-        device(args.device)
+        inputs.device("--device", args.device)
     load, defaults = DATA[args.data]
     names = ("start", "epochs", "lr", "schedule", "batch_size", "weight_decay", "seed", "device")
     given = _given(args, (*names, "network", "precision", "compile", "average"))

@@ -204,7 +204,7 @@ def load_denoiser(name: str, device: torch.device | str = "cpu") -> Denoiser:
     Raises ValueError for a network without one, with those that have, and RuntimeError for weights
     that are not those of the card.
     """
-    where = inputs.device(device)
+    where = inputs.device("device", device)
     stem = f"{inputs.choice('name', name, denoisers())}-denoiser"
     weights = (FOLDER / f"{stem}.safetensors").read_bytes()
     card = json.loads((FOLDER / f"{stem}.json").read_text())

@@ -49,7 +49,7 @@ def world(device: torch.device | str | None) -> Iterator[World]:
     device None is a GPU where there is one, under torchrun that of LOCAL_RANK.
     """
     usual = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = inputs.device(usual if device is None else device)
+    chosen = inputs.device("device", usual if device is None else device)
     with together(chosen) as device:
         grouped = dist.is_available() and dist.is_initialized()
         yield World(*((dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)), device)

@@ -86,7 +86,8 @@ def load_model(name: str, device: torch.device | str = "cpu") -> nn.Module:
     Raises ValueError for an unknown name, with the known ones, and RuntimeError for weights that
     are not those of the card.
     """
-    where, about = inputs.device(device), card(name)
+    where = inputs.device("device", device)
+    about = card(name)
     weights = (FOLDER / f"{name}.safetensors").read_bytes()
     if hashlib.sha256(weights).hexdigest() != about["sha256"]:
         raise RuntimeError(f"the weights of {name} are not those of its card: install again")
@@ -106,7 +107,8 @@ def load_images(
     known = sorted(path.name.partition("-")[0] for path in FOLDER.glob("*-test-1000.json"))
     sample = f"{inputs.choice('data', data, known)}-test-1000"
     labels = json.loads((FOLDER / f"{sample}.json").read_text())["labels"]
-    n, where = inputs.integer("images", images, 1, len(labels)), inputs.device(device)
+    n = inputs.integer("images", images, 1, len(labels))
+    where = inputs.device("device", device)
     with Image.open(FOLDER / f"{sample}.png") as sheet:
         size = sheet.width // TILES
         tiles = np.asarray(sheet).reshape(-1, size, TILES, size, len(sheet.getbands()))
