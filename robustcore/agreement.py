@@ -1,8 +1,8 @@
 """Do two evaluations of the same images agree, up to the model's own arithmetic?
 
-A logit is compared with its own size and with how far it moves from image to image, never with the
-other logits: of a class that is masked by -1e4 or -inf, or of one constant far above the rest,
-nothing follows about how exactly the others are computed.
+A logit is compared with its own size and with its range over images, never with the other logits: a
+class that is masked by -1e4 or -inf, or one constant far above the rest, says nothing of how
+exactly the others are computed.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ SAME = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.fl
 OTHER_SIZE = 5e-2
 
 
-def movement(logits: Tensor) -> Tensor:
-    """How far each logit moves over different images (S, K), (K,) float64.
+def ranges_of(logits: Tensor) -> Tensor:
+    """The range of each logit over different images (S, K), (K,) float64.
 
-    At least the median of those that move, so that one that rests by chance is not held to nothing;
-    0 for a constant.
+    At least the median of those above 0, so that one that hardly varies by chance is not held to
+    its own range; 0 for a constant.
     """
     wide = logits.double()
     finite = wide.isfinite()
     least = wide.masked_fill(~finite, torch.inf).amin(0)
     most = wide.masked_fill(~finite, -torch.inf).amax(0)
-    moved = (most - least).clamp(min=0)
-    moving = moved > 0
-    if bool(moving.any()):
-        moved[moving] = moved[moving].clamp(min=float(moved[moving].median()))
-    return moved
+    ranges = (most - least).clamp(min=0)
+    varies = ranges > 0
+    if bool(varies.any()):
+        ranges[varies] = ranges[varies].clamp(min=float(ranges[varies].median()))
+    return ranges
 
 
-def difference(a: Tensor, b: Tensor, moves: Tensor) -> Tensor:
-    """(S, K): |a - b| over the logit's size and its movement; inf where only one is NaN or inf."""
+def difference(a: Tensor, b: Tensor, ranges: Tensor) -> Tensor:
+    """(S, K): |a - b| over the logit's size and range; inf where only one is NaN or inf."""
     a, b = a.double(), b.double()
     alike = (a == b) | (a.isnan() & b.isnan())
-    size = torch.maximum(a.abs(), b.abs()) + moves
+    size = torch.maximum(a.abs(), b.abs()) + ranges
     return ((a - b).abs() / size).nan_to_num(torch.inf, torch.inf).masked_fill(alike, 0.0)
 
 
-def same(a: Tensor, b: Tensor, moves: Tensor) -> bool:
+def same(a: Tensor, b: Tensor, ranges: Tensor) -> bool:
     """Of batches of one size: no logit differs by more than the rounding of its type."""
-    return bool(difference(a, b, moves).amax() <= SAME.get(a.dtype, 1e-3))
+    return bool(difference(a, b, ranges).amax() <= SAME.get(a.dtype, 1e-3))
 
 
-def same_at_other_size(a: Tensor, b: Tensor, moves: Tensor) -> bool:
-    """Of batches of different sizes: the middle one of a row's logits that move hardly differs."""
-    moving = moves > 0
-    if not bool(moving.any()):
-        return same(a, b, moves)
-    return bool((difference(a, b, moves)[:, moving].median(1).values <= OTHER_SIZE).all())
+def same_at_other_size(a: Tensor, b: Tensor, ranges: Tensor) -> bool:
+    """Of batches of different sizes: the median difference of a row's logits that vary is small."""
+    varies = ranges > 0
+    if not bool(varies.any()):
+        return same(a, b, ranges)
+    return bool((difference(a, b, ranges)[:, varies].median(1).values <= OTHER_SIZE).all())

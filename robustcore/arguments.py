@@ -1,8 +1,8 @@
 """Numbers, switches and choices that a caller gives: one conversion for all, without torch.
 
-Each check names the argument, what it must be and what it was. A number is real and plainly one: a
-bool, a text, a complex number, a date and a masked array are none, though numpy or torch would turn
-them into one.
+Each check names the argument, what it must be and what it was. Only real numbers are numbers: a
+bool, a string, a complex number, a date and a masked array are none, though numpy or torch would
+convert them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ T = TypeVar("T")
 SHOWN = 100  # characters of a value in a message
 # What is an amount of noise or a distance lies between: a square, summed over all pixels of an
 # image, is a finite float32, and the amount itself a normal one.
-LARGEST, TINIEST = 1e15, 2.0**-126
+LARGEST = 1e15
+TINIEST = 2.0**-126
 NOT_INTEGERS = (bool, np.bool_, np.timedelta64, np.ma.MaskedArray)  # though some have an __index__
 
 
@@ -104,8 +105,8 @@ def grid(name: str, value: Any, zero: bool = False) -> NDArray[np.float64]:
     if not within.all():
         least = "finite and not negative" if zero else "positive and finite"
         raise ValueError(f"{name} must be {least}, one was {values[~within][0]}")
-    for each in (values.max(), values[values > 0].min(initial=1.0)):
-        _held(name, float(each))
+    _held(name, float(values.max()))
+    _held(name, float(values[values > 0].min(initial=1.0)))
     return values
 
 
@@ -127,13 +128,14 @@ def broadcast(**arrays: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     try:
         return tuple(np.broadcast_arrays(*arrays.values()))
     except ValueError:
-        shapes = ", ".join(str(each.shape) for each in arrays.values())
+        shapes = ", ".join(str(array.shape) for array in arrays.values())
         raise ValueError(
             f"{' and '.join(arrays)} must have shapes that broadcast, had {shapes}"
         ) from None
 
 
 def _held(name: str, value: float) -> None:
+    """Raises ValueError for an amount that float32 does not hold."""
     if value > LARGEST or 0 < value < TINIEST:
         raise ValueError(
             f"{name} must lie between {TINIEST:.2g} and {LARGEST:g}, as it is used in float32, "
@@ -168,19 +170,19 @@ def _numpy(value: Any, one: Callable[[Any], Any]) -> NDArray[Any]:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError
     if isinstance(value, (list, tuple, range)):
-        parts = [_numpy(each, one) for each in value]
-        kinds = {each.dtype.kind for each in parts}
+        parts = [_numpy(entry, one) for entry in value]
+        kinds = {part.dtype.kind for part in parts}
         if not kinds <= set("iuf"):
             raise TypeError
         if kinds == {"u", "i"}:  # numpy would take both for floats
-            return np.array([each.tolist() for each in parts])
+            return np.array([part.tolist() for part in parts])
         return np.array(parts)
     if hasattr(value, "detach"):  # a tensor
         value = value.detach().cpu()
         value = (value.double() if value.is_floating_point() else value).numpy()
     array = np.asarray(value)
     if array.dtype.kind == "O":
-        array = np.array([one(each) for each in array.flat]).reshape(array.shape)
+        array = np.array([one(entry) for entry in array.flat]).reshape(array.shape)
     return array
 
 
@@ -191,6 +193,11 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, was {shown(value)}")
     return bool(value)
+
+
+def optional_flag(name: str, value: Any) -> bool | None:
+    """True, False, or None for an automatic choice."""
+    return None if value is None else flag(name, value)
 
 
 def choice(name: str, value: Any, known: Sequence[str]) -> str:
@@ -204,18 +211,31 @@ def left_out(name: str, value: Any, where: str) -> None:
         raise ValueError(f"{name} must be left out {where}, was {shown(value)}")
 
 
-def texts(name: str, value: Any) -> list[str]:
-    """A list of texts; one text by itself is none."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
-        raise TypeError(f"{name} must be a list of texts, was {shown(value)}")
-    if getattr(value, "ndim", 1) != 1 or not all(isinstance(each, str) for each in value):
-        raise TypeError(f"{name} must be a list of texts, was {shown(value)}")
-    return [str(each) for each in value]
+def string(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, was {shown(value)}")
+    return str(value)
 
 
-def record(name: str, value: Any, kind: type[T]) -> T:
+def strings(name: str, value: Any) -> list[str]:
+    """A list of strings; one string by itself is none."""
+    listed = isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes))
+    flat = getattr(value, "ndim", 1) == 1
+    if not (listed and flat) or not all(isinstance(entry, str) for entry in value):
+        raise TypeError(f"{name} must be a list of strings, was {shown(value)}")
+    return [str(entry) for entry in value]
+
+
+def function(name: str, value: Any) -> Any:
+    """Anything that can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be callable, was {type(value).__name__}")
+    return value
+
+
+def instance(name: str, value: Any, kind: type[T]) -> T:
     if not isinstance(value, kind):
-        raise TypeError(f"{name} must be of {kind.__name__}, was {type(value).__name__}")
+        raise TypeError(f"{name} must be of type {kind.__name__}, was {type(value).__name__}")
     return value
 
 
@@ -225,11 +245,11 @@ def records(name: str, value: Any, kind: type[T], alone: str = "") -> dict[str, 
         return {alone: value}
     if not isinstance(value, Mapping):
         raise TypeError(
-            f"{name} must be of {kind.__name__}, or such records by name, "
+            f"{name} must be of type {kind.__name__}, or such records by name, "
             f"was {type(value).__name__}"
         )
-    for key, each in value.items():
+    for key, record in value.items():
         if not isinstance(key, str):
-            raise TypeError(f"{name} must have texts as names, one was {shown(key)}")
-        record(f"{name}[{key!r}]", each, kind)
+            raise TypeError(f"{name} must have strings as names, one was {shown(key)}")
+        instance(f"{name}[{key!r}]", record, kind)
     return dict(value)

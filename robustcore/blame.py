@@ -1,4 +1,4 @@
-"""Whose error it is: one that robustcore raised with a sentence for its user, or another's."""
+"""Where an error comes from: robustcore's own sentence for its user, the model, or a library."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dis
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Where the user's model is called: what is raised behind these is its own
+# Where the user's model is called: what is raised below these is its own
 CALLS = {HERE / name for name in ("network.py", "gradients.py")}
 RAISE = dis.opmap["RAISE_VARARGS"]
 
@@ -18,8 +18,10 @@ def is_ours(error: BaseException) -> bool:
     that fails has no frame of its own, so that the last instruction tells it from a `raise`.
     """
     trace = error.__traceback__
-    if trace is None or isinstance(error, AssertionError):
-        return trace is None
+    if trace is None:
+        return True  # made and never raised
+    if isinstance(error, AssertionError):
+        return False
     while trace.tb_next is not None:
         trace = trace.tb_next
     code = trace.tb_frame.f_code
@@ -28,7 +30,8 @@ def is_ours(error: BaseException) -> bool:
 
 def is_of_model(error: BaseException) -> bool:
     """Whether it came up in a call of the user's model, or of its gradient."""
-    files, trace = set(), error.__traceback__
+    files = set()
+    trace = error.__traceback__
     while trace is not None:
         files.add(Path(trace.tb_frame.f_code.co_filename))
         trace = trace.tb_next
@@ -36,5 +39,5 @@ def is_of_model(error: BaseException) -> bool:
 
 
 def sentence(error: BaseException) -> str:
-    """Its own words where it is ours, else with its type."""
+    """The message where it is ours, else with the type of the error."""
     return str(error) if is_ours(error) else f"{type(error).__name__}: {error}"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from robustcore import inputs
-from robustcore.agreement import movement, same, same_at_other_size
+from robustcore.agreement import ranges_of, same, same_at_other_size
 from robustcore.batches import Graph, Slots
 from robustcore.fused import Fused, fuse
 from robustcore.kernels import select
@@ -28,7 +28,7 @@ from robustcore.warning import warn
 BATCH_PIXELS = {"cpu": 3 * 2**17, "cuda": 2**24}
 LEAST_BATCH = 4  # photos of 224 x 224, 2 cores: 1.3 times as fast as 2 at a time (two networks)
 PROBE = 4  # images of a batch with which a model is probed: one of them, and three with noise
-STRANGE = (0.25, 1.0, 4.0)  # that noise, in units of the range of all pixels
+PROBE_NOISE = (0.25, 1.0, 4.0)  # of these three, in units of the range of all pixels
 
 
 class RandomizedModelWarning(UserWarning):
@@ -125,7 +125,7 @@ class Evaluator(Rounds):
         margins = self.kernels.margins(logits, self.y, torch.as_tensor(rows, device=self.device))
         self.clean_margins = margins[0].double().cpu().numpy()
 
-        moves = self._probe(logits)
+        ranges = self._probe(logits)
         if self.randomized:
             if lower is not None:
                 raise ValueError(
@@ -136,7 +136,7 @@ class Evaluator(Rounds):
             warn(message, RandomizedModelWarning)
         elif compile is not True:
             self.fused = fuse(
-                self.network.model, self.x, self.dtype, self.kernels.name, self.clip, logits, moves
+                self.network.model, self.x, self.dtype, self.kernels.name, self.clip, logits, ranges
             )
         if self.fused is not None:
             self.notes.append(self.fused.note)
@@ -151,43 +151,44 @@ class Evaluator(Rounds):
         """Sets `randomized`; ValueError where an image's answer depends on the rest of its batch.
 
         One image is evaluated among copies of itself, and twice among others that noise has moved
-        far beyond the range of any image: whatever a model makes of a whole batch, its largest
-        pixel, its mean, its order, is then another. It is the image of the least range, for which
-        that matters most. Batches of one size are compared, so that the same algorithm computes
-        both; batches of other sizes (all images, and one of the others alone) within the rounding
-        of another algorithm. Returns the movement of logits.
+        far beyond the range of any image: whatever a model computes over a whole batch, its
+        largest pixel, its mean, its order, then changes. It is the image of the least range, for
+        which that matters most. Batches of one size are compared, so that the same algorithm
+        computes both; batches of other sizes (all images, and one of the others alone) within the
+        rounding of another algorithm. Returns the ranges of logits.
         """
         size = min(PROBE, self.batch_size)
         low, high = self.x.flatten(1).aminmax(dim=1)
         width = (high - low).masked_fill(clean.isnan().all(1), torch.inf)
         chosen = int(width.argmin())
         image = self.x[chosen : chosen + 1]
-        strength = np.array(STRANGE[-max(1, size - 1) :]) * (float(high.max() - low.min()) or 1.0)
-        others = np.arange(len(strength)) % len(self.x)
-        mixed = torch.cat([self._strange(others, strength), image])[:size]
+        span = float(high.max() - low.min()) or 1.0
+        sigma = span * np.array(PROBE_NOISE[-max(1, size - 1) :])
+        others = np.arange(len(sigma)) % len(self.x)
+        mixed = torch.cat([self._with_probe_noise(others, sigma), image])[:size]
         among = self.network.spare_inputs(self.formatted(mixed))
         again = self.network(self.formatted(mixed))
         np.add.at(self.n_forward, others, 2)
-        moves = movement(torch.cat([clean, among[:1]]))
-        self.randomized = not same(among, again, moves)
+        ranges = ranges_of(torch.cat([clean, among[:1]]))
+        self.randomized = not same(among, again, ranges)
         if size == 1:
-            return moves  # no batch ever holds a second image
+            return ranges  # no batch ever holds a second image
         copies = self.network(self.formatted(image.expand(size, -1, -1, -1)))
         alone = self.network(self.formatted(mixed[:1]))
         self.n_forward[chosen] += 2 + size
         self.n_forward[others[0]] += 1
         answer = copies[-1:]
-        itself = same(answer, among[-1:], moves) and same(answer.expand_as(copies), copies, moves)
+        itself = same(answer, among[-1:], ranges) and same(answer.expand_as(copies), copies, ranges)
         mine = torch.cat([answer, among[:1]])
         elsewhere = torch.cat([clean[chosen : chosen + 1], alone])
-        if self.randomized or (itself and same_at_other_size(mine, elsewhere, moves)):
-            return moves
+        if self.randomized or (itself and same_at_other_size(mine, elsewhere, ranges)):
+            return ranges
         raise ValueError(
             "model must judge each image by itself, its answer depended on the other images "
             "in the batch: call model.eval()"
         )
 
-    def _strange(self, rows: np.ndarray, sigma: np.ndarray) -> Tensor:
+    def _with_probe_noise(self, rows: np.ndarray, sigma: np.ndarray) -> Tensor:
         """Images with noise, within the bounds of what the model will see."""
         index = torch.as_tensor(rows, device=self.device)
         return self.kernels.perturb(

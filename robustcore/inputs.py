@@ -21,15 +21,18 @@ from robustcore.arguments import (
     choice,
     flag,
     fraction,
+    function,
     grid,
     integer,
     integers,
     left_out,
     number,
+    optional_flag,
     pair,
     positive,
     shown,
-    texts,
+    string,
+    strings,
 )
 from robustcore.warning import PixelRangeWarning, warn
 
@@ -44,6 +47,7 @@ __all__ = [
     "float64",
     "folder",
     "fraction",
+    "function",
     "identifiers",
     "images",
     "integer",
@@ -52,6 +56,7 @@ __all__ = [
     "left_out",
     "norm",
     "number",
+    "optional_flag",
     "path",
     "positive",
     "radii",
@@ -60,11 +65,11 @@ __all__ = [
     "shown",
     "sigma_of_all",
     "sigmas",
+    "string",
+    "strings",
     "targets",
     "tensor",
-    "texts",
     "type_of",
-    "warn",
 ]
 
 P = ParamSpec("P")

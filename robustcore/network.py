@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcore.arguments import function
 from robustcore.batches import out_of_memory
 
 Model = Callable[[Tensor], Any]
@@ -40,8 +41,7 @@ class Network:
     """
 
     def __init__(self, model: Model, device: torch.device, dtype: torch.dtype) -> None:
-        if not callable(model):
-            raise TypeError(f"model must be callable, was {type(model).__name__}")
+        function("model", model)
         self.model, self.device, self.dtype = model, device, dtype
         self.eager = model  # as it is called where it is not compiled
         self.layout = torch.contiguous_format

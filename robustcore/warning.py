@@ -17,7 +17,9 @@ def warn(message: str, category: type[Warning]) -> None:
     """As warnings.warn, at the innermost frame outside this package and torch: the caller's."""
     torch = getattr(sys.modules.get("torch"), "__file__", None)
     ours = (PACKAGE, str(Path(torch).parent)) if torch else (PACKAGE,)
-    level, frame = 2, sys._getframe(1)
+    level = 2
+    frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
-        level, frame = level + 1, frame.f_back
+        frame = frame.f_back
+        level += 1
     warnings.warn(message, category, stacklevel=level)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import robustcore as rc
-from robustcore.agreement import difference, movement, same, same_at_other_size
+from robustcore.agreement import difference, ranges_of, same, same_at_other_size
 from robustcore.evaluator import PROBE, Evaluator
 
 NET = Small().eval()
@@ -224,16 +224,16 @@ def test_the_warning_names_the_callers_line():
 # -- the comparisons and what they cost ------------------------------------------------------
 
 
-def test_differences_are_relative_to_a_logits_own_size_and_movement():
-    moves = movement(torch.tensor([[1.0, 5.0, -1e4, 0.0], [3.0, 5.5, -1e4, 4.0]]))
-    assert moves.tolist() == [2.0, 2.0, 0.0, 4.0]  # the median of 0.5, 2 and 4 for the second
+def test_differences_are_relative_to_a_logits_own_size_and_range():
+    ranges = ranges_of(torch.tensor([[1.0, 5.0, -1e4, 0.0], [3.0, 5.5, -1e4, 4.0]]))
+    assert ranges.tolist() == [2.0, 2.0, 0.0, 4.0]  # the median of 0.5, 2 and 4 for the second
     a = torch.tensor([[1.0, 5.0, -1e4, torch.nan]])
     b = torch.tensor([[1.0, 5.1, -1e4, torch.nan]])
-    np.testing.assert_allclose(difference(a, b, moves), [[0, 0.1 / 7.1, 0, 0]], rtol=1e-5)
-    assert not same(a, b, moves)
-    assert same_at_other_size(a, b, moves)
-    assert difference(a, b.nan_to_num(), moves)[0, 3] == torch.inf
-    assert not same_at_other_size(a, 2 * b, moves)
+    np.testing.assert_allclose(difference(a, b, ranges), [[0, 0.1 / 7.1, 0, 0]], rtol=1e-5)
+    assert not same(a, b, ranges)
+    assert same_at_other_size(a, b, ranges)
+    assert difference(a, b.nan_to_num(), ranges)[0, 3] == torch.inf
+    assert not same_at_other_size(a, 2 * b, ranges)
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(1, None), (3, None), (9, None), (9, 3), (9, 1)])

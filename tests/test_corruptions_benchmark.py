@@ -208,7 +208,7 @@ def test_mce_refuses_what_does_not_fit():
     ("arguments", "error", "message"),
     [
         ({"corruptions": ["fogg"]}, ValueError, "did you mean 'fog'"),
-        ({"corruptions": []}, ValueError, "corruptions must be at least one and none twice"),
+        ({"corruptions": []}, ValueError, "corruptions must hold at least one and none twice"),
         ({"corruptions": ["fog", "fog"]}, ValueError, "corruptions must be .* none twice"),
         ({"severities": [0]}, ValueError, r"severities must be in \[1, 5\], was 0"),
         ({"severities": [1, 1]}, ValueError, "severities must be .* none twice"),

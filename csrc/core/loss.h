@@ -41,8 +41,8 @@ RC_FN Gain judged(Spaced<const float> logits, int64_t classes, int64_t goal, boo
 }
 
 // wanted: a class whose lead over the goal is raised, or -1 for the best of all. slope (classes,)
-// receives the gradient of the gain. DLR is that of Croce and Hein (2020), which needs three classes,
-// and four with a target.
+// receives the gradient of the gain. DLR is that of Croce and Hein (2020): three classes at least,
+// four with a target; with fewer, the lowest logit stands in for those that are missing.
 RC_FN Gain gain(Spaced<const float> logits, int64_t classes, int64_t goal, bool targeted, Loss loss,
                 int64_t wanted, Spaced<float> slope) {
     Gain result = judged(logits, classes, goal, targeted);

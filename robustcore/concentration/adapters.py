@@ -50,7 +50,7 @@ def boxed(make: Callable[[float], Attack], room: float = 1.0) -> Attack:
     make: from the width of the box, in pixel units, to an attack on mapped images: lengths given to
         it are to be divided by that width. room: on each side, as a share of what the images span.
     """
-    _callable("make", make)
+    inputs.function("make", make)
     room = inputs.positive("room", room)
 
     def attack(model: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def boxed(make: Callable[[float], Attack], room: float = 1.0) -> Attack:
 
 def foolbox(attack: Any, eps: float | None = None) -> Attack:
     """A foolbox attack; eps: its radius, None for one that minimises the distance."""
-    _callable("attack", attack)
+    inputs.function("attack", attack)
     eps = None if eps is None else inputs.positive("eps", eps)
     import foolbox as library
 
@@ -81,7 +81,7 @@ def foolbox(attack: Any, eps: float | None = None) -> Attack:
 
 def torchattacks(kind: Any, **settings: Any) -> Attack:
     """An attack class of torchattacks, such as torchattacks.PGDL2, with its settings."""
-    _callable("kind", kind)
+    inputs.function("kind", kind)
 
     def make(span: float) -> Attack:
         return lambda model, u, y: kind(model, **_mapped(settings, span))(u, y)
@@ -91,7 +91,7 @@ def torchattacks(kind: Any, **settings: Any) -> Attack:
 
 def art(kind: Any, **settings: Any) -> Attack:
     """An evasion attack class of ART, such as DeepFool, with its settings."""
-    _callable("kind", kind)
+    inputs.function("kind", kind)
     from art.estimators.classification import PyTorchClassifier
 
     def make(span: float) -> Attack:
@@ -115,7 +115,7 @@ def autoattack(kind: Any, *, eps: float, **settings: Any) -> Attack:
 
     kind: of the package autoattack or pyautoattack; settings: its other arguments.
     """
-    _callable("kind", kind)
+    inputs.function("kind", kind)
     eps = inputs.positive("eps", eps)
 
     def make(span: float) -> Attack:
@@ -127,11 +127,6 @@ def autoattack(kind: Any, *, eps: float, **settings: Any) -> Attack:
         return run
 
     return boxed(make)
-
-
-def _callable(name: str, value: Any) -> None:
-    if not callable(value):
-        raise TypeError(f"{name} must be callable, was {type(value).__name__}")
 
 
 def _mapped(settings: dict[str, Any], span: float) -> dict[str, Any]:

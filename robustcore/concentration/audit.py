@@ -93,8 +93,7 @@ def audit_attack(
     sigma_max = inputs.positive("sigma_max", sigma_max)
     if samples < points:
         raise ValueError(f"samples must be at least points = {points}, was {samples}")
-    if not callable(attack):
-        raise TypeError(f"attack must be callable, was {type(attack).__name__}")
+    inputs.function("attack", attack)
     batch = inputs.images(x, model)
     n = len(batch)
     engine = {"seed": seed, "ids": ids, "batch_size": batch_size, "backend": backend}
@@ -210,7 +209,8 @@ def _count(
     for rows, draws in in_rounds(some, 0, samples):
         wrong = ~(evaluator.margins(rows, sigma[rows], draws) > 0)
         errors[:, g] += np.bincount(rows[wrong], minlength=len(errors))
-        slots, size = wrong.nonzero()[0], evaluator.batch_size
+        slots = wrong.nonzero()[0]
+        size = evaluator.batch_size
         for part in np.split(slots, range(size, len(slots), size)):
             image, draw, noise = (
                 torch.as_tensor(each, device=evaluator.device)

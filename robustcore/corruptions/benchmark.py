@@ -245,7 +245,7 @@ def asked(corruptions: Any, severities: Any) -> list[tuple[str, int]]:
     ]
     for name, values in (("corruptions", names), ("severities", chosen)):
         if not values or len(set(values)) < len(values):
-            raise ValueError(f"{name} must be at least one and none twice, was {values!r}")
+            raise ValueError(f"{name} must hold at least one and none twice, was {values!r}")
     return [(name, each) for name in names for each in chosen]
 
 

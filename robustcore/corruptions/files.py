@@ -129,8 +129,8 @@ def corruption_benchmark_files(
     wanted = asked(corruptions, severities)
     root = inputs.path("folder", folder)
     confidence = inputs.fraction("confidence", confidence)
-    compile = None if compile is None else inputs.flag("compile", compile)
-    progress = None if progress is None else inputs.flag("progress", progress)
+    compile = inputs.optional_flag("compile", compile)
+    progress = inputs.optional_flag("progress", progress)
     clean = inputs.images(x) if isinstance(x, Tensor) else x
     device, n = device_of(model, x), len(clean)
     try:

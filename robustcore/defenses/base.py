@@ -37,9 +37,7 @@ class Defense(nn.Module):
 
     def __init__(self, model: Callable[[Tensor], Any]) -> None:
         super().__init__()
-        if not callable(model):
-            raise TypeError(f"model must be callable, was {type(model).__name__}")
-        self.model = model
+        self.model = inputs.function("model", model)
         if isinstance(model, nn.Module):
             self.training = model.training
 

@@ -48,9 +48,7 @@ class PixelDeflection(Opaque):
         self.window = inputs.integer("window", window, 1, 2**20)
         self.sigma = None if sigma is None else inputs.positive("sigma", sigma)
         self.draws = Draws(seed)
-        if not isinstance(wavelet, str):
-            raise TypeError(f"wavelet must be a name, was {inputs.shown(wavelet)}")
-        self.wavelet = wavelet
+        self.wavelet = inputs.string("wavelet", wavelet)
         if sigma is not None:
             known = _pywavelets().wavelist(kind="discrete")
             self.wavelet = inputs.choice("wavelet", wavelet, known)

@@ -57,7 +57,7 @@ UNASKED = ("native",)
 # Slots to a call: after it progress is shown, and an interrupt is heard. More on a CUDA device, for
 # it is waited for; its memory sets no limit: no body keeps any for each slot.
 AT_ONCE, AT_ONCE_CUDA = 2**16, 2**20
-AGREE = 1e-4  # relative to a logit's size and movement: rounding alone separates the two
+AGREE = 1e-4  # relative to a logit's size and range: rounding alone separates the two
 TF32 = 2e-2  # the same where torch makes one of them from numbers of 10 bits
 
 
@@ -141,16 +141,16 @@ def fuse(
     backend: str,
     clip: Any,
     logits: Tensor,
-    moves: Tensor,
+    ranges: Tensor,
 ) -> Fused | None:
     """`model` in one kernel with its noise, or None where it must be called as it is.
 
     That is so for anything but a network that `pack` takes, on a backend that is UNASKED, for
     float32 images; and for one whose own `logits` (B, K) of the images x the packed network does
-    not reproduce; they move by `moves` (K,) from image to image. On the other backends a network is
-    fused when it is Packed by the user; on a GPU one that begins with a convolution up to that
-    layer's answers. Draws in the features are the user's wish: ValueError where they cannot be
-    made.
+    not reproduce; `ranges` (K,) are those of its logits over images. On the other backends a
+    network is fused when it is Packed by the user; on a GPU one that begins with a convolution up
+    to that layer's answers. Draws in the features are the user's wish: ValueError where they cannot
+    be made.
     """
     packed = model if isinstance(model, Packed) else None
     how = (backend, x.device, clip)
@@ -172,14 +172,14 @@ def fuse(
     fused = Fused(packed, *how)
     if isinstance(fused.body, ReferenceNet):
         return None
-    return fused if _agrees(fused, x, logits, moves) else None
+    return fused if _agrees(fused, x, logits, ranges) else None
 
 
-def _agrees(fused: Fused, x: Tensor, logits: Tensor, moves: Tensor) -> bool:
+def _agrees(fused: Fused, x: Tensor, logits: Tensor, ranges: Tensor) -> bool:
     """Whether the packed network says of the images what the model says."""
     rows = torch.arange(len(x), device=x.device)
     mine = fused.logits(x, rows, torch.zeros_like(x[:, 0, 0, 0]), rows, rows, seed=0)
     if not bool(logits.isfinite().any()):
         return False
     coarse = x.is_cuda and not fused.packed.dense and torch.backends.cudnn.allow_tf32
-    return bool(difference(mine, logits, moves).amax() <= (TF32 if coarse else AGREE))
+    return bool(difference(mine, logits, ranges).amax() <= (TF32 if coarse else AGREE))

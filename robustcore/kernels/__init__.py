@@ -216,7 +216,7 @@ def select(backend: str | None, device: torch.device | str) -> Backend:
                 RuntimeWarning,
             )
     if not isinstance(backend, str) or backend not in _TABLE:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or None; got {backend!r}")
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or None, was {backend!r}")
     reason = unavailable(backend, device)
     if reason is not None:
         raise RuntimeError(

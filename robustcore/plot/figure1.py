@@ -23,7 +23,8 @@ def half_space(sigma: float = 0.1, rate: float = 0.01, n: int = 20, ax: Axes | N
     To scale: the circle has radius sigma * sqrt(n), the half-space lies -sigma * Phi^-1(rate) away.
     sigma: above 0. rate: in (0, 1/2). n: at least 1. Source: Fig. 1 and equation 1.
     """
-    sigma, n = positive("sigma", sigma), integer("n", n, 1, 2**53)
+    sigma = positive("sigma", sigma)
+    n = integer("n", n, 1, 2**53)
     rate = _below_half("rate", rate)
     ax = axes(ax, (5.0, 4.9))
     radius, near = float(typical_noise_norm(sigma, n)), float(half_space_distance(sigma, rate))

@@ -111,11 +111,11 @@ def _asked(
     record: Any, image: Any, names: Any, eps: Any, legend: Any
 ) -> tuple[SliceResult, int, float | None]:
     """The record, a position in it, and the radius, each checked."""
-    known = arguments.record("record", record, SliceResult)
+    known = arguments.instance("record", record, SliceResult)
     if not len(known):
         raise ValueError("record must hold at least one image, held none")
     if names is not None and (isinstance(names, str) or not isinstance(names, Sequence)):
-        raise TypeError(f"names must be a list of texts, was {arguments.shown(names)}")
+        raise TypeError(f"names must be a list of strings, was {arguments.shown(names)}")
     arguments.flag("legend", legend)
     at = arguments.integer("image", image, -len(known), len(known) - 1)
     return known, at, None if eps is None else arguments.positive("eps", eps)

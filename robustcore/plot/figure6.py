@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from robustcore.arguments import record, shown
+from robustcore.arguments import instance, shown
 from robustcore.plot.style import MARKS, SERIES, SIGMA_LABEL, axes
 from robustcore.results import ErrorRate
 
@@ -26,19 +26,19 @@ def accuracy_over_trials(trials: Mapping[str, Sequence[ErrorRate]], ax: Axes | N
     for its in trials.values():
         if not isinstance(its, Sequence):
             raise TypeError(f"trials must be lists of records by name, one was {shown(its)}")
-        for one in its:
-            record("trials", one, ErrorRate)
+        for record in its:
+            instance("trials", record, ErrorRate)
     if not trials or not all(len(records) for records in trials.values()):
         raise ValueError("trials must hold at least one record for each name")
     sigma = next(iter(trials.values()))[0].sigma
     for name, records in trials.items():
-        if any(not np.array_equal(each.sigma, sigma) for each in records):
+        if any(not np.array_equal(record.sigma, sigma) for record in records):
             raise ValueError(f"trials must share one grid of sigma, those of {name!r} do not")
     ax = axes(ax)
     order = np.argsort(sigma)
     shift = SHIFT * float(np.diff(sigma[order]).min()) if len(sigma) > 1 else 0.0
     for i, (name, records) in enumerate(trials.items()):
-        right = 100 * (1 - np.stack([each.rate.mean(0) for each in records]))[:, order]
+        right = 100 * (1 - np.stack([record.rate.mean(0) for record in records]))[:, order]
         ax.errorbar(
             sigma[order] + shift * (i - (len(trials) - 1) / 2),
             right.mean(0),

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from robustcore import arguments
-from robustcore.arguments import reals, texts
+from robustcore.arguments import reals, strings
 from robustcore.plot.style import MARKS, SERIES, SIGMA_LABEL, axes
 from robustcore.results import ErrorRate
 
@@ -31,7 +31,7 @@ def noisy_images(
     """
     sigma = arguments.grid("sigma", sigma, zero=True).tolist()
     pixels = np.clip(reals("panels", panels, "images (B, G, C, H, W)"), 0.0, 1.0)
-    rows = None if rows is None else texts("rows", rows)
+    rows = None if rows is None else strings("rows", rows)
     if pixels.ndim != 5 or pixels.shape[2] not in (1, 3) or pixels.shape[1] != len(sigma):
         raise ValueError(
             f"panels must have shape (B, {len(sigma)}, 1 or 3, H, W), but had {pixels.shape}"
@@ -91,7 +91,7 @@ def accuracy_in_noise(records: ErrorRate | Mapping[str, ErrorRate], ax: Axes | N
 def image_row(images: Any, words: Sequence[str], ax: Axes | None = None) -> Axes:
     """Images (B, C, H, W) side by side, each with its words below. C is 1 or 3."""
     pixels = np.clip(reals("images", images, "images (B, C, H, W)"), 0.0, 1.0)
-    words = texts("words", words)
+    words = strings("words", words)
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or len(pixels) != len(words):
         raise ValueError(
             f"images must have shape ({len(words)}, 1 or 3, H, W), but had {pixels.shape}"

@@ -22,7 +22,7 @@ def sigma_against_rate(
     The band is the interval of each rate by itself; the dashed line that of the linear model with
     the same sigma at the rate nearest to `through`.
     """
-    record = arguments.record("record", record, ErrorCurve)
+    record = arguments.instance("record", record, ErrorCurve)
     shown = arguments.integer("shown", shown, 0)
     ax = axes(ax)
     order = np.argsort(record.rates)
@@ -66,7 +66,7 @@ def ratio_to_half_space(
     sigma was found there. 1 all along: the boundary
     is a half-space at every scale. Below 1: errors come nearer than the common ones say.
     """
-    record = arguments.record("record", record, ErrorCurve)
+    record = arguments.instance("record", record, ErrorCurve)
     ax = axes(ax)
     order = np.argsort(record.rates)
     rates, ratio = record.rates[order], record.ratio(through)[:, order]

@@ -26,7 +26,7 @@ def sigma_histogram(record: SigmaResult, ax: Axes | None = None) -> Axes:
     The line is the median over all images, in which a misclassified one counts as 0 and a censored
     one as infinite; it is left out where that median is infinite. The title counts each status.
     """
-    record = arguments.record("record", record, SigmaResult)
+    record = arguments.instance("record", record, SigmaResult)
     ax = axes(ax)
     found = record.sigma[record.status == "found"]
     if found.size:
@@ -65,7 +65,7 @@ def sigma_intervals(record: SigmaResult, ax: Axes | None = None) -> Axes:
     for an undecided one. The interval of a found image that has no upper bound runs to the top of
     the Axes.
     """
-    record = arguments.record("record", record, SigmaResult)
+    record = arguments.instance("record", record, SigmaResult)
     ax = axes(ax)
     ordered = record[np.lexsort((record.sigma_low, record.sigma))]
     rank = np.arange(1, len(ordered) + 1)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from robustcore.arguments import record
+from robustcore.arguments import instance
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
 GREEN, PINK, SKY, AMBER = "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
@@ -25,7 +25,7 @@ DISTANCE_LABEL = r"$\ell_2$ distance (pixel units of [0, 1])"
 def axes(ax: Axes | None, size: tuple[float, float] = (6.4, 4.0)) -> Axes:
     """`ax`, or Axes of a new Figure of `size` inches that pyplot does not know of."""
     if ax is not None:
-        return record("ax", ax, Axes)
+        return instance("ax", ax, Axes)
     figure = Figure(figsize=size, dpi=150, layout="constrained", facecolor="white")
     ax = figure.add_subplot(facecolor="white")
     ax.spines[["top", "right"]].set_visible(False)

@@ -124,15 +124,14 @@ def report(
     where = batch.device if isinstance(batch, Tensor) else torch.device("cpu")
     labels = None if y is None or is_path(y) else inputs.labels(y, n, where)
     if classes is not None and (isinstance(classes, str) or not isinstance(classes, Sequence)):
-        raise TypeError(f"classes must be a list of texts, was {inputs.shown(classes)}")
-    for each in inputs.texts("sections", sections):
+        raise TypeError(f"classes must be a list of strings, was {inputs.shown(classes)}")
+    for each in inputs.strings("sections", sections):
         inputs.choice("sections", each, tuple(SECTIONS))
-    if not isinstance(data, str):
-        raise TypeError(f"data must be a text, was {inputs.shown(data)}")
+    data = inputs.string("data", data)
     known = _known(records)
     run = None if run is None else inputs.path("run", run)
-    progress = None if progress is None else inputs.flag("progress", progress)
-    compile = None if compile is None else inputs.flag("compile", compile)
+    progress = inputs.optional_flag("progress", progress)
+    compile = inputs.optional_flag("compile", compile)
     shared = {"seed": seed, "batch_size": batch_size, "backend": backend, "compile": compile}
     job = Job(
         x=batch,

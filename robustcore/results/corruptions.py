@@ -242,7 +242,7 @@ def _robustness(
         if not isinstance(its, Sequence):
             raise TypeError(f"robust must be lists of PGDResult by name, one was {shown(its)}")
         for each in its:
-            record = arguments.record("robust", each, PGDResult)
+            record = arguments.instance("robust", each, PGDResult)
             for eps, rate in zip(record.eps, record.robust_accuracy, strict=True):
                 found.setdefault((record.norm, float(eps)), {})[name] = float(rate)
     return {f"{norm} {eps:.4g}": rates for (norm, eps), rates in sorted(found.items())}

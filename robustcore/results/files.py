@@ -38,9 +38,9 @@ def write_whole(
     _keep_name(target.parent)
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """A text in UTF-8, as `write_whole` writes."""
-    write_whole(path, lambda file: file.write(text.encode()))
+def write_text(path: str | os.PathLike[str], text: str, *, name: str = "path") -> None:
+    """Text in UTF-8, as `write_whole` writes."""
+    write_whole(path, lambda file: file.write(text.encode()), name=name)
 
 
 def _keep_name(folder: Path) -> None:

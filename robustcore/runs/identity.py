@@ -23,6 +23,7 @@ from robustcore.runs.errors import Changed
 from robustcore.runs.rows import rows_of
 from robustcore.sources import digest
 
+HOLDERS = (nn.Module, Tensor, types.FunctionType, types.MethodType, functools.partial)
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 MEANING = {
     "x": "the images",
@@ -55,9 +56,6 @@ class _Parts:
     structure: list[Any]
     weights: list[Any]
     code: list[Any]
-
-
-HOLDERS = (nn.Module, Tensor, types.FunctionType, types.MethodType, functools.partial)
 
 
 def _describe(value: Any, parts: _Parts, seen: dict[int, int]) -> None:

@@ -81,8 +81,8 @@ def by_blocks(
             bound.apply_defaults()
             given = bound.arguments
             for name in ("progress", "compile"):
-                if given.get(name) is not None:
-                    given[name] = inputs.flag(name, given[name])
+                if name in given:
+                    given[name] = inputs.optional_flag(name, given[name])
             if given["run"] is not None:
                 inputs.path("run", given["run"])
             asked = given["run"] is not None or given["block"] is not None

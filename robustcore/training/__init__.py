@@ -101,8 +101,8 @@ def train(
             "recipe must be Natural(), Gaussian(...) or Adversarial(...), was "
             f"{inputs.shown(recipe)}"
         )
-    progress = None if progress is None else inputs.flag("progress", progress)
-    compile = None if compile is None else inputs.flag("compile", compile)
+    progress = inputs.optional_flag("progress", progress)
+    compile = inputs.optional_flag("compile", compile)
     with world(device) as here:
         chosen = settings(
             data,

@@ -82,8 +82,7 @@ class Data:
     mirror: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str):
-            raise TypeError(f"name must be a text, was {inputs.shown(self.name)}")
+        inputs.string("name", self.name)
         inputs.integer("pad", self.pad, 0)
         inputs.flag("mirror", self.mirror)
         for part in ("x", "x_test"):
@@ -95,7 +94,10 @@ class Data:
                     f"{tuple(getattr(images, 'shape', ()))}"
                 )
             if not isinstance(labels, Tensor) or labels.dtype not in CLASSES:
-                raise TypeError(f"{part.replace('x', 'y')} must be a tensor of integer classes")
+                raise TypeError(
+                    f"{part.replace('x', 'y')} must be a tensor of integer classes, was "
+                    f"{getattr(labels, 'dtype', type(labels).__name__)}"
+                )
             if len(images) == 0 or labels.shape != (len(images),) or int(labels.min()) < 0:
                 raise ValueError(
                     f"{part.replace('x', 'y')} must hold one class, 0 or above, for each of "

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from robustcore import inputs, zoo
-from robustcore.results.files import write_whole
+from robustcore.results.files import write_text, write_whole
 from robustcore.training.settings import differing
 
 CHECKPOINT, WEIGHTS, CARD = "checkpoint.pt", "weights.safetensors", "card.json"
@@ -75,7 +75,7 @@ def save_result(folder: Path, model: nn.Module, card: dict[str, Any]) -> dict[st
     card = card | {"sha256": hashlib.sha256(weights).hexdigest()}
     text = json.dumps(card, indent=2) + "\n"
     write_whole(folder / WEIGHTS, lambda file: file.write(weights), name="out")
-    write_whole(folder / CARD, lambda file: file.write(text.encode()), name="out")
+    write_text(folder / CARD, text, name="out")
     return card
 
 

@@ -20,7 +20,7 @@ ON_OVERFITTING = ("fall back", "stop", "ignore")
 
 
 def _keep(recipe: Any, name: str, value: Any) -> None:
-    """What was checked, as a plain number: it goes into cards."""
+    """Set a field of a frozen recipe to what was checked: a plain number, as cards hold it."""
     object.__setattr__(recipe, name, value)
 
 

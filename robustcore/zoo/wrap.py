@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustcore.arguments import LARGEST, reals, shown
+from robustcore.arguments import LARGEST, function, reals, shown
 from robustcore.zoo.resnet import Normalize
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -47,8 +47,7 @@ def wrap(
     [-1, 1] has 0.5 and 0.5.
     Raises TypeError or ValueError that names the argument.
     """
-    if not callable(model):
-        raise TypeError(f"model must be callable, was {type(model).__name__}")
+    function("model", model)
     center, scale = _numbers("mean", mean), _numbers("std", std)
     if len(center) != len(scale):
         raise ValueError(
