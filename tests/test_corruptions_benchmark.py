@@ -209,9 +209,9 @@ def test_mce_refuses_what_does_not_fit():
     [
         ({"corruptions": ["fogg"]}, ValueError, "did you mean 'fog'"),
         ({"corruptions": []}, ValueError, "corruptions must hold at least one and none twice"),
-        ({"corruptions": ["fog", "fog"]}, ValueError, "corruptions must be .* none twice"),
+        ({"corruptions": ["fog", "fog"]}, ValueError, "corruptions must hold .* none twice"),
         ({"severities": [0]}, ValueError, r"severities must be in \[1, 5\], was 0"),
-        ({"severities": [1, 1]}, ValueError, "severities must be .* none twice"),
+        ({"severities": [1, 1]}, ValueError, "severities must hold .* none twice"),
         ({"storage": "png"}, ValueError, "storage must be one of memory, uint8, jpeg"),
         ({"storage": "jpeg", "quality": 96}, ValueError, r"quality must be in \[1, 95\]"),
         ({"confidence": 1.0}, ValueError, "confidence must lie strictly"),

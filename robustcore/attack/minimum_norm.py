@@ -36,8 +36,12 @@ LEAST, MOST = 0.5, 1.5  # what one step may make of a radius
 REFINE_FROM, REFINE_ROUNDS = 0.98, 4
 LARGE, RANDOM = 150, 3  # from this effort on, some of it goes to random starts, so many
 OVERHEAD = 3  # forward passes outside the stages, as gradient evaluations
-DOUBT = 4  # a first step that expects so many times the distance found: networks have 0.6 to 2.6
-AGAIN, AGAIN_ROUNDS, GAINED = 6, 20, 0.98  # searches from there, while each brings it nearer
+# A model saturates where a first step expects an error farther than so many times the distance
+# found: on other networks it is 0.6 to 2.6 times.
+DOUBT = 4
+# Searches from the error found then, rounds of bisection before each, and the share of the distance
+# below which another follows.
+AGAIN, AGAIN_ROUNDS, GAINED = 6, 20, 0.98
 SCATTER = [2.0**k for k in range(-10, 2)]  # how far random points lie, in widths of the image
 SCATTERED, FIRST = 4, 2**21  # random points at each; the number of the first start among them
 PATIENCE, SETTLED = 8, 3e-4  # a slot is done that so often expects no more than this share
@@ -230,17 +234,22 @@ class _Search:
             rows = rows[found.distance[rows] < GAINED * before]
 
     def _scatter(self, rows: Tensor, step: int) -> None:
-        """Look for an error among random points, ever farther away, of images without one."""
-        gradients, found, norm = self.gradients, self.found, self.gradients.norm
-        for turn in range(len(SCATTER)):
-            rows = rows[torch.isinf(found.distance[rows])]
+        """Look for an error among random points, ever farther from images that have none."""
+        gradients = self.gradients
+        norm = gradients.norm
+        for turn, width in enumerate(SCATTER):
+            rows = rows[torch.isinf(self.found.distance[rows])]
             slots = rows.repeat_interleave(SCATTERED)
             draw = torch.arange(len(slots), device=rows.device) % SCATTERED
             offset = torch.empty_like(gradients.x[slots])
             gradients.kernels.random_start(
-                (SCATTER[turn] * self.widest[slots]).float(), FIRST + turn * SCATTERED + draw,
-                self.ids[slots], offset, norm=norm, seed=self.seed,
-            )  # fmt: skip
+                (width * self.widest[slots]).float(),
+                FIRST + turn * SCATTERED + draw,
+                self.ids[slots],
+                offset,
+                norm=norm,
+                seed=self.seed,
+            )
             points = gradients.x[slots] + offset
             points = gradients.rounded(points if self.box is None else points.clamp(*self.box))
             margin, label = gradients.judged(slots, gradients.logits(slots, points))
@@ -250,7 +259,8 @@ class _Search:
                 gradients.x, slots, points, margin, distance, best, norm=norm
             )
             none = torch.zeros_like(slots)
-            found.keep(slots, distance, best, label, none, torch.full_like(slots, step))
+            at = torch.full_like(slots, step)
+            self.found.keep(slots, distance, best, label, none, at)
 
     def run(self, slots: _Slots, steps: int, done: int, last: bool) -> None:
         """Some steps of all slots; in the last stage those that have settled leave first."""

@@ -25,7 +25,7 @@ from robustcore.rounds import in_rounds
 from robustcore.runs import by_blocks
 from robustcore.streams import Stream
 
-BLOCK_ELEMENTS = 2**25
+BLOCK_ELEMENTS = 2**25  # pixels of all points attacked together: bounds the memory
 
 
 @by_blocks({"sigma": 2}, smallest=1)

@@ -197,9 +197,16 @@ class MedianSearch:
         block = max(1, BLOCK_ELEMENTS // (CLASSES * points.x.shape[1]))
         for some in rows.split(block) if len(rows) else ():
             minimum_norm(
-                points, found, some, points.logits(some, points.x[some]), effort=AGAIN,
-                restarts=1, box=None, seed=points.engine.seed, ids=points.engine.ids,
-            )  # fmt: skip
+                points,
+                found,
+                some,
+                points.logits(some, points.x[some]),
+                effort=AGAIN,
+                restarts=1,
+                box=None,
+                seed=points.engine.seed,
+                ids=points.engine.ids,
+            )
         self.seen = torch.minimum(self.seen, found.distance)
 
     def _look(self, slots: Tensor, distance: Tensor) -> None:

@@ -33,7 +33,7 @@ def clear_errors(folder: Path | None) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:  # SQLite quotes what it could not read
-        raise damaged(folder, "a text in it is none") from error
+        raise damaged(folder, "a text in it is not UTF-8") from error
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "") or ""
         text = str(error)
