@@ -33,6 +33,10 @@ def planned_times(times: float) -> Iterator[None]:
         _times.reset(token)
 
 
+class ModelError(RuntimeError):
+    """The model failed on images; its own error is the cause."""
+
+
 class Network:
     """The model with its answers checked, its memory format chosen, compiled where that pays.
 
@@ -69,7 +73,7 @@ class Network:
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
-            raise RuntimeError(
+            raise ModelError(
                 f"model must take images {tuple(images.shape)} in {images.dtype}, failed with "
                 f"{type(error).__name__}: {error}"
             ) from error
