@@ -245,6 +245,9 @@ def test_images_in_range_and_ranges_that_were_stated_are_not_told_of(name):
         lambda **more: rc.predict(MODEL, X, Y, sigma=8, n=50, **more),
         lambda **more: rc.noisy_copies(X, [8], **more),
         lambda **more: rc.pgd(MODEL, X, Y, eps=[0.1, 8], steps=2, **more),
+        lambda **more: rc.distance_to_error(
+            MODEL, X, Y, norm="inf", method="pgd", eps=8, steps=2, **more
+        ),
     ],
 )
 def test_amounts_above_the_span_of_pixels_are_told_of(call):

@@ -235,6 +235,32 @@ def test_one_huge_logit_does_not_hide_the_others():
     assert difference(asked(with_huge(NET)), asked(with_huge(Small()))) is None
 
 
+@pytest.mark.parametrize("common", [1e3, 1e4, -1e4])
+def test_what_all_logits_have_in_common_does_not_hide_how_they_differ(common):
+    """As the log-densities of a generative classifier have."""
+
+    def raised(net, varying):
+        def model(t):
+            more = common * t.mean((1, 2, 3), keepdim=True).flatten(1) if varying else common
+            return net(t) + more
+
+        return model
+
+    for varying in (False, True):
+        assert difference(asked(raised(NET, varying)), asked(raised(Gain(1.5), varying)))
+        assert difference(asked(raised(NET, varying)), asked(raised(Small(), varying))) is None
+
+
+@pytest.mark.parametrize("model", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("images", [torch.float16, torch.float32, torch.float64])
+def test_a_run_asks_the_model_in_the_type_of_its_parameters(model, images, tmp_path):
+    net, x = Small().eval().to(model), torch.full((2, 3, 8, 8), 0.5, dtype=images)
+    how = {"samples": 5, "progress": False}
+    kept = rc.error_rate(net, x, 0.05, run=tmp_path, **how)
+    assert same(kept, rc.error_rate(net, x, 0.05, run=tmp_path, **how))
+    assert kept.n_errors.tolist() == rc.error_rate(net, x, 0.05, **how).n_errors.tolist()
+
+
 def test_nan_and_inf_are_compared_too():
     def with_value(value):
         return lambda t: torch.cat([NET(t), torch.full((len(t), 1), value)], 1)

@@ -16,6 +16,7 @@ from test_runs import ASKED, Counted, same, stop
 import robustcore as rc
 from robustcore import runs
 from robustcore.cli import main
+from robustcore.runs.identity import of_attack
 
 HERE = str(Path(__file__).parent)
 
@@ -131,6 +132,59 @@ def test_another_attack_is_another_run(tmp_path):
     rc.audit_attack(Sparse(), X[:1], None, nearest, **how)
     with pytest.raises(ValueError, match="attack must be that of the run"):
         rc.audit_attack(Sparse(), X[:1], None, lambda model, x, y: x + 0.1, **how)
+
+
+class Moves:
+    """An attack with a setting that no module and no code shows."""
+
+    def __init__(self, far):
+        self.far = far
+
+    def __call__(self, model, x, y):
+        return x + self.far
+
+
+def in_closure(held):
+    return lambda model, x, y: held(model, x, y)
+
+
+def with_settings(**settings):
+    return lambda model, x, y: x + settings["far"]
+
+
+def of_class(kind):
+    return lambda model, x, y: kind(0.1)(model, x, y)
+
+
+class OtherMoves(Moves):
+    pass
+
+
+ATTACKS = {
+    "a number of an object": (Moves(0.1), Moves(0.2)),
+    "a number of an object in a closure": (in_closure(Moves(0.1)), in_closure(Moves(0.2))),
+    "a number of an object in an object": (Moves(Moves(0.1)), Moves(Moves(0.2))),
+    "a setting in a dictionary": (with_settings(far=0.1), with_settings(far=0.2)),
+    "a setting in a list": (Moves([0.1, 1]), Moves([0.2, 1])),
+    "a class in a closure": (of_class(Moves), of_class(OtherMoves)),
+    "a method": (Moves(0.1).__call__, Moves(0.2).__call__),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_is_known_by_its_settings(name):
+    one, other = map(of_attack, ATTACKS[name])
+    assert one != other
+    assert one == of_attack(ATTACKS[name][0])
+
+
+def test_an_attack_of_other_settings_is_refused(tmp_path):
+    how = {"sigma": 0.2, "points": 20, "samples": 60, "progress": False, "run": tmp_path}
+    first = rc.audit_attack(Sparse(), X[:1], None, Moves(0.1), **how)
+    again = rc.audit_attack(Sparse(), X[:1], None, Moves(0.1), **how)
+    assert np.array_equal(again.sigma, first.sigma)
+    with pytest.raises(ValueError, match=r"attack \(its code\) must be that of the run"):
+        rc.audit_attack(Sparse(), X[:1], None, Moves(0.2), **how)
 
 
 def test_one_function_is_kept_under_several_names(tmp_path):

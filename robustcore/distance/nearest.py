@@ -105,7 +105,10 @@ def distance_to_error(
     task = Task.start(
         model, x, y, norm, box, targets, restarts, loss, seed, ids, batch_size, backend, compile
     )
-    radius = DEFAULT_EPS[task.norm] if radius is None else radius
+    if radius is None:
+        radius = DEFAULT_EPS[task.norm]
+    else:
+        inputs.radii(radius, task.norm)  # held against the range of pixels
     if step_size is None and not search:
         step_size = radius / PAPER_SHARE
     how = task.steps(steps, step_size, False, nearest=not search)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustcore import inputs
 from robustcore.network import Model, Network
 from robustcore.sources import Source
 
@@ -64,6 +65,7 @@ def behaviour(model: Model, source: Source, batch_size: int | None) -> Behaviour
     is as before. Errors are those of a measurement.
     """
     x, _ = source.block(0, min(source.n, IMAGES))
+    x = x.to(inputs.type_of(model) or x.dtype)
     network = Network(model, x.device, x.dtype)
     rounding = _roundoff(x)
     size = len(LEVELS) * IMAGES if batch_size is None else batch_size
@@ -97,13 +99,13 @@ def difference(held: Behaviour, now: Behaviour) -> str | None:
         return f"its logits had shape {held.outputs.shape}, have {now.outputs.shape}"
     was, found = held.outputs.astype(np.float64), now.outputs.astype(np.float64)
     known = np.isfinite(was) & np.isfinite(found)
-    sizes = np.where(known, np.maximum(np.abs(was), np.abs(found)), 0).max(0)
-    # a logit near 0 everywhere is a sum of terms as large as those of the others; the median, as
-    # one huge logit must not hide the rest
-    scale = np.maximum(sizes, np.median(sizes))
-    relative = max(LEAST, OPERATIONS * max(held.rounding, now.rounding))
+    sizes = _sizes(was, found, known)
+    # what all logits have in common, as log-densities have, says nothing of how they differ
+    apart = _sizes(_without_median(was, known), _without_median(found, known), known)
+    rounding = OPERATIONS * max(held.rounding, now.rounding)
     spread = held.spread.astype(np.float64) + now.spread
-    allowed = np.broadcast_to(relative * scale + TIMES * spread, was.shape)
+    explained = LEAST * np.minimum(sizes, apart) + rounding * sizes + TIMES * spread
+    allowed = np.broadcast_to(explained, was.shape)
     with np.errstate(invalid="ignore"):
         apart = np.where(known, np.abs(was - found) - allowed, -np.inf)
         same = known | (was == found) | (np.isnan(was) & np.isnan(found))
@@ -115,6 +117,22 @@ def difference(held: Behaviour, now: Behaviour) -> str | None:
         f"logit {k} of input {i} of {len(was)} was {was[i, k]:.6g}, is {found[i, k]:.6g}; rounding "
         f"and randomness explain {allowed[i, k]:.2g}"
     )
+
+
+def _sizes(was: np.ndarray, found: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(K,): how large each logit becomes, at least the median of all.
+
+    A logit near 0 everywhere is a sum of terms as large as those of the others; the median, as one
+    huge logit must not hide the rest.
+    """
+    sizes = np.where(known, np.maximum(np.abs(was), np.abs(found)), 0).max(0)
+    return np.maximum(sizes, np.median(sizes))
+
+
+def _without_median(outputs: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Each row less the median of its known logits."""
+    masked = np.ma.masked_array(outputs, ~known)
+    return np.asarray((masked - np.ma.median(masked, axis=1, keepdims=True)).filled(0.0))
 
 
 def _answers(network: Network, asked: Tensor, size: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import math
 import sys
 import types
@@ -42,8 +43,20 @@ def of_model(model: Any) -> dict[str, str]:
     a module or an object has as attributes may be counters and callbacks, and are no part of it: a
     run knows them by what the model does.
     """
-    parts = _Parts([], [], [])
-    _describe(model, parts, {})
+    return _hashes(model, settings=False)
+
+
+def of_attack(attack: Any) -> dict[str, str]:
+    """What an attack is: as `of_model`, and every plain value that it holds at any depth.
+
+    It may be too dear to be asked what it does, so its settings are all that tells it from another.
+    """
+    return _hashes(attack, settings=True)
+
+
+def _hashes(value: Any, settings: bool) -> dict[str, str]:
+    parts = _Parts([], [], [], settings)
+    _describe(value, parts, {})
     return {
         "structure": digest(*parts.structure),
         "weights": digest(*parts.weights),
@@ -56,6 +69,12 @@ class _Parts:
     structure: list[Any]
     weights: list[Any]
     code: list[Any]
+    settings: bool  # whether plain values count that an object, a list or a mapping holds
+
+    def counts(self, value: Any) -> bool:
+        if self.settings:
+            return not isinstance(value, (types.ModuleType, logging.Logger))
+        return isinstance(value, (*HOLDERS, tuple))
 
 
 def _describe(value: Any, parts: _Parts, seen: dict[int, int]) -> None:
@@ -81,12 +100,12 @@ def _describe(value: Any, parts: _Parts, seen: dict[int, int]) -> None:
         _describe_function(value, parts, seen)
     elif isinstance(value, Mapping):
         for name, each in value.items():
-            if isinstance(each, (*HOLDERS, tuple)):
+            if parts.counts(each):
                 parts.structure.append(str(name))
                 _describe(each, parts, seen)
     elif isinstance(value, list):  # numbers in it may be a log of what was done
         for each in value:
-            if isinstance(each, (*HOLDERS, tuple)):
+            if parts.counts(each):
                 _describe(each, parts, seen)
     elif isinstance(value, tuple):
         parts.structure.append(f"tuple {len(value)}")
@@ -94,13 +113,15 @@ def _describe(value: Any, parts: _Parts, seen: dict[int, int]) -> None:
             _describe(each, parts, seen)
     elif isinstance(value, (np.ndarray, np.generic)):
         parts.weights.append(plain(value))
+    elif isinstance(value, type):
+        parts.structure.append(_name(value))
     else:
         parts.structure.append(_name(type(value)))
         call = type(value).__dict__.get("__call__")
         if isinstance(call, types.FunctionType):
             _describe(call, parts, seen)
         for name, each in getattr(value, "__dict__", {}).items():
-            if isinstance(each, HOLDERS):
+            if isinstance(each, HOLDERS) or (parts.settings and parts.counts(each)):
                 parts.structure.append(name)
                 _describe(each, parts, seen)
 
@@ -131,7 +152,11 @@ def _describe_function(function: types.FunctionType, parts: _Parts, seen: dict[i
         if isinstance(each, (*HOLDERS, *PLAIN)):
             if not (isinstance(each, types.FunctionType) and _of_torch(each)):
                 _describe(each, parts, seen)
-        elif isinstance(each, (tuple, list, Mapping)) or callable(getattr(each, "forward", None)):
+        elif (
+            isinstance(each, (tuple, list, Mapping))
+            or callable(getattr(each, "forward", None))
+            or (parts.settings and parts.counts(each))
+        ):
             _describe(each, parts, seen)
 
 
@@ -189,9 +214,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): plain(each) for name, each in value.items()}
     if callable(value):
-        return {"callable": getattr(value, "__qualname__", type(value).__qualname__)} | of_model(
-            value
-        )
+        name = getattr(value, "__qualname__", type(value).__qualname__)
+        return {"callable": name} | of_attack(value)
     return repr(value)
 
 
