@@ -103,7 +103,7 @@ MUTANTS = [
     Mutant("loss.h", "targeted && classes > 3", "classes > 3"),
     Mutant("loss.h", "(logits[third] + logits[fourth]) * 0.5f", "logits[fourth]"),
     Mutant("loss.h", " + 1e-12f", ""),
-    Mutant("loss.h", "slope[top[0]] -= value", "slope[top[0]] += value"),
+    Mutant("loss.h", "slope[largest] -= value", "slope[largest] += value"),
     Mutant("loss.h", "slope[j] = -slope[j]", "slope[j] = slope[j]"),
     Mutant("loss.h", "targeted ? -value : value", "value"),
     Mutant("ball.h", "lanes[i] + lanes[i + width]", "lanes[2 * i] + lanes[2 * i + 1]"),

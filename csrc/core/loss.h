@@ -40,6 +40,17 @@ RC_FN Gain judged(Spaced<const float> logits, int64_t classes, int64_t goal, boo
     return {behind > 1.17549435e-38f ? behind : 1.17549435e-38f, 0.0f, goal};
 }
 
+// Puts a class in a place of the ranking by logits where it belongs there, and returns the class
+// that goes on to the next place: the one that stood there, or itself. -1 is none. Places are
+// single numbers, as an array of them would lie in a GPU's local memory.
+RC_FN int64_t displaced(Spaced<const float> logits, int64_t& place, int64_t candidate) {
+    if (candidate < 0) return candidate;
+    if (place >= 0 && !(logits[candidate] > logits[place])) return candidate;
+    const int64_t lower = place;
+    place = candidate;
+    return lower;
+}
+
 // wanted: a class whose lead over the goal is raised, or -1 for the best of all. slope (classes,)
 // receives the gradient of the gain. DLR is that of Croce and Hein (2020): three classes at least,
 // four with a target; with fewer, the lowest logit stands in for those that are missing.
@@ -67,23 +78,20 @@ RC_FN Gain gain(Spaced<const float> logits, int64_t classes, int64_t goal, bool 
     slope[goal] -= 1.0f;
     value = value - logits[goal];
     if (loss == Loss::kDlr) {
-        int64_t top[4] = {-1, -1, -1, -1};
+        int64_t largest = -1, second = -1, third = -1, fourth = -1;
         for (int64_t j = 0; j < classes; ++j) {
-            int64_t candidate = j;
-            for (int64_t& place : top) {
-                if (place >= 0 && !(logits[candidate] > logits[place])) continue;
-                const int64_t lower = place;
-                place = candidate;
-                if ((candidate = lower) < 0) break;
-            }
+            int64_t left = displaced(logits, largest, j);
+            left = displaced(logits, second, left);
+            left = displaced(logits, third, left);
+            displaced(logits, fourth, left);
         }
-        const int64_t third = top[classes < 3 ? 1 : 2];
-        const int64_t fourth = targeted && classes > 3 ? top[3] : third;
+        if (classes < 3) third = second;
+        if (!targeted || classes < 4) fourth = third;
         const float last = (logits[third] + logits[fourth]) * 0.5f;
-        const float spread = logits[top[0]] - last + 1e-12f;
+        const float spread = logits[largest] - last + 1e-12f;
         for (int64_t j = 0; j < classes; ++j) slope[j] = slope[j] / spread;
         value = value / spread;
-        slope[top[0]] -= value / spread;
+        slope[largest] -= value / spread;
         if (third == fourth) {
             slope[third] += value / spread;
         } else {
