@@ -261,7 +261,8 @@ def device_of(model: Model, x: Any) -> torch.device:
     """Of the images; for images that are read later, the model's."""
     if isinstance(x, Tensor):
         return x.device
-    if not (hasattr(x, "__len__") and hasattr(x, "__getitem__")):
+    listed = hasattr(x, "__len__") and hasattr(x, "__getitem__") and not np.isscalar(x)
+    if not listed or getattr(x, "ndim", 1) == 0:
         raise TypeError(f"x must be a torch.Tensor or images to slice, was {type(x).__name__}")
     if isinstance(model, nn.Module):
         for parameter in model.parameters():

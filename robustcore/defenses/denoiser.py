@@ -174,6 +174,9 @@ def train_denoiser(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(inputs.integer("seed", seed, 0, MAX_SEED))
             denoiser = Denoiser(data.x.shape[1])
+    learnt = denoiser.parameters() if isinstance(denoiser, nn.Module) else ()
+    if not any(p.requires_grad for p in learnt):
+        raise ValueError("denoiser must be a module with parameters that learn, had none")
     learns = [p.requires_grad for p in model.parameters()]
     model.requires_grad_(False)
     try:

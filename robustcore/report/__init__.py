@@ -151,7 +151,14 @@ def report(
         inputs.folder("out", folder)
     for name, model in named.items():
         given = known.get(name, {})
-        _check(model, job, given)
+        try:
+            _check(model, job, given)
+        except (TypeError, ValueError, RuntimeError) as error:
+            if not str(error).startswith("model "):
+                raise
+            kinds = (TypeError, ValueError, RuntimeError)
+            kind = next(each for each in kinds if isinstance(error, each))
+            raise kind(f"models: of {name!r}, {error}") from error
         job.records[name] = given
     chosen = {name: each for name, each in SECTIONS.items() if name in sections}
     with bar(len(chosen) * len(named), "parts", progress if leads() else False) as shown:
