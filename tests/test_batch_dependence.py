@@ -56,6 +56,9 @@ DEPENDENT = {
     "place": lambda t: NET(t) * torch.linspace(1, 2, len(t))[:, None],
     "odd places": lambda t: NET(t) * (1 + torch.arange(len(t)) % 2)[:, None],
     "number of images": lambda t: NET(t) * len(t),
+    "a common part": lambda t: NET(t - t.mean(0)) + 1e4,
+    "a common part of each image": lambda t: NET(t - t.mean(0)) + 1e4 * t.mean((1, 2, 3))[:, None],
+    "two classes with a common part": lambda t: NET(t - t.mean(0))[:, :2] + 1e4,
     "masked": lambda t: NET(t - t.mean(0)) - 1e4 * torch.tensor([0.0, 0, 0, 1, 1]),
 }
 
@@ -128,6 +131,7 @@ def untrained(scale: float, classes: int) -> nn.Module:
     return layers.eval()
 
 
+PROTOTYPES = torch.rand(5, 192, generator=torch.Generator().manual_seed(4))
 INDEPENDENT = {
     "as it is": NET,
     "autocast": autocast,
@@ -135,6 +139,12 @@ INDEPENDENT = {
     "large": untrained(30.0, 10),
     "many classes": untrained(1.0, 1000),
     "constant": lambda t: torch.zeros(len(t), 3),
+    "a common part": lambda t: NET(t) + 1e4,
+    "a common part of each image": lambda t: NET(t) - 300 * t.flatten(1).sum(1)[:, None],
+    "log-densities": lambda t: -(t.flatten(1)[:, None] - PROTOTYPES).square().sum(2) / 2e-4,
+    "two classes, one always lower": lambda t: torch.stack(
+        [NET(t)[:, 0].exp(), 0 * NET(t)[:, 1] - 5], 1
+    ),
     "normalised by itself": lambda t: NET(
         (t - t.amin((1, 2, 3), True)) / (t.amax((1, 2, 3), True) - t.amin((1, 2, 3), True))
     ),
@@ -226,10 +236,11 @@ def test_the_warning_names_the_callers_line():
 
 def test_differences_are_relative_to_a_logits_own_size_and_range():
     ranges = ranges_of(torch.tensor([[1.0, 5.0, -1e4, 0.0], [3.0, 5.5, -1e4, 4.0]]))
-    assert ranges.tolist() == [2.0, 2.0, 0.0, 4.0]  # the median of 0.5, 2 and 4 for the second
+    # less their medians, 0 and 3, the rows are 1, 5, -10000, 0 and 0, 2.5, -10003, 1
+    assert ranges.tolist() == [1.0, 2.5, 3.0, 1.0]
     a = torch.tensor([[1.0, 5.0, -1e4, torch.nan]])
     b = torch.tensor([[1.0, 5.1, -1e4, torch.nan]])
-    np.testing.assert_allclose(difference(a, b, ranges), [[0, 0.1 / 7.1, 0, 0]], rtol=1e-5)
+    np.testing.assert_allclose(difference(a, b, ranges), [[0, 0.1 / (4.1 + 2.5), 0, 0]], rtol=2e-4)
     assert not same(a, b, ranges)
     assert same_at_other_size(a, b, ranges)
     assert difference(a, b.nan_to_num(), ranges)[0, 3] == torch.inf
