@@ -57,6 +57,16 @@ def test_errors_are_those_of_draws_0_to_samples_on_a_stream_of_their_own(method,
     assert (more >= samples - points).all()
 
 
+@pytest.mark.parametrize("method", ["search", "pgd"])
+def test_a_point_that_is_an_error_is_at_no_distance(method):
+    found = rc.noisy_distance(
+        HalfSpace(16, DISTANCE), *grey(IMAGES), sigma=2 * SIGMA, points=20, method=method
+    )
+    height = heights(draws(NOISY, 20, 2 * SIGMA))
+    assert (height <= 0).sum() >= 5
+    assert ((found.distances == 0) == (height <= 0)).all()
+
+
 def test_the_papers_protocol_costs_one_look_and_its_steps_for_each_point():
     """A plane out of reach: 201 gradients by default, and one more than `steps`."""
     x, y = grey(2)
