@@ -41,16 +41,18 @@ def within(hits, repeats, low=0.94, high=0.98):
     ],
 )
 def test_interval_covers_sigma(model_type, rate, samples, rtol):
+    """The second line: ranks, looks and fits have exact tests of their own (test_search.py)."""
     model = model_type(16, 0.5)
-    x, y = grey(REPEATS)
+    repeats = REPEATS * 1000 // samples
+    x, y = grey(repeats)
     record = rc.sigma_at_error_rate(
         model, x, rate, y, samples=samples, rtol=rtol, sigma_max=10, progress=False
     )
     truth = model.sigma(rate)
     assert (record.status == "found").all()
-    assert within(covers(record, truth), REPEATS)
+    assert within(covers(record, truth), repeats)
     # the negative control: bounds about a truth that is 20 % off are not taken for good ones
-    assert not within(covers(record, 1.2 * truth), REPEATS)
+    assert not within(covers(record, 1.2 * truth), repeats)
     if rtol and (early := record.n_samples < samples).any():
         half = (record.sigma_high - record.sigma_low) / 2 / record.sigma
         assert half[early].max() <= rtol * (1 + 1e-9)
