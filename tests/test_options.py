@@ -32,7 +32,8 @@ class Instead:
     of: str
 
 
-NOT_OPTIONS = {"model", "x", "y", "progress"}  # the question itself, and a bar on the terminal
+# the question itself, a bar on the terminal, and the range that only a warning speaks of
+NOT_OPTIONS = {"model", "x", "y", "progress", "pixels"}
 
 
 class Curved(nn.Module):

@@ -33,3 +33,18 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, start):
     with pytest.raises(ValueError, match=message):
         training.train("narrow", toy(), out=tmp_path / "run", start=start, **SMALL)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        torch.nn.Linear(5, 3),
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(7, 3)),
+        torch.nn.Conv2d(4, 3, 3),
+        torch.nn.Embedding(4, 3),
+    ],
+)
+def test_a_network_for_other_images_is_named(tmp_path, network):
+    with pytest.raises(ValueError, match=r"network must take images \(2, 3, 8, 8\) of data"):
+        training.train(network, toy(), out=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ Under torchrun the processes share each batch: `torchrun --standalone --nproc-pe
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,6 +119,7 @@ def train(
             here.size,
         )
         name, model = _network(network, chosen.seed)
+        _takes(model, data)
         begun = None if start is None else files.begin(model, start)
         folder = inputs.folder("out", out)
         about = identity(chosen, name, data, recipe) | {"start": begun}
@@ -150,6 +152,20 @@ def _network(network: str | nn.Module, seed: int) -> tuple[str, nn.Module]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return network, zoo.network(network)
+
+
+def _takes(model: nn.Module, data: Data) -> None:
+    """ValueError where the network cannot evaluate these images."""
+    parameter = next(model.parameters())
+    images = data.x[:2].to(parameter.device, parameter.dtype) / 255
+    own = copy.deepcopy(model).eval()
+    try:
+        with torch.no_grad():
+            own(images)
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"network must take images {tuple(images.shape)} of data, failed with {error}"
+        ) from error
 
 
 def _card(trainer: Trainer, about: dict[str, Any]) -> dict[str, Any]:
