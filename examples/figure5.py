@@ -5,7 +5,7 @@
 Accuracy on clean images, under 15 corruptions at five severities, and under PGD of 100 steps. Claim
 5: of the four families of corruptions each model after the first gains most over it under noise (of
 other kinds than Gaussian), and it loses under fog and contrast. Exits with 1 unless the intervals
-over images (verdict.py) of all these gains and differences of gains say so.
+over images (verdict.py) of all these gains and differences of gains say so; writes figure5.json.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 from scipy.stats import norm
-from verdict import LEVEL, judge, together
+from verdict import LEVEL, judge, save, together
 
 import robustcore as rc
 from robustcore import plot
@@ -50,10 +50,12 @@ if others:
     plot.corruption_groups(tables, robust, *right)
 figure.savefig(args.out / "figure5.png")
 wider = norm.ppf(1 - LEVEL / 2 / 5 / max(len(others), 1)) / norm.ppf(0.975)
-outcomes = []
+singles = {name: [name] for name in tables[first].names}
+outcomes, rows = [], {}
 for name in others:
-    parts = FAMILIES | {"fog": ["fog"], "contrast": ["contrast"]}
+    parts = singles | FAMILIES
     gains = {part: gain(tables[first], tables[name], which) for part, which in parts.items()}
+    rows[name] = gains
     ends = {
         part: (mean - wider * half, mean + wider * half) for part, (mean, half) in gains.items()
     }
@@ -61,8 +63,11 @@ for name in others:
     rest = [ends[family] for family in FAMILIES if family != "noise"]
     outcomes += [judge((low - most, high - least), least=0) for least, most in rest]
     outcomes += [judge(ends[part], most=0) for part in ("fog", "contrast")]
-    words = ", ".join(f"{part} {mean:+.3f} +- {half:.3f}" for part, (mean, half) in gains.items())
+    shown = {part: gains[part] for part in (*FAMILIES, "fog", "contrast")}
+    words = ", ".join(f"{part} {mean:+.3f} +- {half:.3f}" for part, (mean, half) in shown.items())
     print(f"{name} over {first}: {words}")
 verdict = together(outcomes) if others else "takes two models"
+means = {name: table.mean_accuracy() for name, table in tables.items()}
+save(args.out / "figure5.json", gains=rows, mean_accuracy=means, outcome=verdict)
 print(f"claim 5, noise gains most, fog and contrast lose: {verdict}")
 raise SystemExit(0 if verdict == "holds" else 1)

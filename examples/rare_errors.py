@@ -4,6 +4,7 @@
 
 Above: sigma against the error rate for single images, with the line of the half-space that fits
 common errors. Below: the ratio of the two over all images. The paper's linear picture says 1.
+Writes the numbers to rare_errors.json; it judges no claim.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from verdict import save
 
 import robustcore as rc
 from robustcore import plot
@@ -26,6 +28,7 @@ images, samples = args.images or (12, 4)[args.quick], args.samples or (1000, 400
 
 model, x, y = rc.load_example(args.model, images)
 curve = rc.error_curve(model, x, y, samples=samples, progress=True)
+rows = {}
 for at, rate in enumerate(curve.rates):
     found = curve.status[:, at] == "found"
     if not found.any():
@@ -34,10 +37,13 @@ for at, rate in enumerate(curve.rates):
     sigma, ratio = curve.sigma[found, at], curve.ratio()[found, at]
     known = ratio[np.isfinite(ratio)]
     half = (curve.sigma_high - curve.sigma_low)[found, at] / 2 / sigma
-    told = (
-        f"rate {rate:7.0e}: median sigma {np.median(sigma):.4f}, half-width {np.median(half):.1%}"
-    )
-    print(told + (f", {np.median(known):.2f} of the half-space's" if len(known) else ""))
+    row = {"images": len(sigma), "sigma": np.median(sigma), "half_width": np.median(half)}
+    told = "rate {:7.0e}: median sigma {sigma:.4f}, half-width {half_width:.1%}".format(rate, **row)
+    if len(known):
+        row |= {"ratio": np.median(known), "least_ratio": known.min(), "largest_ratio": known.max()}
+        told += f", {row['ratio']:.2f} of the half-space's"
+    rows[f"{rate:g}"] = {key: float(value) for key, value in row.items()}
+    print(told)
 right = curve.n_forward[curve.sigma[:, 0] > 0]
 print(f"{np.median(right):,.0f} evaluations of an image that the model gets right")
 print("\n".join(curve.warnings()) or "no warning")
@@ -49,4 +55,7 @@ upper, lower = figure.subplots(2, 1)
 plot.sigma_against_rate(curve, upper)
 plot.ratio_to_half_space(curve, lower)
 figure.savefig(args.out / "rare_errors.png")
-print(f"wrote rare_errors.png, curve.npz and curve.csv in {args.out}")
+evaluations = float(np.median(right)) if len(right) else None
+told = {"evaluations": evaluations, "warnings": curve.warnings()}
+save(args.out / "rare_errors.json", rates=rows, **told)
+print(f"wrote rare_errors.png, rare_errors.json, curve.npz and curve.csv in {args.out}")

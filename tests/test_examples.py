@@ -172,8 +172,11 @@ def test_rare_errors_prints_each_rate_and_draws_the_figure(tmp_path, monkeypatch
     assert "rate   1e-01: found for no image" in shown  # its sigma is 1.17, and 1 the largest tried
     assert "rate   1e-09: median sigma 0.25" in shown  # 1.5 / 5.998
     assert "of the half-space's" in shown
+    kept = json.loads((tmp_path / "rare_errors.json").read_text())["rates"]
+    assert "0.1" not in kept
+    assert kept["1e-09"]["sigma"] == pytest.approx(1.5 / 5.998, rel=0.05)
     assert {each.name for each in tmp_path.iterdir()} == {
-        "rare_errors.png", "curve.npz", "curve.csv",
+        "rare_errors.png", "rare_errors.json", "curve.npz", "curve.csv",
     }  # fmt: skip
 
 
