@@ -39,7 +39,7 @@ def show(job: Job) -> Section:
         away = np.flatnonzero(known)[np.argsort(-far)][: int((far > FACTOR).sum())]
         low, median, high = np.percentile(ratio, [25, 50, 75])
         verdicts.append(
-            f"{name}: the nearest error is at {number(median, 3)} times the distance that noise "
+            f"{name}: the nearest error is at {median:#.3g} times the distance that noise "
             f"predicts (middle half of the images: {number(low, 3)} to {number(high, 3)}). "
             f"{len(ratio) - len(away)} of {len(ratio)} images agree within a factor of {FACTOR:g}"
             + (f"; not so {_listed(record.ids[away])}." if len(away) else ".")
@@ -92,5 +92,5 @@ def _listed(ids: np.ndarray) -> str:
 
 def _disagreeing(job: Job, name: str, record: Any, rows: np.ndarray) -> Any:
     pictures = job.pictures(rows).numpy()
-    words = [f"{record.ids[i]}: ratio {number(float(record.ratio[i]), 2)}" for i in rows]
+    words = [f"image {record.ids[i]}: ratio {number(float(record.ratio[i]), 2)}" for i in rows]
     return figure(plot.image_row(pictures, words), f"{name}: the images that disagree most.")

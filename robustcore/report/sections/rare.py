@@ -1,4 +1,4 @@
-"""Rare errors: sigma against the error rate far below one in the draws, beside the half-space."""
+"""Rare errors: sigma against the error rate far below 1/samples, beside the half-space."""
 
 from __future__ import annotations
 
@@ -104,10 +104,10 @@ def show(job: Job) -> Section:
     return Section(
         title=TITLE,
         about=(
-            "Error rates far below one in the draws, by splitting: a population of draws is led "
-            "through ever smaller noise by its errors. The intervals rest on the families of the "
-            "first draws and on draws around the errors; a warning says where they should not be "
-            f"believed. At error rate {job.rate:g} sigma is that of the section on noise, by plain "
+            "Error rates far below 1/samples, by splitting: draws that are errors are followed "
+            "into less and less noise. The intervals come from the spread between the descendants of "
+            "different first draws, and from draws around the errors; a warning says where they "
+            f"should not be believed. At error rate {job.rate:g} sigma is that of the section on noise, by plain "
             "draws, which bounds sigma of rarer and of commoner errors too."
         ),
         verdicts=verdicts,
