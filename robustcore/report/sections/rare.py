@@ -105,10 +105,10 @@ def show(job: Job) -> Section:
         title=TITLE,
         about=(
             "Error rates far below 1/samples, by splitting: draws that are errors are followed "
-            "into less and less noise. The intervals come from the spread between the descendants of "
-            "different first draws, and from draws around the errors; a warning says where they "
-            f"should not be believed. At error rate {job.rate:g} sigma is that of the section on noise, by plain "
-            "draws, which bounds sigma of rarer and of commoner errors too."
+            "into less and less noise. The intervals come from the spread between the descendants "
+            "of different first draws, and from draws around the errors; a warning says where "
+            f"they should not be believed. At error rate {job.rate:g} sigma is that of the section "
+            "on noise, by plain draws, which bounds sigma of rarer and of commoner errors too."
         ),
         verdicts=verdicts,
         figures=figures,
