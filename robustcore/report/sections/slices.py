@@ -43,9 +43,9 @@ def show(job: Job) -> Section:
     table: dict[str, list[Any]] = {
         key: []
         for key in (
-            *("model", "image", "connected", "predicted distance", "edge's distance"),
-            *("degrees to the adversarial error", "rms off straight", "over the radius"),
-            "share evaluated",
+            *("model", "image", "in one region", "edge predicted at", "edge at"),
+            *("degrees to the adversarial error", "edge off straight, rms"),
+            *("off straight / radius", "share of nodes evaluated"),
         )
     }
     for name, record in windows.items():
@@ -77,7 +77,9 @@ def show(job: Job) -> Section:
             "Each window is the plane through the image, the first error found in noise and an "
             "error found by a targeted attack. Grey: right. The circle has radius sigma sqrt(n), "
             "near which the noise lies; the dotted shape is the linf ball of 8/255; the dashed "
-            "line is where errors would begin if the noise errors fell in a half-space."
+            "line is where errors would begin if the noise errors fell in a half-space. The table "
+            "gives distances from the image, and by how much the edge of the error region is off "
+            "the straight line that fits it best, within the circle."
         ),
         verdicts=verdicts,
         figures=figures,
