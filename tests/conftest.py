@@ -6,6 +6,7 @@ they are those of a GPU: see elsewhere.py.
 """
 
 import ctypes
+import fcntl
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from elsewhere import DEVICE, INTERPRETED, Elsewhere
+from elsewhere import DEVICE, INTERPRETED, Elsewhere, few
 from emulated import build, emulated, launched
 from torch import Tensor
 
@@ -93,7 +94,7 @@ class Batch:
 
 @pytest.fixture
 def batch() -> Callable[..., Batch]:
-    def make(shape: tuple[int, int, int], slots: int = 11, images: int = 4) -> Batch:
+    def make(shape: tuple[int, int, int], slots: int = few(11, 3), images: int = 4) -> Batch:
         generator = torch.Generator().manual_seed(sum(shape))
         rows = torch.randint(images, (slots,), generator=generator)
         sigma = torch.rand(slots, generator=generator)
@@ -106,8 +107,16 @@ def batch() -> Callable[..., Batch]:
 
 
 @pytest.fixture(scope="session")
-def emulation(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return build(tmp_path_factory.mktemp("emulated")) if DEVICE == "cpu" else None
+def emulation(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Compiled once, by the first of the processes that share out the tests."""
+    if DEVICE != "cpu":
+        return None
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if hasattr(request.config, "workerinput") else base) / "emulated"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return build(folder)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,11 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else os.environ.get("ROBUSTCORE_TEST_DEVICE", "cpu")
 
 
+def few(many, interpreted):
+    """`many` slots or sizes; in the interpreter, which takes 60 ms for a slot, `interpreted`."""
+    return interpreted if INTERPRETED else many
+
+
 def _there(own: Tensor, device: str) -> Tensor:
     if any(s == 0 and n > 1 for s, n in zip(own.stride(), own.shape, strict=True)):
         return own.detach().to(device, copy=True)

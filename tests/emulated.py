@@ -19,7 +19,10 @@ NETWORKS = ("CudaNet", "CudaConvolvedNet")
 
 
 def build(folder):
-    """The emulation, compiled; with the checks that ROBUSTCORE_SANITIZE names."""
+    """The emulation, compiled once; with the checks that ROBUSTCORE_SANITIZE names."""
+    library = folder / "_cuda.so"
+    if library.exists():
+        return library
     pybind11 = pytest.importorskip("pybind11")
     if shutil.which("g++") is None:
         pytest.skip("no g++")
@@ -29,8 +32,8 @@ def build(folder):
     if sanitizers:
         command += ["-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     sources = [str(SOURCES / name) for name in ("emulated.cpp", "bindings.cpp")]
-    subprocess.run([*command, *sources, "-o", str(folder / "_cuda.so")], check=True)
-    return folder / "_cuda.so"
+    subprocess.run([*command, *sources, "-o", str(library)], check=True)
+    return library
 
 
 def networks(doors, made):

@@ -134,7 +134,14 @@ def test_stems_differ(names, stems):
 # -- whether a folder can be written ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [".robustcore-probe", f".robustcore-probe-{os.getpid()}"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".robustcore-probe",
+        # named, as processes that share out the tests must name them alike
+        pytest.param(f".robustcore-probe-{os.getpid()}", id=".robustcore-probe-PID"),
+    ],
+)
 def test_looking_whether_a_folder_can_be_written_follows_no_link(name, tmp_path):
     theirs = tmp_path / "theirs"
     theirs.write_text("theirs")
