@@ -79,7 +79,9 @@ def nearness_by_dimension(rates: Sequence[float] = RATES, ax: Axes | None = None
         ax.axvline(at, color=GREY, linewidth=0.8, linestyle=":")
         ax.text(at, 1.02, word.partition(",")[0], color=GREY, fontsize="small", ha=side,
                 transform=ax.get_xaxis_transform())  # fmt: skip
-    ax.legend(frameon=False, title="error rate", fontsize="small", loc="lower left")
+    # opaque, as a dotted line runs behind it
+    opaque = {"framealpha": 1, "edgecolor": "none"}
+    ax.legend(title="error rate", fontsize="small", loc="lower left", **opaque)
     ax.set_xlabel("components of an image, $n$")
     ax.set_ylabel("nearest error / typical noise")
     ax.set_xlim(1, 1e6)
