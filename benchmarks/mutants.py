@@ -7,7 +7,7 @@ A mutant is the package with one plausible slip: a sign, a comparison, a rank, a
 tail, a clone, clamp, mask or option left out. Rooms, kinds and places are drawn from a seed. The
 quick tests that execute the mutated line, cheapest first, run until one fails. The first call
 records which test executes which line (about 15 minutes); later calls reuse it until a source or a
-test changes.
+test changes. A call that was stopped goes on where it was. The result keeps every sample drawn.
 
 A mutant that changes no answer is equivalent: mutants_equivalent.json names it and says why.
 """
@@ -19,19 +19,22 @@ import ast
 import json
 import os
 import random
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 import time
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from difflib import SequenceMatcher
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from queue import Queue
+from threading import Lock
 from typing import Any
 
 from machine import machine
@@ -50,7 +53,9 @@ ROOMS = {
     **{room: [room] for room in SINGLE},
 }
 NOT_RUN_HERE = ("triton", "cuda")  # bodies that only a process of their own, or a GPU, executes
-BUDGET = 120.0  # seconds of tests, as they took alone, for one mutant
+ADDRESS = re.compile("0x[0-9a-f]{6}")
+BUDGET = 120.0  # processor seconds of tests for one mutant
+LIMIT, SLOWER = 120.0, 10.0  # seconds that a mutant may take: some, and so many times its tests'
 COMPARISONS = {
     ast.Lt: "<=",
     ast.LtE: "<",
@@ -278,74 +283,176 @@ def copied(tree: Path) -> Path:
     return tree
 
 
-def quick_tests(tree: Path, *more: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
-    return subprocess.run(
-        [*command, *more],
-        cwd=tree,
-        env=environment(tree),
-        capture_output=True,
-        text=True,
-        **options,
-    )
+class Tests:
+    """Runs quick tests in a copy of the package, each time in a fresh process."""
+
+    def __init__(self, name: str) -> None:
+        self.tree = copied(WORK / "trees" / name)
+        self.server = subprocess.Popen(
+            [sys.executable, str(ROOT / "benchmarks" / "forked_pytest.py")],
+            cwd=self.tree,
+            env=environment(self.tree),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *tests: str, limit: float = 3600.0) -> dict[str, Any] | None:
+        """Exit code, seconds of each test, and those that failed; None at the limit."""
+        (self.tree / "chosen.txt").write_text("\n".join(tests))
+        options = [
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "not slow",
+            "-o",
+            "addopts=",
+            "@chosen.txt",
+        ]
+        record = self.tree / "record.json"
+        request = {"arguments": options, "limit": limit, "said": "said.txt", "record": str(record)}
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        print(json.dumps(request), file=self.server.stdin, flush=True)
+        if self.server.stdout.readline().strip() != "done":
+            return None
+        if not record.exists():  # the process ended, pytest did not
+            return {"code": 3, "seconds": {}, "failed": []}
+        return json.loads(record.read_text())
+
+    @property
+    def said(self) -> str:
+        return (self.tree / "said.txt").read_text(errors="replace")
+
+
+def in_turn(workers: list[Tests], body: Callable[[Tests, Any], Any], tasks: Iterable[Any]) -> list:
+    """body(worker, task) for every task, by whichever worker is free."""
+    free: Queue[Tests] = Queue()
+    for worker in workers:
+        free.put(worker)
+
+    def one(task: Any) -> Any:
+        worker = free.get()
+        try:
+            return body(worker, task)
+        finally:
+            free.put(worker)
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        return list(pool.map(one, tasks))
 
 
 class Map:
-    """Seconds of each quick test, and the tests that execute each line."""
+    """Seconds of each quick test, and the tests that execute each line.
 
-    def __init__(self) -> None:
-        state = sha256()
-        for file in sorted([*ROOT.glob("robustcore/**/*.py"), *ROOT.glob("tests/*.py")]):
+    A file of tests is recorded once, and again when it changes or what it imports from tests/. Of
+    a source that has changed since, lines are followed: a mutant is tried on the tests that
+    executed its line, or the one before it, as it was.
+    """
+
+    def __init__(self, workers: list[Tests]) -> None:
+        self.sources = self._sources()
+        helpers = sha256()
+        for file in sorted(ROOT.glob("tests/*.py")):
+            if not file.name.startswith("test_"):
+                helpers.update(file.read_bytes())
+        self.folders = []
+        for file in sorted(ROOT.glob("tests/test_*.py")):
+            state = helpers.copy()
             state.update(file.read_bytes())
-        self.folder = WORK / state.hexdigest()[:12]
-        if not (self.folder / "seconds.json").exists():
-            self._record()
-        self.seconds: dict[str, float] = json.loads((self.folder / "seconds.json").read_text())
+            self.folders.append(WORK / "executed" / f"{file.stem}-{state.hexdigest()[:12]}")
+        new = [folder for folder in self.folders if not (folder / "seconds.json").exists()]
+        if new:
+            print(f"recording which test of {len(new)} files executes which line", flush=True)
+            in_turn(workers, self._record, new)
+        self.seconds: dict[str, float] = {}
+        for folder in self.folders:
+            self.seconds |= json.loads((folder / "seconds.json").read_text())
+        state = sha256("".join(folder.name for folder in self.folders).encode())
+        state.update(self.sources.name.encode())
+        self.name = state.hexdigest()[:12]
 
-    def _record(self) -> None:
-        print("recording which test executes which line", flush=True)
-        tree = copied(WORK / "trees" / "map")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        done = quick_tests(
-            tree,
-            "--cov=robustcore",
-            "--cov-context=test",
-            "--cov-report=",
-            "--junitxml=tests.xml",
-            "-o",
-            "junit_family=xunit1",
-        )
-        if done.returncode != 0:
-            raise SystemExit(f"the quick tests must pass before mutants are tried:\n{done.stdout}")
-        seconds = {}
-        for case in ElementTree.parse(tree / "tests.xml").iter("testcase"):
-            seconds[f"{case.get('file')}::{case.get('name')}"] = float(case.get("time") or 0)
-        shutil.copy2(tree / ".coverage", self.folder / "coverage.sqlite")
-        (self.folder / "seconds.json").write_text(json.dumps(seconds))
+    @staticmethod
+    def _sources() -> Path:
+        """A copy of the package as it is now."""
+        files = sorted(ROOT.glob("robustcore/**/*.py"))
+        state = sha256(b"".join(file.read_bytes() for file in files))
+        folder = WORK / "sources" / state.hexdigest()[:12]
+        for file in files:
+            kept = folder / file.relative_to(ROOT)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, kept)
+        return folder
+
+    def _record(self, worker: Tests, folder: Path) -> None:
+        file = f"tests/{folder.name.rpartition('-')[0]}.py"
+        coverage = ["--cov=robustcore", "--cov-context=test", "--cov-report="]
+        done = worker.run(file, *coverage)
+        if done is None or done["code"] not in (0, 1, 5):
+            raise SystemExit(f"the quick tests of {file} do not run:\n{worker.said}")
+        for test in sorted(set(done["failed"])):
+            print(f"fails without a mutant, and is left out: {test}", flush=True)
+            done["seconds"].pop(test, None)
+        for test in [test for test in done["seconds"] if ADDRESS.search(test)]:
+            del done["seconds"][test]  # it has another name each time
+        folder.mkdir(parents=True, exist_ok=True)
+        if (worker.tree / ".coverage").exists():
+            shutil.move(worker.tree / ".coverage", folder / "coverage.sqlite")
+        (folder / "sources.txt").write_text(self.sources.name)
+        (folder / "seconds.json").write_text(json.dumps(done["seconds"]))
 
     def tests(self, mutant: Mutant) -> list[str]:
         """Those that execute the line; of a line that runs at import, the file."""
-        query = """SELECT context.context, line_bits.numbits FROM line_bits
-            JOIN file ON file.id = line_bits.file_id JOIN context ON context.id = context_id
-            WHERE file.path LIKE ?"""
-        with sqlite3.connect(self.folder / "coverage.sqlite") as db:
-            rows = db.execute(query, (f"%/{mutant.file}",)).fetchall()
         executed, anywhere = set(), set()
-        byte, bit = divmod(mutant.line, 8)
-        for context, bits in rows:
-            test = context.partition("|")[0]
-            if test not in self.seconds:
+        for folder in self.folders:
+            if not (folder / "coverage.sqlite").exists():
                 continue
-            anywhere.add(test)
-            if byte < len(bits) and bits[byte] & (1 << bit):
-                executed.add(test)
+            line = self._line(mutant, (folder / "sources.txt").read_text())
+            for test, lines in _lines(folder / "coverage.sqlite", mutant.file):
+                if test in self.seconds:
+                    anywhere.add(test)
+                    if line in lines:
+                        executed.add(test)
         return sorted(executed or anywhere, key=lambda test: self.seconds[test])
+
+    def _line(self, mutant: Mutant, recorded: str) -> int:
+        """Where the mutant's line was when the tests were recorded, or the last one before it."""
+        before = WORK / "sources" / recorded / mutant.file
+        if recorded == self.sources.name or not before.exists():
+            return mutant.line
+        old = before.read_text().splitlines()
+        new = (ROOT / mutant.file).read_text().splitlines()
+        at = 0
+        for block in SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks():
+            if block.b < mutant.line:
+                at = block.a + min(mutant.line - block.b, block.size)
+        return at
+
+
+@cache
+def _lines(coverage: Path, file: str) -> list[tuple[str, frozenset[int]]]:
+    """(test, lines that it executes) of one source."""
+    query = """SELECT context.context, line_bits.numbits FROM line_bits
+        JOIN file ON file.id = line_bits.file_id JOIN context ON context.id = context_id
+        WHERE file.path LIKE ?"""
+    with sqlite3.connect(coverage) as db:
+        rows = db.execute(query, (f"%/{file}",)).fetchall()
+    return [
+        (
+            context.partition("|")[0],
+            frozenset(
+                8 * at + bit for at, byte in enumerate(bits) for bit in range(8) if byte >> bit & 1
+            ),
+        )
+        for context, bits in rows
+    ]
 
 
 # -- trying ----------------------------------------------------------------------------------
 
 
-def tried(mutant: Mutant, known: Map, tree: Path) -> dict[str, Any]:
+def tried(mutant: Mutant, known: Map, worker: Tests) -> dict[str, Any]:
     """The mutant with the test that failed, or None where it survived."""
     chosen, total = [], 0.0
     for test in known.tests(mutant):
@@ -356,24 +463,38 @@ def tried(mutant: Mutant, known: Map, tree: Path) -> dict[str, Any]:
     record = {**asdict(mutant), "tests": len(chosen), "killed_by": None}
     if not chosen:
         return record
-    path = tree / mutant.file
+    path = worker.tree / mutant.file
     source = path.read_text()
     path.write_text(mutant.applied(source))
     start = time.monotonic()
-    (tree / "chosen.txt").write_text("\n".join(chosen))
     try:
-        done = quick_tests(tree, "-x", "@chosen.txt", timeout=60 + 10 * min(total, BUDGET))
-        if done.returncode != 0:
-            failed = [
-                line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))
-            ]
-            record["killed_by"] = failed[0].split(" - ")[0] if failed else "import"
-    except subprocess.TimeoutExpired:
-        record["killed_by"] = "timeout"
+        done = worker.run(*chosen, "-x", limit=LIMIT + SLOWER * min(total, BUDGET))
     finally:
         path.write_text(source)
+    if done is None:
+        record["killed_by"] = "time"
+    elif done["code"] != 0:
+        record["killed_by"] = done["failed"][0] if done["failed"] else "import"
     record["seconds"] = round(time.monotonic() - start, 1)
     return record
+
+
+class Verdicts:
+    """One line for each mutant tried against these sources and tests: a call may be stopped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.lock = path, Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        self.known = [json.loads(line) for line in path.read_text().splitlines()]
+
+    def of(self, mutant: Mutant) -> dict[str, Any] | None:
+        named = asdict(mutant)
+        return next((each for each in self.known if named.items() <= each.items()), None)
+
+    def keep(self, record: dict[str, Any]) -> None:
+        with self.lock, self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
 
 
 def main() -> int:
@@ -388,23 +509,20 @@ def main() -> int:
         for mutant in mutants:
             print(f"{mutant.file}:{mutant.line}: {mutant.kind}: {mutant.before} -> {mutant.after}")
         return 0
-    known = Map()
-    trees: Queue[Path] = Queue()
-    for worker in range(options.workers):
-        trees.put(copied(WORK / "trees" / str(worker)))
+    workers = [Tests(str(number)) for number in range(options.workers)]
+    known = Map(workers)
+    verdicts = Verdicts(WORK / "verdicts" / f"{known.name}.jsonl")
 
-    def attempt(mutant: Mutant) -> dict[str, Any]:
-        tree = trees.get()
-        try:
-            record = tried(mutant, known, tree)
-        finally:
-            trees.put(tree)
+    def attempt(worker: Tests, mutant: Mutant) -> dict[str, Any]:
+        record = verdicts.of(mutant)
+        if record is None:
+            record = tried(mutant, known, worker)
+            verdicts.keep(record)
         told = record["killed_by"] or f"SURVIVED {record['tests']} tests"
         print(f"{mutant.file}:{mutant.line}: {mutant.before} -> {mutant.after}: {told}", flush=True)
         return record
 
-    with ThreadPoolExecutor(options.workers) as pool:
-        records = list(pool.map(attempt, mutants))
+    records = in_turn(workers, attempt, mutants)
     reasons = {
         (entry["file"], entry["before"], entry["after"]): entry["reason"]
         for entry in json.loads(EQUIVALENT.read_text())
@@ -419,13 +537,17 @@ def main() -> int:
     summary = {
         "command": f"python benchmarks/mutants.py --count {options.count} --seed {options.seed}",
         "machine": machine(),
+        "tests": f"{known.name}, {len(known.seconds)} quick ones",
         "mutants": len(records),
         "equivalent": len(survived) - len(real),
         "killed": len(records) - len(survived),
         "share_killed": round((len(records) - len(survived)) / max(1, counted), 4),
         "survivors": dict(Counter(record["kind"] for record in real)),
     }
-    RESULT.write_text(json.dumps({**summary, "records": records}, indent=1) + "\n")
+    samples = json.loads(RESULT.read_text())["samples"] if RESULT.exists() else []
+    samples = [each for each in samples if each["command"] != summary["command"]]
+    samples.append({**summary, "records": records})
+    RESULT.write_text(json.dumps({"samples": samples}, indent=1) + "\n")
     print(json.dumps(summary, indent=1))
     return 0
 

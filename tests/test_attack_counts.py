@@ -187,6 +187,35 @@ def test_refining_touches_only_the_images_it_is_given():
     assert (gradients.n_forward - before).tolist() == [3, 0, 3]
 
 
+# -- where the model saturates ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("gained", "turns"), [(0.97, 6), (0.99, 1)])
+def test_images_are_searched_again_whose_first_step_expected_four_times_the_distance(
+    gained, turns, monkeypatch
+):
+    """Up to six times, as long as the distance falls by 2 %; from random points, once, where
+    nothing was found at all."""
+    gradients = Gradients(Evaluator(HalfSpace(16, 0.2), *grey(4)), None, 2.0)
+    gradients.usable[:] = True
+    found = Found.nothing(gradients)
+    found.distance[:] = torch.tensor([1.0, 1.0, 1.0, torch.inf])
+    again = search._Search(gradients, found, None, 0, torch.arange(4))
+    again.first[:] = torch.tensor([3.9, 4.0, 4.1, 1.0])
+    scattered, searched = [], []
+
+    def run(self, slots, steps, done, last):
+        searched.append((slots.rows.tolist(), steps, done))
+        found.distance[slots.rows] *= gained
+
+    monkeypatch.setattr(search._Search, "run", run)
+    monkeypatch.setattr(search._Search, "_scatter", lambda self, rows, step: scattered.append(rows))
+    monkeypatch.setattr(search, "refine", lambda *a: None)
+    again.again(torch.arange(4), 7, 30)
+    assert searched == [([2], 7, 30 + 7 * turn) for turn in range(turns)]
+    assert [rows.tolist() for rows in scattered] == [[3]]
+
+
 # -- the last look ---------------------------------------------------------------------------
 
 

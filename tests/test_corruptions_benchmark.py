@@ -18,6 +18,7 @@ from robustcore.corruptions import (
     corruption_benchmark_files,
 )
 from robustcore.corruptions.benchmark import Condition, _ahead
+from robustcore.evaluator import Evaluator
 from robustcore.results import CorruptionResult, Record
 from robustcore.results.corruptions import better_and_worse
 from robustcore.stats import clopper_pearson
@@ -54,6 +55,8 @@ def test_counts_are_those_of_a_loop(x):
         answers = model(corrupt(x, str(name), int(severity), seed=5)).argmax(1)
         assert (found.correct[:, g] == (answers == y).numpy()).all()
     assert found.clean_correct.sum() == 19
+    probed = Evaluator(model, x[:4], y[:4]).n_forward
+    assert (found.n_forward[:4] - 5).tolist() == probed.tolist()
     assert (found.n_forward[4:] == 5).all()
     table = found.columns()
     low, high = clopper_pearson(found.correct.sum(0), 20, 0.95)

@@ -13,7 +13,7 @@ from scipy.stats import binom, norm
 import robustcore as rc
 from robustcore.evaluator import Evaluator
 from robustcore.search import Bisection, Quantile
-from robustcore.search.brackets import bracket_of
+from robustcore.search.brackets import _doubtful, bracket_of
 from robustcore.search.looks import Looks
 from robustcore.search.margin_fit import MarginFit, bell_shaped, moments
 from robustcore.search.quantile import CHECKING, DONE, PILOTING
@@ -300,6 +300,41 @@ def test_a_blind_step_halves_in_log_sigma_and_leaves_0_behind():
     assert known.infer(np.arange(3))[:, 0] == pytest.approx([0.1, 0.005, 1e-6 / 4])
     known.low[0, 0], known.high[0, 0] = 0.3, np.inf
     assert known.infer(np.arange(1))[:, 0] == pytest.approx([0.6])
+
+
+# in standard errors, of six draws: sure to err below -1, sure not to above 1
+SURE = np.array([[-2.0, -1.0, -0.5, 0.0, 0.4, 3.0]])
+ALL, NO = np.ones(1, bool), np.zeros((1, 6), bool)
+
+
+@pytest.mark.parametrize(
+    ("rank", "upper", "asked"),
+    [
+        (2, True, []),  # two surely err: an upper end
+        (3, True, [2, 3]),  # those that should err and may not
+        (6, False, []),  # five may err: fewer than six, a lower end
+        (5, False, [3, 4]),  # those that should not err and may
+    ],
+)
+def test_an_end_is_asked_for_until_it_is_sure(rank, upper, asked):
+    ask = _doubtful(SURE, NO, np.array([rank]), upper, ~ALL)
+    assert np.flatnonzero(ask[0]).tolist() == asked
+
+
+def test_where_no_draw_should_be_otherwise_the_unsure_are_asked_and_then_those_in_conflict():
+    sure = np.array([[-0.5, -0.2, 2.0]])  # all unsure ones should err, and a lower end is in doubt
+    asked = _doubtful(sure, np.zeros((1, 3), bool), np.array([2]), False, ~ALL)
+    assert asked.tolist() == [[True, True, False]]
+    sure, conflict = np.array([[-2.0, 2.0, -3.0]]), np.array([[False, True, False]])
+    asked = _doubtful(sure, conflict, np.array([3]), True, ~ALL)
+    assert asked.tolist() == [[False, True, False]]
+
+
+def test_the_first_rounds_ask_for_the_24_least_sure_and_one():
+    sure = -np.linspace(0.1, 0.9, 60)[None]
+    conflict, rank = np.zeros((1, 60), bool), np.array([60])
+    assert np.flatnonzero(_doubtful(sure, conflict, rank, True, ALL)[0]).tolist() == [*range(25)]
+    assert _doubtful(sure, conflict, rank, True, ~ALL).all()
 
 
 # -- a rate that is not monotone ---------------------------------------------------------------

@@ -9,6 +9,7 @@ from models import HalfSpace, Slab, Small, direction, grey
 from scipy.special import ndtri
 
 import robustcore as rc
+from robustcore.evaluator import Evaluator
 from robustcore.results.slices import linf_trace
 from robustcore.slices.grid import Grid
 from robustcore.slices.regions import edge, region_of, regions
@@ -149,6 +150,30 @@ def test_the_noise_error_is_a_draw_that_error_rate_counts():
         assert np.allclose(point, (wrong - x[i]).numpy(), atol=1e-5)
 
 
+def test_the_first_noise_error_names_the_class_that_is_attacked_and_all_is_counted():
+    """Of a slab errors are of two classes. PGD's radii: 8.53 sigma, up to a power of two."""
+    model, (x, y), sigma, samples = Slab(48, 0.5), grey(2, (3, 4, 4)), [0.3, 0.2], 200
+    record = windows(model, x, y, sigma=sigma, samples=samples, size=20, rate=0.1)
+    before = Evaluator(model, x, y).n_forward
+    for i, eps in enumerate([4.0, 2.0]):
+        draws = [rc.noisy_copies(x, sigma[i], sample=k)[i, 0] for k in range(samples)]
+        classes = model(torch.stack(draws)).argmax(1)
+        errors = classes[classes > 0]
+        assert errors[0] != errors[-1]
+        assert record.class_rate[i] == int((classes == errors[0]).sum()) / samples
+        assert record.error_rate[i] == len(errors) / samples
+        attack = rc.distance_to_error(
+            model, x[i], y[i], method="pgd", eps=eps, targets=errors[:1], ids=[i], progress=False
+        )
+        axes = [np.asarray(axis, float)[i] for axis in (record.axis_across, record.axis_up)]
+        point = sum(c * axis for c, axis in zip(record.points[i, 1], axes, strict=True))
+        assert np.allclose(point, (attack.x_adv[0] - x[i]).numpy(), atol=1e-5)
+        # each draw, each error's class, each node and both points, once
+        own = samples + len(errors) + record.n_evaluated[i] + 2
+        assert record.n_forward[i] == before[i] + own + attack.n_forward[0]
+        assert record.n_backward[i] == attack.n_backward[0]
+
+
 def test_two_sides_of_a_slab_are_not_connected():
     model, (x, y) = Slab(48, 0.3), grey(1, (3, 4, 4))
     w, aside = direction(48).float(), direction(48, seed=1).float()
@@ -236,8 +261,9 @@ def test_sigma_is_found_where_none_is_given_and_taken_from_a_record():
     found = rc.sigma_at_error_rate(model, x, 0.05, y, progress=False)
     record = windows(model, x, y, rate=0.05)
     assert record.sigma.tolist() == found.sigma.tolist()
-    assert windows(model, x, y, sigma=found).sigma.tolist() == found.sigma.tolist()
-    assert (record.n_forward > found.n_forward).all()
+    given = windows(model, x, y, sigma=found)
+    assert given.sigma.tolist() == found.sigma.tolist()
+    assert ((record.n_forward - given.n_forward) == found.n_forward).all()
     with pytest.raises(ValueError, match="sigma must hold the ids of x"):
         windows(model, x, y, sigma=found, ids=[4, 5])
 
