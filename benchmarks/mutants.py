@@ -81,6 +81,15 @@ REDUCTIONS = {"sum", "amax", "amin", "max", "min", "argmax", "argmin", "mean", "
 REDUCTIONS |= {"cat", "concatenate", "stack", "cumsum", "sort", "argsort", "norm", "flip"}
 COPIES = {"clone", "copy", "detach", "contiguous"}
 CLAMPS = {"clamp", "clip", "minimum", "maximum", "min", "max", "nan_to_num"}
+# Files of tests of the rooms that no mutant is drawn from.
+OF_OTHER_ROOMS = tuple(
+    f"test_{name}"
+    for name in (
+        *("architecture", "cli", "core", "cuda", "defenses", "examples", "gpu", "imagenet"),
+        *("fused_descent", "fused_pack", "fused_triton", "kernels", "notebook", "numbers", "plot"),
+        *("pool", "readme", "report", "training", "zoo"),
+    )
+)
 PLACES = {"device", "dtype"}  # options that no test without a GPU can miss
 NAMED_DRAWS = {"seed", "stream", "ids", "sample", "samples"}
 
@@ -353,15 +362,11 @@ class Map:
 
     def __init__(self, workers: list[Tests]) -> None:
         self.sources = self._sources()
-        helpers = sha256()
-        for file in sorted(ROOT.glob("tests/*.py")):
-            if not file.name.startswith("test_"):
-                helpers.update(file.read_bytes())
-        self.folders = []
-        for file in sorted(ROOT.glob("tests/test_*.py")):
-            state = helpers.copy()
-            state.update(file.read_bytes())
-            self.folders.append(WORK / "executed" / f"{file.stem}-{state.hexdigest()[:12]}")
+        self.folders = [
+            WORK / "executed" / f"{file.stem}-{_state(file)}"
+            for file in sorted(ROOT.glob("tests/test_*.py"))
+            if not file.stem.startswith(OF_OTHER_ROOMS)
+        ]
         new = [folder for folder in self.folders if not (folder / "seconds.json").exists()]
         if new:
             print(f"recording which test of {len(new)} files executes which line", flush=True)
@@ -430,6 +435,17 @@ class Map:
         return at
 
 
+def _state(test: Path) -> str:
+    """Of a file of tests, and of what it imports from tests/."""
+    state = sha256(test.read_bytes())
+    for file in sorted(ROOT.glob("tests/*.py")):
+        if file != test and re.search(
+            rf"\bimport {file.stem}\b|\bfrom {file.stem}\b", test.read_text()
+        ):
+            state.update(file.read_bytes())
+    return state.hexdigest()[:12]
+
+
 @cache
 def _lines(coverage: Path, file: str) -> list[tuple[str, frozenset[int]]]:
     """(test, lines that it executes) of one source."""
@@ -468,7 +484,11 @@ def tried(mutant: Mutant, known: Map, worker: Tests) -> dict[str, Any]:
     path.write_text(mutant.applied(source))
     start = time.monotonic()
     try:
-        done = worker.run(*chosen, "-x", limit=LIMIT + SLOWER * min(total, BUDGET))
+        limit = LIMIT + SLOWER * min(total, BUDGET)
+        done = worker.run(*chosen, "-x", limit=limit)
+        if gone := set(re.findall(r"ERROR: not found: .*/(tests/.*)", worker.said)):
+            # renamed since they were recorded
+            done = worker.run(*(test for test in chosen if test not in gone), "-x", limit=limit)
     finally:
         path.write_text(source)
     if done is None:

@@ -296,4 +296,5 @@ def test_another_seed_is_another_number(pinned):
 
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps({name: called(name) for name in [*CALLS, *NAMES]}, indent=0) + "\n")
+    lines = [f"{json.dumps(name)}: {json.dumps(called(name))}" for name in [*CALLS, *NAMES]]
+    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
