@@ -1,5 +1,5 @@
 # make demo   sigma(x0, 0.01) of 40 CIFAR-10 images, and a report on the network, in OUT
-# make test   the whole test suite
+# make test   the whole test suite, on all cores
 # make lint   style, types, and the numbers of the pages against their files
 # make bench  speeds, as ratios to plain torch in the same run
 # make mutants  random mutants of the code, and whether the tests kill them; half an hour
@@ -26,8 +26,9 @@ demo: .venv/installed
 	$(BIN)/robustcore sigma --model cifar10-natural --images 40 --rate 0.01 --with-distance --out $(OUT)
 	$(BIN)/robustcore report --model cifar10-natural --images 40 --quick --records $(OUT) --out $(OUT)
 
+# As many processes as cores, each of one thread; one that is done takes over tests of another.
 test: .venv/developed
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal
 
 lint: .venv/developed
 	$(BIN)/ruff check
