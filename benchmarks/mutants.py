@@ -119,8 +119,8 @@ class _Mutator:
     """Every mutant of one file."""
 
     def __init__(self, file: str, source: str) -> None:
-        self.file, self.source = file, source
-        self.tree = ast.parse(source)
+        self.file, self.tree = file, ast.parse(source)
+        self.lines = source.encode().splitlines(keepends=True)  # columns are of bytes
 
     def all(self) -> Iterator[Mutant]:
         yield from self._within(self.tree)
@@ -137,11 +137,15 @@ class _Mutator:
                 yield from self._within(child)
 
     def _mutant(self, node: Any, kind: str, after: str) -> Mutant:
-        # columns are of UTF-8 bytes; the sources of the package are ASCII where it matters
+        # the sources of the package are ASCII where it matters
         return Mutant(self.file, node.lineno, node.col_offset, kind, self._text(node), after)
 
-    def _text(self, node: ast.AST) -> str:
-        return ast.get_source_segment(self.source, node) or ""
+    def _text(self, node: Any) -> str:
+        """Its source; ast.get_source_segment splits the whole file at every call."""
+        lines = self.lines[node.lineno - 1 : node.end_lineno]
+        lines[-1] = lines[-1][: node.end_col_offset]
+        lines[0] = lines[0][node.col_offset :]
+        return b"".join(lines).decode()
 
     def _slips(self, node: ast.AST) -> Iterator[tuple[str, str]]:
         text = self._text

@@ -48,7 +48,7 @@ def accused(inflated, images=60, **how):
 
 
 def too_many(accusations, images, level=0.05):
-    """At a false-alarm rate of 1 in 10,000."""
+    """At a false-alarm rate of 1 in 10,000; a quarter accused of 60 is seen in 85 of 100 tries."""
     return accusations > binom.ppf(1 - 1e-4, images, level)
 
 

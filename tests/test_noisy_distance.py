@@ -58,7 +58,10 @@ def test_most_points_of_a_half_space_take_few_gradients():
 
 
 def coverage(low, high, truth, confidence=0.95):
-    """Whether too few intervals hold the truth, at a false-alarm rate of 1 in 10,000."""
+    """Whether enough intervals hold the truth, at a false-alarm rate of 1 in 10,000.
+
+    Of 400, a coverage of 85 % is seen in 999 of 1,000 tries.
+    """
     hits = int(np.sum((low <= truth) & (truth <= high)))
     return hits >= binom.ppf(1e-4, len(low), confidence)
 
@@ -81,9 +84,11 @@ def test_bound_is_met_by_a_half_space_and_not_by_a_slab():
         found = rc.noisy_distance(model, x, y, sigma=SIGMA, points=100, samples=20_000)
         near[type(model)] = found.median_ratio
         assert (found.bound_high >= found.bound).all()
-    assert near[HalfSpace] == pytest.approx(1, abs=0.04)
+    # an image's median of 100 has a standard error of 6 %, the median of 30 such of 1.4 %: beyond 4
+    # of these in 6 of 100,000 tries; a distance 20 % off, as the slab's is, is seen in all
+    assert near[HalfSpace] == pytest.approx(1, abs=0.056)
     # half of the draws lie within 0.134 of one of the two planes, whose bound is 0.169
-    assert near[Slab] == pytest.approx(0.134 / 0.169, abs=0.04)
+    assert near[Slab] == pytest.approx(0.134 / 0.169, abs=0.056)
 
 
 def test_search_is_as_near_as_one_that_polishes_every_point():
@@ -139,6 +144,8 @@ def test_sigma_is_found_at_a_rate_and_its_draws_are_others():
     y = torch.where(torch.arange(12) == 5, 1, y)
     found = rc.noisy_distance(model, x, y, error_rate=0.05, points=20, samples=4000)
     right = np.arange(12) != 5
+    # 1,000 draws tell sigma with a standard error of 4.1 %, and then the rate with one of 0.8 %:
+    # one of 11 images is beyond 3.7 of these in 1 of 400 tries; half the rate is 20 % off in sigma
     assert found.sigma[right] == pytest.approx(model.sigma(0.05), rel=0.15)
     assert (found.sigma[5], found.distance[5], found.status[5]) == (0, 0, "misclassified")
     assert found.error_rate[right] == pytest.approx(0.05, abs=0.03)

@@ -19,7 +19,11 @@ def misses(curve, truth):
 
 
 def covers(missed, n, least=0.92):
-    """Whether so few misses are to be expected of intervals that hold in `least` of the runs."""
+    """Whether so few misses are to be expected of intervals that hold in `least` of the runs.
+
+    Intervals of 95 % half as wide would hold in 67 %: of 100 runs that is seen in 99 of 100 tries,
+    of 150 and more in all but one of 10,000; 80 % held is seen of 240 in 97 of 100.
+    """
     return missed <= binom.isf(ALARM, n, 1 - least)
 
 
@@ -79,7 +83,9 @@ def test_intervals_hold_for_two_pieces_a_shell_and_a_ball(model, n, ends, sigma_
         model, *grey(100, (1, 1, n)), rates=[1e-4], samples=500, sigma_max=sigma_max,
         second_look=False,
     )  # fmt: skip
-    assert covers(misses(curve, model.sigma(1e-4, *ends)), 100, least=0.9)
+    truth = model.sigma(1e-4, *ends)
+    assert covers(misses(curve, truth), 100, least=0.9)
+    assert not covers(misses(curve, 0.85 * truth), 100, least=0.9)
 
 
 def test_errors_that_end_along_rays_are_announced():
@@ -110,6 +116,8 @@ def test_a_plane_that_was_missed_is_announced_and_one_that_was_not_is_not():
     missed = curve.sigma_low[:, 0] > truth
     told = curve.warning != ""
     assert missed.sum() >= 10  # it does happen, or nothing is tested
+    # where nine in ten are told, 3 in 100 tries tell fewer than 8 of 10; a look that tells half of
+    # them passes in 5: at this seed alone, and at 20 others as benchmarks/results/seeds.json says
     assert told[missed].mean() >= 0.8
     fine = rc.error_curve(HalfSpace(51, 0.88), x, y, [1e-5], samples=500)
     assert (["missed" in each for each in fine.warning].count(True)) <= 2

@@ -50,7 +50,8 @@ def test_of_margins_that_are_alike_those_below_go_on(kind):
     truth = model.sigma(1e-4)
     assert (curve.status == "found").all()
     held = (curve.sigma_low[:, 0] <= truth) & (truth <= curve.sigma_high[:, 0])
-    assert held.sum() >= 17  # by chance fewer in 0.3 % where 95 % hold
+    # more than 5 of 20 miss in 3 of 10,000 tries where 95 % hold, in two thirds where 68 % do
+    assert held.sum() >= 15
     assert (curve.warning == "").all()
 
 

@@ -10,6 +10,8 @@ import robustcore as rc
 from robustcore.search import Bisection
 
 # A coverage is rejected when its count is less likely than this under the nearer end of the band.
+# One of 90 %, as of one-sided bounds taken for two-sided ones, is then seen in 998 of 1,000 tries
+# of 2,000 repeats, and in 40 of 100 of 500, where ranks and looks have exact tests.
 FALSE_ALARM = 1e-4
 REPEATS = 2000
 
@@ -154,7 +156,8 @@ def test_near_sigma_max(method, distance):
     model, (x, y) = HalfSpace(16, distance), grey(40)
     record = rc.sigma_at_error_rate(model, x, 0.01, y, method=method, progress=False)
     truth = model.sigma(0.01)
-    assert covers(record, truth) >= 34
+    # fewer than 31 of 40 in 2 of 100,000 tries at 95 %, in 87 of 100 for intervals half as wide
+    assert covers(record, truth) >= 31
     found = record.status == "found"
     assert (record.sigma[found] <= 1).all()
     assert (record.sigma_low <= 1).all()
@@ -176,13 +179,14 @@ def test_near_sigma_max(method, distance):
 def test_answers_with_the_same_errors_have_the_same_sigma(answer, rtol):
     """However little the margins tell: the search then falls back on brackets alone."""
     soft = HalfSpace(16, 0.5)
-    x, y = grey(6)
+    x, y = grey(20 if rtol else 6)
     a, b = (
         rc.sigma_at_error_rate(model, x, 0.05, y, rtol=rtol, progress=False)
         for model in (soft, lambda v: answer(soft(v)))
     )
     if rtol:  # the one may be fitted, the other ranked
-        assert covers(b, soft.sigma(0.05)) >= 5
+        # fewer than 15 of 20 in 3 of 10,000 tries at 95 %, in two thirds for half the width
+        assert covers(b, soft.sigma(0.05)) >= 15
         return
     np.testing.assert_allclose(a.sigma, b.sigma, rtol=0.02)
     np.testing.assert_allclose(a.sigma_high, b.sigma_high, rtol=0.02)
