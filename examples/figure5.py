@@ -3,10 +3,9 @@
     python examples/figure5.py --images 250 --out out/figure5 [--quick] [--model NAME ...]
 
 Accuracy on clean images, under 15 corruptions at five severities, and under PGD of 100 steps. Claim
-5, for each model after the first: of four families of corruptions it gains most over the first under
-noise (of other kinds than Gaussian), and it loses under fog and contrast. Exits with 1 unless the
-intervals over images (verdict.py) of all these gains and their differences say so; writes
-figure5.json.
+5: of four families of corruptions each model after the first gains most over it under noise (not
+counting Gaussian noise), and loses under fog and contrast. Exits with 1 unless the intervals over
+images (verdict.py) of all these gains and their differences say so; writes figure5.json.
 """
 
 import argparse
