@@ -131,6 +131,18 @@ def test_group_ranks_of_one_look_are_order_ranks() -> None:
         assert np.array_equal(np.stack(group_ranks([n], 0.01)).T[0], np.stack(order_ranks(n, 0.01)))
 
 
+def test_group_ranks_take_a_confidence_that_is_met_exactly() -> None:
+    # two draws and 1/2: the ranks (1, 2) hold with exactly 1/2
+    assert [int(each[0]) for each in group_ranks([2], 0.5, 0.5)] == [1, 2]
+
+
+def test_ranks_that_a_caller_changes_are_found_again() -> None:
+    first = group_ranks([100, 200], 0.1)
+    for each in group_ranks([100, 200], 0.1):
+        each += 7
+    assert np.array_equal(first, group_ranks([100, 200], 0.1))
+
+
 def test_group_coverage_by_enumeration_of_every_path() -> None:
     low, high, rate = np.array([0, 1, 2]), np.array([2, 4, 5]), 0.3
     expected = 0.0
