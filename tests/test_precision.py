@@ -65,10 +65,16 @@ def test_without_a_second_look_they_are_not(monkeypatch):
 
 
 def test_bfloat16_of_a_network_keeps_its_counts():
+    """Three images at a sigma where one draw in six has a margin under 0.03: rounding could decide.
+
+    Few draws, as a CPU without bfloat16 takes 20 ms for each.
+    """
     model, x, y = rc.load_example("cifar10-adv", 12)
-    how = {"samples": 300, "progress": False, "compile": False}
-    full = rc.error_rate(model, x, [0.05, 0.2], y, **how)
-    lower = rc.error_rate(model, x, [0.05, 0.2], y, precision="bfloat16", **how)
+    close = [6, 7, 9]
+    x, y = x[close], y[close]
+    how = {"samples": 100, "progress": False, "compile": False}
+    full = rc.error_rate(model, x, 0.05, y, **how)
+    lower = rc.error_rate(model, x, 0.05, y, precision="bfloat16", **how)
     assert (lower.n_errors == full.n_errors).all()
     assert (lower.n_forward == full.n_forward).all()
     assert "bfloat16" in " ".join(lower.provenance.notes)
