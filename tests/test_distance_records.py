@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from models import HalfSpace, Slab, grey
+from models import HalfSpace, Slab, Small, grey
 
 from robustcore import (
     church_windows,
@@ -47,6 +47,12 @@ def test_images_in_reverse(near):
     back = near[::-1]
     assert back.ids.tolist() == near.ids.tolist()[::-1]
     assert torch.equal(back.x_adv, near.x_adv.flip(0))
+
+
+def test_points_are_laid_out_as_images_are_although_the_model_takes_channels_last():
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert distance_to_error(Small().eval(), x, effort=5).x_adv.is_contiguous()
+    assert pgd(Small().eval(), x, eps=0.5, norm=2, steps=2).x_adv.is_contiguous()
 
 
 def test_provenance_tells_how(near):

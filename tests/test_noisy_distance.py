@@ -154,6 +154,14 @@ def test_sigma_is_found_at_a_rate_and_its_draws_are_others():
     assert (noise.sigma == found.sigma).all()
 
 
+@pytest.mark.parametrize(("rate", "draws"), [(0.05, 1000), (0.004, 2500)])
+def test_a_rare_rate_has_ten_errors_expected_of_the_draws_that_find_its_sigma(rate, draws):
+    model, (x, y) = HalfSpace(16, DISTANCE), grey(2)
+    found = rc.noisy_distance(model, x, y, error_rate=rate, points=6, samples=6)
+    noise = rc.sigma_at_error_rate(model, x, rate, y, samples=draws)
+    assert (found.sigma == noise.sigma).all()
+
+
 def test_image_that_stands_all_noise_is_censored():
     x, y = grey(2)
     found = rc.noisy_distance(HalfSpace(16, 9.0), x, y, error_rate=0.05, sigma_max=0.5, points=20)

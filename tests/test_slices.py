@@ -203,6 +203,8 @@ def test_a_window_does_not_depend_on_the_others():
     shared = {"sigma": [0.2, 0.3, 0.1, 0.4], "samples": 300}
     together = windows(model, x, **shared)
     assert together.drawn.sum() >= 2
+    assert together.axis_across.is_contiguous()  # although the model takes channels last
+    assert together.axis_up.is_contiguous()
     for i in np.flatnonzero(together.drawn)[:2]:
         alone = windows(
             model, x[i], sigma=shared["sigma"][i], samples=300, ids=[int(i)], batch_size=7
