@@ -89,6 +89,13 @@ def positive(name: str, value: Any) -> float:
     return value
 
 
+def not_negative(name: str, value: Any) -> float:
+    value = number(name, value)
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be finite and not negative, was {value}")
+    return value
+
+
 def fraction(name: str, value: Any) -> float:
     value = number(name, value)
     if not 0 < value < 1:

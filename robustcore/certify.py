@@ -50,8 +50,8 @@ def certify(
     """The l2 radius within which the smoothed classifier's answer cannot change.
 
     The smoothed classifier answers with the class that the model gives most often to
-    N(x, sigma^2 I); a draw with NaN among its logits is given none. n0 draws choose that class, n
-    others count it, and the exact lower limit of its probability p gives the radius
+    N(x, sigma^2 I); a draw with a NaN or a tie for the largest logit is given none. n0 draws choose
+    that class, n others count it, and the exact lower limit of its probability p gives the radius
     sigma * Phi^-1(p); with a limit of at most 1/2 it abstains.
 
     sigma: noise in pixel units of [0, 1], above 0; not clipped. n0, n: draws, at least 1. alpha: in
@@ -146,11 +146,11 @@ def predict(
 ) -> PredictResult:
     """What the smoothed classifier answers, or -1 where its draws do not tell.
 
-    n draws are counted by class, those with NaN among their logits as one more, which is never the
-    answer. The commonest is the answer if, of the draws given it or the next, the share is above
-    1/2 by an exact two-sided binomial test at level alpha (Hung and Fithian, 2019). early: stop an
-    image at the first of the looks n/128, n/64, ..., n that tells; alpha is shared between them,
-    half to the last.
+    n draws are counted by class, those with a NaN among their logits or a tie for the largest as
+    one more, which is never the answer. The commonest is the answer if, of the draws given it or
+    the next, the share is above 1/2 by an exact two-sided binomial test at level alpha (Hung and
+    Fithian, 2019). early: stop an image at the first of the looks n/128, n/64, ..., n that tells;
+    alpha is shared between them, half to the last.
 
     Other arguments, determinism and errors as in `certify`. Cost: at most n evaluations an image.
 

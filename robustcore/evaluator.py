@@ -49,7 +49,8 @@ class Evaluator(Rounds):
     in one kernel with its noise, where it is small enough to be one (robustcore.fused), or None.
 
     Cost: one evaluation of each image, and 14 to see that the model is a function of each image by
-    itself: three batches of PROBE images, one alone, and one to choose a memory format.
+    itself: three batches of PROBE images, one alone, and one to choose a memory format. Four more
+    whenever a batch is larger than all before: some of its images are judged again among four.
     Evaluations that serve only to compile or to record the model are not counted.
 
     precision: "bfloat16" or, on a GPU, "tf32": draws are judged in it, and again in full where it
@@ -126,6 +127,8 @@ class Evaluator(Rounds):
         self.clean_margins = margins[0].double().cpu().numpy()
 
         ranges = self._probe(logits)
+        if not self.randomized:
+            self.network.ranges, self.network.spend = ranges, self._spend
         if self.randomized:
             if lower is not None:
                 raise ValueError(
@@ -188,6 +191,10 @@ class Evaluator(Rounds):
             "in the batch: call model.eval()"
         )
 
+    def _spend(self, evaluations: int) -> None:
+        """Of images that nobody names: on account of the first."""
+        self.n_forward[0] += evaluations
+
     def _with_probe_noise(self, rows: np.ndarray, sigma: np.ndarray) -> Tensor:
         """Images with noise, within the bounds of what the model will see."""
         index = torch.as_tensor(rows, device=self.device)
@@ -224,7 +231,7 @@ class Evaluator(Rounds):
         return out.cpu().numpy()
 
     def classes(self, rows: np.ndarray, sigma: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        """The class that the model gives each slot, int64 (S,), -1 where its logits hold NaN."""
+        """The class that the model gives each slot, int64 (S,), -1 for a tie or a NaN."""
         out = torch.empty(len(rows), dtype=torch.int64, device=self.device)
 
         def reduce(logits: Tensor, slots: Slots) -> None:

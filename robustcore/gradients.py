@@ -154,6 +154,7 @@ class Gradients:
                 classes = classes(rows, scores.detach())
             gain = self._gain(scores, rows, loss, classes)
             (found,) = torch.autograd.grad(gain.sum(), images, allow_unused=True)
+        self.engine.network.compare(images.detach(), logits)
         if found is None:
             raise NoGradients(
                 "model must compute its logits from its input: they did not depend on it"

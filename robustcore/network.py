@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcore.agreement import same_at_other_size
 from robustcore.arguments import function
 from robustcore.batches import out_of_memory
 
@@ -20,6 +21,7 @@ COMPILE_FLOPS = 1e13  # on a CPU, compiling takes about as long as this much eag
 USUAL_COMPILED = 8192  # images of the batch to compile with, where nobody knows how many will come
 SMALLEST_COMPILED = 16  # smaller batches would be compiled again, one by one
 _times: ContextVar[float] = ContextVar("times", default=1.0)
+SPREAD = 4  # images of a batch that are compared with what the model says of them alone
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -51,6 +53,9 @@ class Network:
         self.layout = torch.contiguous_format
         self.compiled, self.compile_seconds = False, 0.0
         self.notes: list[str] = []
+        self.ranges: Tensor | None = None  # of logits, where batches of other sizes are compared
+        self.compared = 0  # images of the largest batch that was
+        self.spend: Callable[[int], object] = lambda evaluations: None  # is told what that cost
         self._forward = model
         if isinstance(model, nn.Module):
             _check_module(model, device)
@@ -63,6 +68,37 @@ class Network:
         They are the caller's to keep: a model may return the same memory at each call, or a part of
         what it was given.
         """
+        logits = self._logits(images)
+        self.compare(images, logits)
+        return logits
+
+    def compare(self, images: Tensor, logits: Tensor) -> None:
+        """ValueError where a batch larger than any before gave images other logits than few give.
+
+        SPREAD of its images are judged again among themselves, from its first to its last. Where
+        one differs so are its neighbours: a draw at the edge of a step may go either way by
+        rounding, and not both. Not within the recording of a CUDA graph, which is made of a batch
+        that was compared before.
+        """
+        n = len(images)
+        if self.ranges is None or n <= max(self.compared, SPREAD):
+            return
+        if images.is_cuda and torch.cuda.is_current_stream_capturing():
+            return
+        self.compared = n
+        places = torch.linspace(0, n - 1, SPREAD, device=images.device).long()
+        for at in (places, torch.where(places < n // 2, places + 1, places - 1)):
+            with torch.no_grad():
+                few = self._logits(images[at].contiguous(memory_format=self.layout))
+            self.spend(SPREAD)
+            if same_at_other_size(logits[at].detach(), few, self.ranges):
+                return
+        raise ValueError(
+            "model must judge each image by itself, its answer depended on how many images were in "
+            f"the batch: {SPREAD} of {n} were given other logits by themselves"
+        )
+
+    def _logits(self, images: Tensor) -> Tensor:
         n = len(images)
         images = images.to(self.dtype)
         if self.compiled and n < SMALLEST_COMPILED:
@@ -145,15 +181,17 @@ class Network:
 
 
 def class_of(logits: Tensor) -> Tensor:
-    """The class that each row of logits (S, K) names, int64 (S,): of equal ones the lowest.
+    """The class that each row of logits (S, K) names, int64 (S,): that of its largest logit.
 
-    -1 where one is NaN: such a row names no class.
+    -1 where one is NaN or several are the largest: such a row names no class.
     """
-    return torch.where(logits.isnan().any(1), -1, logits.argmax(1))
+    most, named = logits.max(1)  # NaN where one is, and nothing equals it
+    alone = (logits == most[:, None]).sum(1) == 1
+    return torch.where(alone, named, -1)
 
 
 def likeliest(logits: Tensor) -> Tensor:
-    """As `class_of`, but of a row with NaN the largest of its other logits: always a class."""
+    """A class for every row: of equal logits the lowest, NaN left out."""
     return logits.masked_fill(logits.isnan(), -torch.inf).argmax(1)
 
 

@@ -20,6 +20,7 @@ from emulated import build, emulated, launched
 from torch import Tensor
 
 from robustcore.kernels import KERNELS, select
+from robustcore.network import Network
 
 BODIES = ["reference", "avx512", "avx2", "baseline"]
 if INTERPRETED:
@@ -161,3 +162,9 @@ def toy_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(zoo.NETWORKS, "narrow", Narrow)
     monkeypatch.setitem(zoo.NETWORKS, "plain", Plain)
+
+
+@pytest.fixture
+def batches_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations that compare batches of other sizes are counted in test_batch_dependence.py."""
+    monkeypatch.setattr(Network, "compare", lambda *_: None)

@@ -17,6 +17,7 @@ from robustcore.gradients import Gradients
 
 nearest = importlib.import_module("robustcore.distance.nearest")
 search = importlib.import_module("robustcore.attack.minimum_norm")
+pytestmark = pytest.mark.usefixtures("batches_not_compared")
 
 
 def engine_forward(model, x, y=None):

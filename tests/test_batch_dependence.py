@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import robustcore as rc
 from robustcore.agreement import difference, ranges_of, same, same_at_other_size
 from robustcore.evaluator import PROBE, Evaluator
+from robustcore.network import SPREAD
 
 NET = Small().eval()
 
@@ -231,6 +232,80 @@ def test_the_warning_names_the_callers_line():
         assert {each.filename for each in told} == {__file__}
 
 
+# -- dependence on the number of images alone ------------------------------------------------
+
+
+def last_chunk(t):
+    """Images in chunks of 16, of which the last one of several is judged otherwise."""
+    *whole, last = t.split(16)
+    return torch.cat([*map(NET, whole), NET(1 - 3 * last) if whole else NET(last)])
+
+
+BY_SIZE = {
+    "from 64 on": lambda t: NET(t) if len(t) < 64 else NET(0.5 * t),
+    "from 17 on, all but the first": lambda t: NET(
+        t * torch.where((len(t) < 17) | (torch.arange(len(t)) < 1), 1.0, 0.5).view(-1, 1, 1, 1)
+    ),
+    "at the full batch alone": lambda t: NET(t) * (1.0 if len(t) != 256 else 0.8),
+    "in proportion": lambda t: NET(t * max(1.0, len(t) / 20)),
+    "the last chunk": last_chunk,
+}
+LARGE = {
+    "error_rate": lambda model: rc.error_rate(
+        model, images(6), 0.05, samples=200, batch_size=256, progress=False
+    ),
+    "sigma": lambda model: rc.sigma_at_error_rate(
+        model, images(6), 0.01, samples=400, batch_size=256, progress=False
+    ),
+    "certify": lambda model: rc.certify(
+        model, images(6), sigma=0.05, n=300, batch_size=256, progress=False
+    ),
+    "distance": lambda model: rc.distance_to_error(
+        model, images(256), effort=5, batch_size=256, progress=False
+    ),
+    "pgd": lambda model: rc.pgd(
+        model, images(256), eps=0.01, steps=2, batch_size=256, progress=False
+    ),
+}
+
+
+@pytest.mark.parametrize("measure", LARGE.values(), ids=LARGE)
+@pytest.mark.parametrize("model", BY_SIZE.values(), ids=BY_SIZE)
+def test_a_model_that_depends_on_the_number_of_images_is_refused(model, measure):
+    with pytest.raises(ValueError, match="model must judge each image by itself"):
+        measure(model)
+
+
+@pytest.mark.parametrize("measure", LARGE.values(), ids=LARGE)
+def test_large_batches_of_a_model_that_judges_each_image_by_itself_pass(measure):
+    measure(NET)
+    measure(autocast)
+
+
+def test_where_no_batch_is_as_large_as_that_nothing_is_refused():
+    """The number of images matters from 64 on, and no number of the record comes from so many."""
+    small = rc.error_rate(NET, images(6), 0.1, samples=50, batch_size=63, progress=False)
+    same_here = BY_SIZE["from 64 on"]
+    record = rc.error_rate(same_here, images(6), 0.1, samples=50, batch_size=63, progress=False)
+    np.testing.assert_array_equal(record.n_errors, small.n_errors)
+
+
+@pytest.mark.parametrize("edge", [0, 85, 170, 255])
+def test_a_draw_at_the_edge_of_a_step_is_no_dependence(edge):
+    """One of the four images compared falls on either side by rounding: its neighbours do not."""
+    asked = []
+
+    def stepped(t):
+        steps = (50 * NET(t)).round()
+        if len(t) == 256 and not asked:
+            asked.append(len(t))
+            steps[edge] += 500
+        return steps
+
+    LARGE["error_rate"](stepped)
+    assert asked
+
+
 # -- the comparisons and what they cost ------------------------------------------------------
 
 
@@ -265,3 +340,9 @@ def test_every_evaluation_is_counted(n, batch_size, convolution):
     assert engine.n_forward.sum() == sum(seen)
     assert engine.n_forward.sum() <= n + 3 * PROBE + 2
     assert engine.n_forward.min() >= 1
+    rows, draws = np.repeat(np.arange(n), 40), np.tile(np.arange(40), n)
+    before = sum(seen)
+    engine.margins(rows, np.full(len(rows), 0.1), draws)
+    assert engine.n_forward.sum() == sum(seen)
+    larger = 0 if engine.fused is not None or (batch_size or SPREAD + 1) <= SPREAD else SPREAD
+    assert sum(seen) - before == (0 if engine.fused is not None else len(rows)) + larger

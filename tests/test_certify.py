@@ -238,25 +238,36 @@ def test_bad_input_is_named(arguments, message):
 # -- draws that are given no class -----------------------------------------------------------
 
 
-class Holes(Slab):
-    """A slab with NaN in all logits, or in one, of a share of the draws: those with a pixel far."""
+NOBODY = {  # columns of the logits of three classes, and what is put there
+    "all NaN": (slice(None), torch.nan),
+    "the first NaN": (slice(0, 1), torch.nan),
+    "the last NaN": (slice(2, 3), torch.nan),
+    "all equal": (slice(None), 0.0),
+    "two largest": (slice(0, 2), 1e6),
+    "two infinite": (slice(1, 3), torch.inf),
+    "all minus infinity": (slice(None), -torch.inf),
+}
 
-    def __init__(self, distance, share, column=slice(None)):
+
+class Holes(Slab):
+    """A slab that names no class for a share of the draws: those with a pixel far."""
+
+    def __init__(self, distance, share, column, value):
         super().__init__(16, distance)
-        self.least, self.column = SIGMA * norm.isf(share / 2), column
+        self.least, self.column, self.value = SIGMA * norm.isf(share / 2), column, value
 
     def forward(self, x):
         logits = super().forward(x).clone()
         hole = (x.flatten(1)[:, 0] - 0.5).abs() > self.least
-        logits[:, self.column] = logits[:, self.column].masked_fill(hole[:, None], torch.nan)
+        logits[:, self.column] = logits[:, self.column].masked_fill(hole[:, None], self.value)
         return logits
 
 
 @pytest.mark.parametrize("early", [False, True])
-@pytest.mark.parametrize("column", [slice(None), slice(0, 1), slice(2, 3)])
-def test_a_draw_with_nan_votes_for_nobody(column, early):
+@pytest.mark.parametrize("hole", NOBODY.values(), ids=NOBODY)
+def test_a_draw_with_a_nan_or_a_tie_votes_for_nobody(hole, early):
     x, y = grey(4)
-    mostly = Holes(5.0, 0.95, column)  # the rest, a twentieth, is class 0
+    mostly = Holes(5.0, 0.95, *hole)  # the rest, a twentieth, is class 0
     found = rc.predict(mostly, x, y, sigma=SIGMA, n=2000, early=early)
     assert (found.label == -1).all()
     voted = found.counts.sum(1)
@@ -265,11 +276,38 @@ def test_a_draw_with_nan_votes_for_nobody(column, early):
     assert (found.counts[:, 1:] == 0).all()
     assert (rc.certify(mostly, x, y, sigma=SIGMA, n=2000).label == -1).all()
     # a tenth without a class leaves the majority as it is
-    few = Holes(5.0, 0.1, column)
+    few = Holes(5.0, 0.1, *hole)
     found = rc.predict(few, x, y, sigma=SIGMA, n=2000, early=early)
     assert (found.label == 0).all()
     assert (found.counts.sum(1) < found.n_samples).all()
     assert (rc.certify(few, x, y, sigma=SIGMA, n=2000).label == 0).all()
+
+
+def test_a_tie_is_an_error_and_no_vote():
+    """Every draw is a tie: the error rate is 1, and the smoothed classifier has no answer."""
+    x, y = grey(2)
+    for model in (
+        lambda t: t.flatten(1)[:, :3] * 0,
+        lambda t: torch.full((len(t), 3), torch.inf),
+        lambda t: torch.tensor([[1.0, 1.0, 0.0]]).expand(len(t), 3),
+    ):
+        assert rc.error_rate(model, x, SIGMA, y, samples=20).rate.tolist() == [[1.0]] * 2
+        found = rc.predict(model, x, y, sigma=SIGMA, n=20)
+        assert found.label.tolist() == [-1, -1]
+        assert not found.counts.any()
+        found = rc.certify(model, x, y, sigma=SIGMA, n=20)
+        assert (found.label == -1).all()
+        assert (found.n_top == 0).all()
+
+
+@pytest.mark.parametrize("radius", [np.nan, np.inf, -0.1, -np.inf])
+def test_a_radius_that_is_none_is_refused(radius):
+    x, y = grey(2)
+    found = rc.certify(HalfSpace(16, DISTANCE), x, y, sigma=SIGMA, n=50)
+    with pytest.raises(ValueError, match="radius must be finite and not negative, was"):
+        found.accuracy(radius)
+    with pytest.raises(TypeError, match="radius must be a number, was"):
+        found.accuracy(str(radius))
 
 
 # -- by formulas alone -----------------------------------------------------------------------

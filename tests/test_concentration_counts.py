@@ -12,6 +12,7 @@ from robustcore.kernels import reference
 DISTANCE, SIGMA = 0.2, 0.1
 IMAGES = 3
 NOISY, AUDIT = 2, 3  # streams
+pytestmark = pytest.mark.usefixtures("batches_not_compared")
 
 
 def draws(stream, samples, sigma=SIGMA, seed=0):

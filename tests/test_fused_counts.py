@@ -33,6 +33,7 @@ def test_counts_of_each_instruction_set_are_the_reference_outside_the_rounding_b
     assert not bool(((other - expected).abs() <= inside).all())
 
 
+@pytest.mark.usefixtures("batches_not_compared")
 @pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
 @pytest.mark.parametrize("name", ["linear", "mlp", "awkward", "chain"])
 def test_counts_are_those_of_the_unfused_path_outside_the_rounding_band(name, clip):

@@ -64,6 +64,7 @@ def test_without_a_second_look_they_are_not(monkeypatch):
     assert ((lower.margins(*slots) > 0) != (full.margins(*slots) > 0)).any()
 
 
+@pytest.mark.usefixtures("batches_not_compared")
 def test_bfloat16_of_a_network_keeps_its_counts():
     """Three images at a sigma where one draw in six has a margin under 0.03: rounding could decide.
 

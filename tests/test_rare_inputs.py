@@ -200,8 +200,8 @@ def same(one, other):
     for name in ("sigma", "sigma_low", "sigma_high", "level_log_rate", "acceptance", "warning"):
         assert np.array_equal(getattr(one, name), getattr(other, name), equal_nan=name != "warning")
     # a model is probed for the curve and for the second look, by 14 evaluations of some image each,
-    # at a batch size of 1 by fewer
-    np.testing.assert_allclose(one.n_forward, other.n_forward, rtol=0, atol=2 * 14)
+    # and by 4 for each batch that is larger than all before; at a batch size of 1 by fewer
+    np.testing.assert_allclose(one.n_forward, other.n_forward, rtol=0, atol=2 * 14 + 10 * 4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])

@@ -222,11 +222,12 @@ def test_answers_do_not_depend_on_company_order_or_batch_size():
     np.testing.assert_array_equal(part.error_rate, whole.error_rate[order])
 
 
+@pytest.mark.usefixtures("batches_not_compared")
 def test_more_images_than_a_block(monkeypatch):
-    monkeypatch.setattr("robustcore.noise.BLOCK", 4)
     model, (x, y) = HalfSpace(16, 0.5), grey(11)
-    blocks = rc.sigma_at_error_rate(model, x, 0.05, y, progress=False)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("robustcore.noise.BLOCK", 4)
+        blocks = rc.sigma_at_error_rate(model, x, 0.05, y, progress=False)
     whole = rc.sigma_at_error_rate(model, x, 0.05, y, progress=False)
     np.testing.assert_allclose(blocks.sigma, whole.sigma, rtol=1e-6)
     np.testing.assert_array_equal(blocks.n_forward, whole.n_forward)

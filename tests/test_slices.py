@@ -150,6 +150,7 @@ def test_the_noise_error_is_a_draw_that_error_rate_counts():
         assert np.allclose(point, (wrong - x[i]).numpy(), atol=1e-5)
 
 
+@pytest.mark.usefixtures("batches_not_compared")
 def test_the_first_noise_error_names_the_class_that_is_attacked_and_all_is_counted():
     """Of a slab errors are of two classes. PGD's radii: 8.53 sigma, up to a power of two."""
     model, (x, y), sigma, samples = Slab(48, 0.5), grey(2, (3, 4, 4)), [0.3, 0.2], 200
@@ -258,6 +259,7 @@ def test_images_without_a_window_say_why():
     assert "no_adversarial_error" in repr(near)
 
 
+@pytest.mark.usefixtures("batches_not_compared")
 def test_sigma_is_found_where_none_is_given_and_taken_from_a_record():
     model, (x, y) = HalfSpace(48, 0.3), grey(2, (3, 4, 4))
     found = rc.sigma_at_error_rate(model, x, 0.05, y, progress=False)

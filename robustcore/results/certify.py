@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
+from robustcore.arguments import not_negative
 from robustcore.geometry import isoperimetric_bound
 from robustcore.results.record import Record, StatusRecord, per_image
 
@@ -57,7 +58,11 @@ class CertifyResult(StatusRecord):
         return np.asarray(isoperimetric_bound(self.sigma, 1 - self.share_high))
 
     def accuracy(self, radius: float = 0.0) -> float:
-        """Share of images whose label is right and certified within `radius`; nan for no images."""
+        """Share of images whose label is right and certified within `radius`; nan for no images.
+
+        Raises ValueError or TypeError for a radius that is not a finite number of at least 0.
+        """
+        radius = not_negative("radius", radius)
         held = (self.label == self.labels) & (self.radius >= radius)
         return float(np.mean(held)) if len(self) else float("nan")
 
@@ -73,10 +78,10 @@ class CertifyResult(StatusRecord):
 class PredictResult(Record):
     """What the smoothed classifier answers for B images: label, or -1 where it abstains.
 
-    counts (B, K): draws given each class; the rest of n_samples had NaN among their logits and were
-    given none. The label is -1 too where these are commonest. A label is wrong, in that another
-    class is likelier in noise, with a probability of at most alpha. labels: those given, or the
-    model's own.
+    counts (B, K): draws given each class; the rest of n_samples had a NaN among their logits or a
+    tie for the largest, and were given none. The label is -1 too where these are commonest. A label
+    is wrong, in that another class is likelier in noise, with a probability of at most alpha.
+    labels: those given, or the model's own.
     """
 
     label: Ints = per_image(np.int64)

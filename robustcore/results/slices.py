@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import ConvexHull
 
+from robustcore.arguments import integer, positive
 from robustcore.geometry import typical_noise_norm
 from robustcore.results.record import StatusRecord, per_image
 
@@ -105,7 +106,17 @@ class SliceResult(StatusRecord):
         return self.half_width[:, None] * np.linspace(-1.0, 1.0, self.classes.shape[1])
 
     def linf_ball(self, image: int, eps: float) -> Floats:
-        """Corners (V, 2), (across, up), of the window's cut through the l_inf ball of eps."""
+        """Corners (V, 2), (across, up), of the window's cut through the l_inf ball of eps.
+
+        Raises ValueError or TypeError for an image without a window, or an eps that is not positive
+        and finite.
+        """
+        image = integer("image", image, -len(self), len(self) - 1)
+        eps = positive("eps", eps)
+        if not self.drawn[image]:
+            raise ValueError(
+                f"image must have a window, but {self.ids[image]} has none: {self.status[image]}"
+            )
         axes = np.stack([np.asarray(self.axis_across[image]), np.asarray(self.axis_up[image])])
         return linf_trace(axes.reshape(2, -1).astype(np.float64), eps)
 

@@ -45,7 +45,8 @@ class Progress:
 def progress(folder: str | os.PathLike[str]) -> list[Progress]:
     """Every measurement in the folder of a run. Reads only; a process may be writing.
 
-    Raises FileNotFoundError where there is no run, ValueError where its file is damaged.
+    The whole file is checked first, as where the run goes on. Raises FileNotFoundError where there
+    is no run, ValueError where its file is damaged.
     """
     folder = Path(folder)
     found = []
@@ -99,7 +100,7 @@ def _reading(folder: Path) -> Iterator[sqlite3.Connection]:
     try:
         with clear_errors(folder):
             db.execute("BEGIN")  # all that is read is of one moment
-            sealed.check_kind(db, folder)
+            sealed.check(db, folder)
         yield db
     finally:
         db.close()
