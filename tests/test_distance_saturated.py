@@ -5,10 +5,11 @@ import importlib
 import numpy as np
 import pytest
 import torch
-from distance_models import NORMS, Waves, assert_seen, images
+from distance_models import NORMS, Linear, Waves, assert_seen, images
 from torch.nn import functional
 
 import robustcore as rc
+from robustcore.attack.minimum_norm import SILENT
 from robustcore.evaluator import Evaluator
 from robustcore.gradients import PROBABILITIES, Gradients
 
@@ -62,13 +63,70 @@ def test_a_head_that_saturates_hides_no_error(head, norm, box):
     assert_seen(sharp(k, apply), x, logits.labels, near)
 
 
-def test_without_a_second_search_nothing_is_found_where_gradients_are_silent(monkeypatch):
-    """The negative control of the test above."""
+def test_without_the_walk_nothing_is_found_where_gradients_are_silent(monkeypatch):
+    """The negative control of the tests above and below."""
     model = sharp(1000, softmax)
     search = importlib.import_module("robustcore.attack.minimum_norm")
-    monkeypatch.setattr(search, "AGAIN", 0)
+    monkeypatch.setattr(search._Search, "again", lambda *_: None)
     near = rc.distance_to_error(model, images(6))
-    assert (near.status == "masked").sum() >= 4
+    assert (near.status != "found").sum() >= 4
+    assert SILENT not in near.provenance.notes
+
+
+SILENT_HEADS = {
+    "softmax": lambda lead: functional.softmax(3e4 * lead, 1),
+    "clamped": lambda lead: functional.softmax(1e3 * lead, 1).clamp(1e-6, 1 - 1e-6),
+    "clamped, no probabilities": lambda lead: functional.softmax(3e3 * lead, 1).clamp(1e-4, 0.9),
+    "tanh": lambda lead: torch.tanh(1e3 * lead),
+    "sigmoid": lambda lead: torch.sigmoid(1e3 * lead),
+}
+
+
+@pytest.mark.parametrize("effort", [5, 60])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("head", SILENT_HEADS)
+def test_the_distance_of_a_half_space_is_found_behind_a_silent_head(head, norm, effort):
+    """Of two classes, whose distance is known; at the image itself no gradient is of any use."""
+    x = images(3)
+    body = Linear(x, classes=2)
+    # logits 0 and w x + b: every head keeps the boundary where that is 0
+    body.weight[0], body.bias[0] = 0.0, 0.0
+    body.bias[1] = -(x.flatten(1) @ body.weight[1]).max() - 0.05
+    want = body.distances(x, norm)
+    y = [0, 0, 0]
+    near = rc.distance_to_error(body, x, y, norm=norm, effort=effort)
+    np.testing.assert_allclose(near.distance, want, rtol=1e-3)
+    assert SILENT not in near.provenance.notes
+
+    def model(t):
+        return SILENT_HEADS[head](body(t))
+
+    near = rc.distance_to_error(model, x, y, norm=norm, effort=effort)
+    assert (near.status == "found").all()
+    assert (near.distance >= want * (1 - 1e-4)).all()
+    assert (near.distance <= want * 1.02).all()
+    assert SILENT in near.provenance.notes
+    assert_seen(model, x, y, near)
+
+
+def test_a_trained_network_keeps_its_distances_where_gradients_are_silent():
+    """At effort 5 these were found at 11 and 21 times the distance. An image may end at another of
+    its boundaries, as its likeliest wrong class cannot be seen."""
+    model, x, y = rc.load_example("cifar10-natural", images=2)
+    logits = rc.distance_to_error(model, x, y)
+    near = rc.distance_to_error(lambda t: softmax(30 * model(t)), x, y, effort=5)
+    assert (near.distance <= 1.5 * logits.distance).all()
+    assert SILENT in near.provenance.notes
+
+
+def test_a_model_without_any_gradient_stays_masked():
+    """One hot: errors are met by chance, and the search that was asked for was none."""
+    near = rc.distance_to_error(
+        lambda t: 0 * Waves()(t) + functional.one_hot(Waves()(t).argmax(1), 4), images(4)
+    )
+    assert (near.status == "masked").all()
+    assert np.isinf(near.distance).all()
+    assert SILENT not in near.provenance.notes
 
 
 def test_a_trained_network_keeps_its_distances_behind_a_softmax():

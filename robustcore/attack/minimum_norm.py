@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustcore.attack.boundary import Walk
 from robustcore.attack.found import Found, push, refine
 from robustcore.gradients import Gradients
 from robustcore.streams import Stream
@@ -39,9 +40,10 @@ OVERHEAD = 3  # forward passes outside the stages, as gradient evaluations
 # A model saturates where a first step expects an error farther than so many times the distance
 # found: on other networks it is 0.6 to 2.6 times.
 DOUBT = 4
-# Searches from the error found then, rounds of bisection before each, and the share of the distance
-# below which another follows.
-AGAIN, AGAIN_ROUNDS, GAINED = 6, 20, 0.98
+SILENT = (
+    "where gradients were silent at an image its errors were searched along the boundary, from "
+    "random points: these distances may be larger than those of a model that does not saturate"
+)
 SCATTER = [2.0**k for k in range(-10, 2)]  # how far random points lie, in widths of the image
 SCATTERED, FIRST = 4, 2**21  # random points at each; the number of the first start among them
 PATIENCE, SETTLED = 8, 3e-4  # a slot is done that so often expects no more than this share
@@ -123,7 +125,7 @@ def minimum_norm(
     Each restart beyond the first is one more start of the last stage, from a random point in the
     ball whose radius is the distance found so far; a large effort brings RANDOM such starts of its
     own. Cost: about `effort` gradient evaluations an image, and for each further restart those of
-    the last stage. Where the model saturates, up to AGAIN times those of the last stage more.
+    the last stage. Where the model saturates, a walk along its boundary more, of any effort.
     """
     search = _Search(gradients, found, box, seed, ids)
     plan = stages(effort, logits.shape[1])
@@ -148,7 +150,7 @@ def minimum_norm(
     for restart in range(1, restarts + (RANDOM if effort >= LARGE else 0)):
         again = search.restart(rows, restart)
         search.run(again, plan[-1][1], 0, True)
-    search.again(rows, plan[-1][1], done)
+    search.again(rows, done)
     refine(gradients, found, rows, REFINE_FROM, REFINE_ROUNDS)
 
 
@@ -205,40 +207,39 @@ class _Search:
         slots.points = gradients.rounded(points if self.box is None else points.clamp(*self.box))
         return slots
 
-    def again(self, rows: Tensor, steps: int, done: int) -> None:
-        """Search on, from the nearest error seen, where a model saturates.
+    def again(self, rows: Tensor, step: int) -> None:
+        """Search along the boundary where a model saturates.
 
         There it gives an image a weak gradient or none, so that the first step expects errors far
-        beyond those seen. The segment to an error, bisected, ends where the model is not sure.
+        beyond those seen. The starts are the nearest error seen and random points.
         """
         found = self.found
-        for turn in range(AGAIN):
-            before = found.distance[rows]
-            doubtful = (self.first[rows] > DOUBT * before) | torch.isinf(before)
-            rows = rows[doubtful]
-            if not len(rows):
-                return
-            if turn == 0:
-                self._scatter(rows[torch.isinf(found.distance[rows])], done)
-            rows = rows[torch.isfinite(found.distance[rows])]
-            before = found.distance[rows]
-            refine(self.gradients, found, rows, 0.0, AGAIN_ROUNDS)
-            slots = _Slots(self.gradients, rows, torch.full_like(rows, -1), 0)
-            slots.points = found.point[rows]
-            slots.offset = slots.points - self.gradients.x[rows]
-            slots.radius = found.distance[rows]
-            self.run(slots, steps, done, True)
-            done += steps
-            # random points alone are no search: without any gradient the image stays masked
-            found.forget(rows[~self.gradients.usable[rows]])
-            rows = rows[found.distance[rows] < GAINED * before]
+        before = found.distance[rows]
+        rows = rows[(self.first[rows] > DOUBT * before) | torch.isinf(before)]
+        if not len(rows):
+            return
+        seen = rows[torch.isfinite(found.distance[rows])]
+        drawn, points = self._scatter(rows)
+        starts = torch.cat([seen, drawn])
+        if not len(starts):
+            return
+        points = torch.cat([found.point[seen], points])
+        Walk(self.gradients, starts, points, self.box).run(found, step)
+        # random points alone are no search: without any gradient the image stays masked
+        usable = self.gradients.usable[rows]
+        found.forget(rows[~usable])
+        if bool(usable.any()) and SILENT not in self.gradients.engine.notes:
+            self.gradients.engine.notes.append(SILENT)
 
-    def _scatter(self, rows: Tensor, step: int) -> None:
-        """Look for an error among random points, ever farther from images that have none."""
+    def _scatter(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Errors among random points, ever farther from images: (rows (S,), points (S, D))."""
         gradients = self.gradients
-        norm = gradients.norm
+        count = torch.zeros_like(gradients.y)
+        images, errors = [rows[:0]], [gradients.x[:0]]
         for turn, width in enumerate(SCATTER):
-            rows = rows[torch.isinf(self.found.distance[rows])]
+            rows = rows[count[rows] < SCATTERED]
+            if not len(rows):
+                break
             slots = rows.repeat_interleave(SCATTERED)
             draw = torch.arange(len(slots), device=rows.device) % SCATTERED
             offset = torch.empty_like(gradients.x[slots])
@@ -247,20 +248,17 @@ class _Search:
                 FIRST + turn * SCATTERED + draw,
                 self.ids[slots],
                 offset,
-                norm=norm,
+                norm=gradients.norm,
                 seed=self.seed,
             )
             points = gradients.x[slots] + offset
             points = gradients.rounded(points if self.box is None else points.clamp(*self.box))
-            margin, label = gradients.judged(slots, gradients.logits(slots, points))
-            distance = torch.full_like(slots, torch.inf, dtype=torch.float64)
-            best = torch.empty_like(points)
-            gradients.kernels.update_best(
-                gradients.x, slots, points, margin, distance, best, norm=norm
-            )
-            none = torch.zeros_like(slots)
-            at = torch.full_like(slots, step)
-            self.found.keep(slots, distance, best, label, none, at)
+            margin, _ = gradients.judged(slots, gradients.logits(slots, points))
+            wrong = ~(margin > 0)
+            images.append(slots[wrong])
+            errors.append(points[wrong])
+            count.index_add_(0, images[-1], torch.ones_like(images[-1]))
+        return torch.cat(images), torch.cat(errors)
 
     def run(self, slots: _Slots, steps: int, done: int, last: bool) -> None:
         """Some steps of all slots; in the last stage those that have settled leave first."""
@@ -324,12 +322,13 @@ class _Search:
         end = torch.where(lead > 0, torch.full_like(lead, MOST), LEAST)
         ratio = torch.where(along > 0, 1 + lead / along, end).clamp(LEAST, MOST)
         ok = (dual > 0) & torch.isfinite(dual) & torch.isfinite(lead)
-        plane = (lead / dual).minimum(self.widest[slots.rows])
+        linear = lead / dual  # how far errors are if the lead is linear
+        plane = linear.minimum(self.widest[slots.rows])
         radius = torch.where(fresh, plane, slots.radius * ratio) * (1 + OVERSHOOT)
         radius = torch.where(ok, radius, slots.bisected(lead, ~ok)).clamp(min=0.0, max=1e30)
         expected = torch.where(fresh, radius, away * ratio)
         slots.expected = torch.where(ok & (radius > 0), expected, torch.inf)
-        first = torch.where(fresh, slots.expected, torch.inf)
+        first = torch.where(fresh & ok, linear, torch.inf)
         self.first.scatter_reduce_(0, slots.rows, first, "amin")
         settled = (slots.expected / slots.distance - 1).abs() < SETTLED
         slots.quiet = torch.where(settled, slots.quiet + 1, 0)
