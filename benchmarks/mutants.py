@@ -54,7 +54,7 @@ ROOMS = {
 }
 NOT_RUN_HERE = ("triton", "cuda")  # bodies that only a process of their own, or a GPU, executes
 ADDRESS = re.compile("0x[0-9a-f]{6}")
-BUDGET = 120.0  # processor seconds of tests for one mutant
+BUDGET = 40.0  # processor seconds of tests for one mutant
 LIMIT, SLOWER = 120.0, 10.0  # seconds that a mutant may take: some, and so many times its tests'
 COMPARISONS = {
     ast.Lt: "<=",
@@ -500,9 +500,15 @@ def tried(mutant: Mutant, known: Map, worker: Tests) -> dict[str, Any]:
     if done is None:
         record["killed_by"] = "time"
     elif done["code"] != 0:
-        record["killed_by"] = done["failed"][0] if done["failed"] else "import"
+        record["killed_by"] = done["failed"][0] if done["failed"] else _error(worker.said)
     record["seconds"] = round(time.monotonic() - start, 1)
     return record
+
+
+def _error(said: str) -> str:
+    """Why tests could not be collected."""
+    lines = [line for line in said.splitlines() if line.startswith(("E  ", "ERROR"))]
+    return f"import: {lines[-1] if lines else said[-200:]}"
 
 
 class Verdicts:

@@ -9,7 +9,7 @@ from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
 from PIL import Image
 from scipy import ndimage
 
-from robustcore.corruptions import ALEXNET, COMMON, EXTRA, NAMES, PARAMETERS, corrupt
+from robustcore.corruptions import ALEXNET, COMMON, EXTRA, NAMES, PARAMETERS, corrupt, matrices
 from robustcore.corruptions.batch import Batch
 from robustcore.corruptions.kernels import select
 from robustcore.corruptions.weather import _plasma
@@ -61,6 +61,10 @@ def test_every_condition_changes_images_and_stays_in_range(x, name, parameters):
 
 
 # -- the definitions, against other people's code --------------------------------------------
+
+
+def test_a_blur_of_no_width_changes_nothing():
+    assert np.array_equal(matrices._gaussian(7, 0.0, 4.0, False), np.eye(7))
 
 
 @pytest.mark.parametrize("severity", [1, 5])

@@ -56,6 +56,24 @@ def test_counts_are_those_of_the_unfused_path_outside_the_rounding_band(name, cl
     assert not np.all(np.abs(other.n_errors - plain.n_errors) <= inside)
 
 
+@pytest.mark.parametrize("change", [{}, {"stream": 5}, {"seed": 3}, {"clip": (0.0, 1.0)}])
+def test_margins_are_those_of_the_unfused_draws_of_any_seed_and_stream(change):
+    module, shape = model("mlp")
+    x = slots(shape)[0]
+    table = np.arange(len(x)).repeat(20), np.full(20 * len(x), 0.3), np.tile(np.arange(20), len(x))
+    fused, plain = (
+        Evaluator(each, x, **change) for each in (module, lambda images: module(images))
+    )
+    assert fused.fused is not None
+    assert plain.fused is None
+    margins = fused.margins(*table)
+    np.testing.assert_allclose(margins, plain.margins(*table), rtol=1e-4, atol=1e-4)
+    counts = fused.counts(np.array([0.3, 1.0]), 50, lambda n: None)
+    assert np.abs(counts - plain.counts(np.array([0.3, 1.0]), 50, lambda n: None)).max() <= 1
+    if change:
+        assert not np.allclose(margins, Evaluator(module, x).margins(*table), atol=1e-2)
+
+
 def test_a_grid_counts_what_each_sigma_counts_alone():
     module, shape = model("mlp")
     x = slots(shape)[0]

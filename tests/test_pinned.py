@@ -240,10 +240,13 @@ def told(record):
 
 
 def corrupted(name):
-    """Small images at severities of both sets of parameters."""
-    small = images(2, (3, 32, 32), seed=8).float()
-    large = images(1, (3, 64, 64), seed=9).float()
-    found = {f"{severity}": kept(corrupt(small, name, severity, seed=3)) for severity in (1, 3, 5)}
+    """Small images, wide or high, at severities of both sets of parameters."""
+    small = images(2, (3, 32, 44), seed=8).float()
+    large = images(1, (3, 72, 56), seed=9).float()
+    found = {
+        f"{severity}": kept(corrupt(small, name, severity, seed=3, parameters="cifar"))
+        for severity in (1, 3, 5)
+    }
     for severity in (2, 4):
         found[f"imagenet {severity}"] = kept(corrupt(large, name, severity, parameters="imagenet"))
     return found
