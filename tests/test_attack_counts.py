@@ -191,6 +191,40 @@ def test_refining_touches_only_the_images_it_is_given():
 # -- where the model saturates ---------------------------------------------------------------
 
 
+class Silent(HalfSpace):
+    """A plane whose logits are flat on both of its sides, but depend on the image."""
+
+    def forward(self, x):
+        sign = super().forward(x).detach()[:, :1].sign()
+        return torch.cat([sign, 0 * sign], 1) + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+def test_without_a_gradient_a_slot_bisects_by_the_sign_alone_and_expects_nothing():
+    x, y = grey(1)
+    gradients = Gradients(Evaluator(Silent(16, 0.6), x, y), None, 2.0)
+    found = Found.nothing(gradients)
+    descent = search._Search(gradients, found, None, 0, torch.arange(1))
+    slots = search._Slots(gradients, torch.zeros(1, dtype=int), torch.tensor([-1]), 0)
+    way = -HalfSpace(16, 0.6).w[None]
+    radii = []
+    slots.radius[:] = 0.5
+    slots.offset[:] = 0.5 * way
+    with torch.no_grad():
+        for step in range(5):
+            slots.points = gradients.x + slots.offset
+            radii.append(float(slots.radius))
+            descent._step(slots, 1.0, 0.0, step)
+            assert slots.expected.tolist() == [torch.inf]
+            assert slots.quiet.tolist() == [0]
+    # half as far again while it is right, then between the last two, in the geometric mean
+    want = [0.5, 0.75, np.sqrt(0.5 * 0.75)]
+    want += [np.sqrt(0.5 * want[2]), np.sqrt(want[2] * np.sqrt(0.5 * want[2]))]
+    assert radii == pytest.approx(want, rel=1e-6)
+    assert float(slots.distance) == pytest.approx(want[2], rel=1e-6)
+    assert not gradients.usable.any()
+    assert torch.isinf(descent.first).all()
+
+
 @pytest.mark.parametrize(("gained", "turns"), [(0.97, 6), (0.99, 1)])
 def test_images_are_searched_again_whose_first_step_expected_four_times_the_distance(
     gained, turns, monkeypatch
