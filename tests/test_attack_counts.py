@@ -225,30 +225,42 @@ def test_without_a_gradient_a_slot_bisects_by_the_sign_alone_and_expects_nothing
     assert torch.isinf(descent.first).all()
 
 
-@pytest.mark.parametrize(("gained", "turns"), [(0.97, 6), (0.99, 1)])
+@pytest.mark.parametrize("usable", [[True] * 4, [False, False, True, False], [False] * 4])
 def test_images_are_searched_again_whose_first_step_expected_four_times_the_distance(
-    gained, turns, monkeypatch
+    usable, monkeypatch
 ):
-    """Up to six times, as long as the distance falls by 2 %; from random points, once, where
-    nothing was found at all."""
+    """From the error seen and from random points; without any gradient nothing is kept."""
     gradients = Gradients(Evaluator(HalfSpace(16, 0.2), *grey(4)), None, 2.0)
-    gradients.usable[:] = True
+    gradients.usable[:] = torch.tensor(usable)
     found = Found.nothing(gradients)
     found.distance[:] = torch.tensor([1.0, 1.0, 1.0, torch.inf])
-    again = search._Search(gradients, found, None, 0, torch.arange(4))
-    again.first[:] = torch.tensor([3.9, 4.0, 4.1, 1.0])
-    scattered, searched = [], []
+    found.point[2] = 7.0
+    descent = search._Search(gradients, found, None, 0, torch.arange(4))
+    descent.first[:] = torch.tensor([3.9, 4.0, 4.1, 1.0])
+    scattered, walked = [], []
 
-    def run(self, slots, steps, done, last):
-        searched.append((slots.rows.tolist(), steps, done))
-        found.distance[slots.rows] *= gained
+    def scatter(self, rows):
+        scattered.append(rows.tolist())
+        return torch.tensor([2, 3]), torch.full((2, 16), 8.0)
 
-    monkeypatch.setattr(search._Search, "run", run)
-    monkeypatch.setattr(search._Search, "_scatter", lambda self, rows, step: scattered.append(rows))
-    monkeypatch.setattr(search, "refine", lambda *a: None)
-    again.again(torch.arange(4), 7, 30)
-    assert searched == [([2], 7, 30 + 7 * turn) for turn in range(turns)]
-    assert [rows.tolist() for rows in scattered] == [[3]]
+    class Walk:
+        def __init__(self, gradients, starts, points, box):
+            walked.append((starts.tolist(), points[:, 0].tolist()))
+
+        def run(self, found, step):
+            walked.append(step)
+            found.distance[3] = 2.0
+
+    monkeypatch.setattr(search._Search, "_scatter", scatter)
+    monkeypatch.setattr(search, "Walk", Walk)
+    descent.again(torch.arange(4), 30)
+    assert scattered == [[2, 3]]
+    assert walked == [([2, 2, 3], [7.0, 8.0, 8.0]), 30]
+    kept = [1.0, 1.0, 1.0 if usable[2] else torch.inf, 2.0 if usable[3] else torch.inf]
+    assert found.distance.tolist() == kept
+    assert (search.SILENT in gradients.engine.notes) == any(usable[2:])
+    descent.again(torch.tensor([0, 1]), 30)
+    assert len(walked) == 2  # for these there is nothing to do
 
 
 # -- the last look ---------------------------------------------------------------------------

@@ -50,7 +50,9 @@ def test_the_beginning_of_an_engine_costs_what_is_said(batch_size, spent):
     engine.counts(np.array([0.1, 0.2]), 30, lambda n: None)
     engine.margins(np.array([2, 2, 0]), np.ones(3), np.arange(3))
     engine.classes(np.array([1, 1, 0]), np.ones(3), np.arange(3))
-    assert (engine.n_forward - before).tolist() == [62, 62, 62, 60]
+    # a batch larger than those before is held against four of its images, on the first's account
+    larger = 4 if batch_size is None else 0
+    assert (engine.n_forward - before).tolist() == [62 + larger, 62, 62, 60]
     points = engine.among(torch.zeros(5, 1, 4, 4), torch.tensor([3, 3, 1, 0, 2]))
     assert points.n_forward.tolist() == [0] * 5
     assert points.ids.tolist() == [0, 1, 2, 3, 4]
@@ -118,7 +120,7 @@ def test_memory_that_runs_out_for_particles_halves_the_batch(monkeypatch):
         f"out of memory: batch size halved to {size}" for size in (64, 32)
     ]
     np.testing.assert_allclose(found.sigma, free.sigma, rtol=1e-5)
-    assert found.n_forward.tolist() == free.n_forward.tolist()
+    assert found.n_forward[1:].tolist() == free.n_forward[1:].tolist()  # the first pays for looks
     begun.clear()
     with pytest.raises(torch.OutOfMemoryError):
         rc.error_curve(Tight(lambda: len(begun), 0), x, y, (0.1, 1e-3), **how)

@@ -35,17 +35,22 @@ class Bar:
 
 @pytest.fixture
 def work(monkeypatch):
-    """(bars, evaluations planned of each engine) of what is called meanwhile."""
-    planned, compiled = [], Network.compile
+    """(bars, evaluations planned of each engine, those of looks that nobody asked for)."""
+    planned, looks, compiled, spend = [], [], Network.compile, Evaluator._spend
 
     def compile(self, wanted, evaluations, *more):
         planned.append(evaluations)
         return compiled(self, wanted, evaluations, *more)
 
+    def spent(self, evaluations):
+        looks.append(evaluations)
+        spend(self, evaluations)
+
     monkeypatch.setattr(Network, "compile", compile)
+    monkeypatch.setattr(Evaluator, "_spend", spent)
     monkeypatch.setattr(provenance, "tqdm", Bar)
     Bar.made = []
-    return Bar.made, planned
+    return Bar.made, planned, looks
 
 
 # call: (bars as (unit, first total, how far at the end), evaluations planned). Of five images the
@@ -139,19 +144,19 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_bars_end_where_they_said_and_engines_know_what_is_to_come(name, work):
     call, expected, evaluations = CALLS[name]
-    bars, planned = work
+    bars, planned, looks = work
     record = call()
     assert planned[0] == evaluations
     assert [(bar.unit, bar.first) for bar in bars] == [each[:2] for each in expected]
     for bar, (_, _, end) in zip(bars, expected, strict=True):
         if end is None:
-            end = int((record.n_forward - Evaluator(MODEL, X, WRONG).n_forward).sum())
+            end = int((record.n_forward - Evaluator(MODEL, X, WRONG).n_forward).sum()) - sum(looks)
         assert bar.n == end
         assert bar.n <= bar.total
 
 
 def test_a_bar_is_shown_on_a_terminal_alone_unless_asked_for(work):
-    bars, _ = work
+    bars, *_ = work
     for progress in (None, True, False):
         rc.error_rate(MODEL, X, 0.1, samples=5, progress=progress)
     assert [bar.disable for bar in bars] == [None, False, True]
