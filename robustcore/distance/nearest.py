@@ -77,10 +77,13 @@ def distance_to_error(
     clipping and rounding. An image already wrong has distance 0. Without an error it is inf: status
     "masked" where all gradients were zero or not finite, which is no sign of robustness.
     Of outputs that are probabilities, not negative and of sum 1, gradients are those of their
-    logarithms. The same seed, ids and settings give the same numbers at any batch size and order,
-    up to the model's own rounding. Where that rounding depends on the batch, as a convolution's
-    does for a single image, it may switch a ReLU's gradient and change the search: by up to 0.5 %
-    of a distance on a ResNet-20, either way; distances of a smooth model are not affected.
+    logarithms. Where a model saturates, "minimum" walks along its boundary from random errors, and
+    a note says so: such distances may be larger, and cost some 60 gradients and 900 evaluations
+    more of an image, at any effort.
+    The same seed, ids and settings give the same numbers at any batch size and order, up to the
+    model's own rounding. Where that rounding depends on the batch, as a convolution's does for a
+    single image, it may switch a ReLU's gradient and change the search: by up to 0.5 % of a
+    distance on a ResNet-20, either way; distances of a smooth model are not affected.
     Raises ValueError, TypeError or RuntimeError naming the argument.
 
     Source: Ford et al. (2019), section 4; Hasofer and Lind (1974); Madry et al. (2018).

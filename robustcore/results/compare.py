@@ -45,6 +45,9 @@ class NoiseAndDistance(Record):
 def compare(noise: SigmaResult, near: DistanceResult) -> NoiseAndDistance:
     """Join sigma and distance on the ids that both records hold, in the order of `noise`.
 
+    Both must be of one model: records hold no name of it, so only their images and labels are
+    compared.
+
     Raises TypeError for other records, and ValueError for a norm other than L2, for targeted
     distances, for a rate of 1/2 or more, where no id is in both, and where the labels or the pixels
     of an image differ.
