@@ -291,3 +291,10 @@ def test_imagenet_files_are_read_class_by_class(x, tmp_path):
     assert found.labels.tolist() == [0, 0, 0, 1, 1, 1]
     with pytest.raises(ValueError, match="x must be the 6 images of fog, was 5"):
         corruption_benchmark_files(Bright(), tmp_path, clean[:5], found.labels[:5], **about)
+
+
+def test_a_label_that_the_model_does_not_know_is_named_wherever_it_stands(x):
+    y = torch.zeros(len(x), dtype=int)
+    y[15] = 2
+    with pytest.raises(ValueError, match="y must"):
+        corruption_benchmark(Bright(), x, y, **FEW)

@@ -9,6 +9,7 @@ from models import HalfSpace, Slab, grey
 from torch import nn
 
 from robustcore.distance import distance_to_error, pgd
+from robustcore.distance.task import _held
 
 
 class Masked(nn.Module):
@@ -151,3 +152,17 @@ def test_norms_have_two_spellings():
         results = [distance_to_error(model, x, y, norm=each) for each in spellings]
         assert len({r.norm for r in results}) == 1
         assert len({float(r.distance[0]) for r in results}) == 1
+
+
+@pytest.mark.parametrize("box", [(0.1, 0.9), (-3.3, 5.7), (0.0, 1.0), (-2000.7, 3.14159)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_bounds_are_the_outermost_numbers_of_a_half_precision_within_the_box(box, dtype):
+    low, high = _held(box, dtype)
+    for bound, held, outward in ((box[0], low, -torch.inf), (box[1], high, torch.inf)):
+        assert float(torch.tensor(held).to(dtype)) == held
+        assert box[0] <= held <= box[1]
+        one = torch.tensor(held, dtype=dtype)
+        farther = float(torch.nextafter(one, torch.tensor(outward, dtype=dtype)))
+        assert not box[0] <= farther <= box[1], bound
+    assert _held(box, torch.float32) == box
+    assert _held(None, dtype) is None

@@ -177,3 +177,23 @@ def test_only_the_wanted_class_is_an_error_and_no_tie(logits, margin):
     found, label = gradients.judged(torch.zeros(1, dtype=int), torch.tensor([logits]))
     assert float(found) == margin
     assert label.tolist() == [2]
+
+
+def test_an_image_with_some_logit_nan_may_be_the_one_that_is_probed_and_one_of_nan_alone_not():
+    class Holes(HalfSpace):
+        def forward(self, x):
+            logits = super().forward(x)
+            flat = (x.flatten(1).amax(1) - x.flatten(1).amin(1) < 1e-2)[:, None]
+            return logits.masked_fill(flat & self.holes, torch.nan)
+
+    x = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    x[2] = 0.5 + x[2] / 1000
+    y = torch.zeros(3, dtype=int)
+    for holes, probed in (
+        ([False, True], 2),
+        ([True, True], int(np.ptp(x[:2].numpy(), (1, 2, 3)).argmin())),
+    ):
+        model = Holes(16, 9.0)
+        model.holes = torch.tensor(holes)
+        spent = Evaluator(model, x, y).n_forward - [1 + 2 + 1, 1 + 2, 1 + 2]
+        assert spent.tolist() == [6 * (image == probed) for image in range(3)]

@@ -110,3 +110,8 @@ def test_what_is_no_number_is_refused_by_name() -> None:
             half_space_distance(value, 0.01)
     with pytest.raises(ValueError, match=r"sigma and rate must have shapes that broadcast.*\(2,\)"):
         half_space_distance([0.1, 0.2], [0.1, 0.2, 0.3])
+
+
+def test_the_distance_that_no_sigma_solves_is_named():
+    with pytest.raises(ValueError, match=r"but was -0\.3$"):
+        half_space_sigma([0.2, -0.3], 0.1)

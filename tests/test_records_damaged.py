@@ -240,3 +240,12 @@ def test_what_cannot_be_opened_is_an_os_error(tmp_path):
         Record.load(tmp_path / "absent")
     with pytest.raises(IsADirectoryError):
         Record.load(tmp_path)
+
+
+def test_a_small_file_may_unpack_to_a_hundred_times_its_size(tmp_path, monkeypatch):
+    error_rate().save(tmp_path / "r")
+    monkeypatch.setattr(archive, "SMALL", 0)
+    assert_same(Record.load(tmp_path / "r"), error_rate())
+    monkeypatch.setattr(archive, "PACKED", 0.5)
+    with pytest.raises(ValueError, match="would unpack"):
+        Record.load(tmp_path / "r")
