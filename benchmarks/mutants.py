@@ -9,7 +9,8 @@ quick tests that execute the mutated line, cheapest first, run until one fails. 
 records which test executes which line (about 15 minutes); later calls reuse it until a source or a
 test changes. A call that was stopped goes on where it was. The result keeps every sample drawn.
 
-A mutant that changes no answer is equivalent: mutants_equivalent.json names it and says why.
+A mutant that changes no answer is equivalent: mutants_equivalent.json names it, by its file, the
+line of source, what stood there and what stands there now, and says why.
 """
 
 from __future__ import annotations
@@ -555,14 +556,14 @@ def main() -> int:
         return record
 
     records = in_turn(workers, attempt, mutants)
-    reasons = {
-        (entry["file"], entry["before"], entry["after"]): entry["reason"]
-        for entry in json.loads(EQUIVALENT.read_text())
-    }
+    reasons = json.loads(EQUIVALENT.read_text())
     for record in records:
-        reason = reasons.get((record["file"], record["before"], record["after"]))
-        if record["killed_by"] is None and reason is not None:
-            record["equivalent"] = reason
+        source = (ROOT / record["file"]).read_text().splitlines()[record["line"] - 1].strip()
+        told = {**record, "source": source}
+        for entry in reasons:
+            named = {name: value for name, value in entry.items() if name != "reason"}
+            if record["killed_by"] is None and named.items() <= told.items():
+                record["equivalent"] = entry["reason"]
     survived = [record for record in records if record["killed_by"] is None]
     real = [record for record in survived if "equivalent" not in record]
     counted = len(records) - len(survived) + len(real)

@@ -76,3 +76,14 @@ def test_the_linear_line_and_its_ratio():
         curve.ratio(through=0)
     assert dataclasses.replace(curve, rates=np.array([0.1, 1e-3, 1e-8])).nearest_rate() == 0.1
     assert np.isnan(rc.error_curve(MODEL, X, 1 - Y, [0.01], samples=500).ratio()).all()
+
+
+def test_what_is_said_of_an_endless_sigma_is_its_status():
+    sigma = rc.sigma_at_error_rate(HalfSpace(16, 30.0), X, 1e-4, Y, samples=500)
+    assert (sigma.status == "censored").all()
+    none = np.zeros(2)
+    dataclasses.replace(sigma, sigma_low=none)  # a bound of 0 makes it no other status
+    dataclasses.replace(sigma, sigma_low=none, status=np.full(2, "undecided"))
+    for low, status in ((sigma.sigma_low, "undecided"), (none, "found"), (none, "misclassified")):
+        with pytest.raises(ValueError, match="sigma must be 0 where misclassified"):
+            dataclasses.replace(sigma, sigma_low=low, status=np.full(2, status))
