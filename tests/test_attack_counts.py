@@ -263,6 +263,32 @@ def test_images_are_searched_again_whose_first_step_expected_four_times_the_dist
     assert len(walked) == 2  # for these there is nothing to do
 
 
+def test_random_points_are_of_the_seed_the_image_and_the_distance():
+    """Four at each of twelve distances, of doubling width, until four errors were met."""
+    x, y = grey(2)
+
+    def scattered(seed, ids, distance=0.3):
+        gradients = Gradients(Evaluator(HalfSpace(16, distance), x, y), None, 2.0)
+        found = Found.nothing(gradients)
+        descent = search._Search(gradients, found, None, seed, torch.tensor(ids))
+        with torch.no_grad():
+            rows, points = descent._scatter(torch.arange(2))
+        return rows, points - 0.5, gradients.n_forward.tolist()
+
+    rows, away, spent = scattered(3, [0, 1])
+    assert (rows.bincount() >= 4).all()
+    heights = away @ HalfSpace(16, 0.3).w + 0.3
+    assert (heights <= 1e-6).all()  # errors alone
+    assert all(each % 4 == 0 and 4 <= each <= 48 for each in spent)
+    again, other, named = (scattered(*call)[1] for call in ((3, [0, 1]), (4, [0, 1]), (3, [5, 6])))
+    assert torch.equal(again, away)
+    assert other.shape != away.shape or not torch.equal(other, away)
+    assert named.shape != away.shape or not torch.equal(named, away)
+    none, _, all_spent = scattered(3, [0, 1], distance=1e6)
+    assert not len(none)
+    assert all_spent == [48, 48]
+
+
 # -- the last look ---------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import torch
 from models import HalfSpace, grey
 
 import robustcore as rc
+from robustcore import inputs
 
 X, Y = grey(3)
 MODEL = HalfSpace(16, 0.5)
@@ -131,3 +132,13 @@ def test_what_is_accepted_is_not_refused():
     rc.error_rate(MODEL, X, np.array([0.1, 0.2]), Y.tolist(), samples=10, ids=np.array([5, 1, 9]))
     # 29 % of 100 draws: 0.29 * 100 is below 29 in floating point
     rc.sigma_at_error_rate(MODEL, X, 0.29, Y, samples=100, sigma_max=5, progress=False)
+
+
+def test_images_made_in_inference_mode_are_copied_for_autograd_refuses_them():
+    with torch.inference_mode():
+        x = torch.rand(2, 1, 4, 4)
+    taken = inputs.images(x, HalfSpace(16, 0.3))
+    assert not taken.is_inference()
+    assert torch.equal(taken, x)
+    own = torch.rand(2, 1, 4, 4)
+    assert inputs.images(own, HalfSpace(16, 0.3)).data_ptr() == own.data_ptr()  # no copy for others

@@ -132,12 +132,15 @@ def test_group_ranks_of_one_look_are_order_ranks() -> None:
 
 
 def test_group_ranks_take_a_confidence_that_is_met_exactly() -> None:
-    # two draws and 1/2: the ranks (1, 2) hold with exactly 1/2
-    assert [int(each[0]) for each in group_ranks([2], 0.5, 0.5)] == [1, 2]
+    # one error in two draws, and then 1 to 3 in four: exactly 1/2
+    low, high = group_ranks([2, 4], 0.5, 0.5)
+    assert low.tolist() == [1, 1]
+    assert high.tolist() == [2, 4]
+    assert group_coverage([2, 4], 0.5, low, high) == pytest.approx(0.5, abs=1e-14)
 
 
 def test_ranks_that_a_caller_changes_are_found_again() -> None:
-    first = group_ranks([100, 200], 0.1)
+    first = [each.copy() for each in group_ranks([100, 200], 0.1)]
     for each in group_ranks([100, 200], 0.1):
         each += 7
     assert np.array_equal(first, group_ranks([100, 200], 0.1))
