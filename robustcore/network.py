@@ -86,7 +86,8 @@ class Network:
         if images.is_cuda and torch.cuda.is_current_stream_capturing():
             return
         self.compared = n
-        places = torch.linspace(0, n - 1, SPREAD, device=images.device).long()
+        # in integers: a default type of half precision would round places
+        places = torch.arange(SPREAD, device=images.device) * (n - 1) // (SPREAD - 1)
         for at in (places, torch.where(places < n // 2, places + 1, places - 1)):
             with torch.no_grad():
                 few = self._logits(images[at].contiguous(memory_format=self.layout))
