@@ -332,3 +332,11 @@ def test_within_a_radius_the_share_is_the_theorems():
     few = counts[binom.cdf(counts, draws, share) <= 0.8 * 0.05].max()
     assert pinned(few, 1, eps=eps).verdict.tolist() == [MISSED]
     assert pinned(few + 1, 1, eps=eps).verdict.tolist() == [UNDECIDED]
+
+
+def test_what_an_attack_returns_may_carry_gradients():
+    model, x, y = half_space(3)
+    how = {"sigma": SIGMA, "points": 20, "samples": 50}
+    plain = rc.audit_attack(model, x, y, exact(1.2), **how)
+    graph = rc.audit_attack(model, x, y, lambda *given: exact(1.2)(*given).requires_grad_(), **how)
+    assert np.array_equal(graph.distances, plain.distances)

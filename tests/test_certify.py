@@ -44,7 +44,9 @@ def published(chosen, counts, sigma, alpha):
 # -- the published answers -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n0", "n", "alpha"), [(20, 300, 0.001), (1, 60, 0.2), (50, 200, 0.7)])
+@pytest.mark.parametrize(
+    ("n0", "n", "alpha"), [(20, 300, 0.001), (1, 60, 0.2), (50, 200, 0.7), (30, 1, 0.5)]
+)
 def test_same_answers_as_published_for_the_same_counts(n0, n, alpha):
     model, x = images(8)
     found = rc.certify(model, x, sigma=0.6, n0=n0, n=n, alpha=alpha, batch_size=64)

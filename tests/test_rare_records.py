@@ -87,3 +87,12 @@ def test_what_is_said_of_an_endless_sigma_is_its_status():
     for low, status in ((sigma.sigma_low, "undecided"), (none, "found"), (none, "misclassified")):
         with pytest.raises(ValueError, match="sigma must be 0 where misclassified"):
             dataclasses.replace(sigma, sigma_low=low, status=np.full(2, status))
+
+
+def test_a_summary_counts_images_not_rates():
+    """Of three images at two rates: one each misclassified, censored once and undecided twice."""
+    x, _ = grey(3)
+    curve = rc.error_curve(MODEL, x, rates=(0.01, 1e-4), samples=500, second_look=False)
+    status = np.array([["misclassified"] * 2, ["found", "censored"], ["undecided"] * 2])
+    told = repr(dataclasses.replace(curve, status=status))
+    assert "; 1 misclassified; 1 censored at some rate; 1 undecided at some rate" in told
