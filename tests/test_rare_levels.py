@@ -122,6 +122,7 @@ def test_the_next_start_is_the_next_sigma_asked_for():
 SHOWN = SimpleNamespace(update=lambda evaluations: None)
 
 
+@pytest.mark.usefixtures("batches_not_compared")
 def test_a_ladder_finds_the_sigma_at_which_most_draws_err():
     """Errors in a shell: chi^2 of 3 between two radii, of 256 draws each."""
     engine = Evaluator(rare_models.shell(0.09, 0.11, 3), *grey(3, (1, 1, 3)))
