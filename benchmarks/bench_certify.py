@@ -47,14 +47,11 @@ def published(model, x, sigma, n):
 
 
 def speed(model, x, y, sigma, n):
-    record = rc.certify(
-        model, x, y, sigma=sigma, n0=N0, n=n, alpha=ALPHA, compile=True, progress=False
-    )
+    compiled, plain = (rc.Engine(model, compile=each, progress=False) for each in (True, False))
+    record = rc.certify(compiled, x, y, sigma=sigma, n0=N0, n=n, alpha=ALPHA)
     ours = record.provenance.seconds - record.provenance.compile_seconds
     start = time.perf_counter()
-    eager = rc.certify(
-        model, x, y, sigma=sigma, n0=N0, n=n, alpha=ALPHA, compile=False, progress=False
-    )
+    eager = rc.certify(plain, x, y, sigma=sigma, n0=N0, n=n, alpha=ALPHA)
     seconds_eager = time.perf_counter() - start
     start = time.perf_counter()
     theirs = [published(model, image, sigma, n) for image in x]
@@ -84,9 +81,8 @@ def speed(model, x, y, sigma, n):
 
 
 def early(model, x, y, sigma, radius, n):
-    record = rc.certify(
-        model, x, y, sigma=sigma, n0=N0, n=n, alpha=ALPHA, radius=radius, progress=False
-    )
+    engine = rc.Engine(model, progress=False)
+    record = rc.certify(engine, x, y, sigma=sigma, n0=N0, n=n, alpha=ALPHA, radius=radius)
     share = record.n_top / record.n_samples
     # clear: so far from the radius's share that a tenth of the draws would tell with 5 deviations
     wanted = norm.cdf(radius / sigma)
@@ -121,7 +117,8 @@ def main():
     model, x, y = rc.load_example(args.model, max(args.images, args.early_images))
     result = {"command": " ".join(["python", *sys.argv]), "machine": machine()}
     few = x[: args.images], y[: args.images]
-    rc.certify(model, *few, sigma=args.sigma, n=400, compile=False, progress=False)  # warm
+    warm = rc.Engine(model, compile=False, progress=False)
+    rc.certify(warm, *few, sigma=args.sigma, n=400)
     result["speed"] = speed(model, *few, args.sigma, args.n)
     print(json.dumps(result["speed"], indent=1), flush=True)
     some = x[: args.early_images], y[: args.early_images]

@@ -90,7 +90,7 @@ def load(name, data, count):
 
 def distance_table(name, data, count, wanted, points=200):
     model, x, y = load(name, data, count)
-    noise = rc.sigma_at_error_rate(model, x, 0.01, y, progress=False)
+    noise = rc.sigma_at_error_rate(rc.Engine(model, progress=False), x, 0.01, y)
     sigma = np.minimum(noise.sigma, 1.0)
     rows = torch.arange(count).repeat_interleave(points)
     draws = torch.arange(points).repeat(count)
@@ -98,15 +98,15 @@ def distance_table(name, data, count, wanted, points=200):
         rows, torch.as_tensor(sigma)[rows], draws
     )
     noisy = noisy.view(count, points, *x.shape[1:])
-    how = {"points": points, "samples": points, "progress": False}
+    how = {"points": points, "samples": points}
     runs = {}
     for run in wanted:
-        compiled = run == "compiled"
+        engine = rc.Engine(model, compile=run == "compiled", progress=False)
         start = time.perf_counter()  # memory is warm and the model compiled after two images
-        rc.noisy_distance(model, x[:2], y[:2], sigma=sigma[:2], compile=compiled, **how)
+        rc.noisy_distance(engine, x[:2], y[:2], sigma=sigma[:2], **how)
         first = time.perf_counter() - start
         start = time.perf_counter()
-        record = rc.noisy_distance(model, x, y, sigma=sigma, compile=compiled, **how)
+        record = rc.noisy_distance(engine, x, y, sigma=sigma, **how)
         runs[run] = {"seconds": time.perf_counter() - start, "seconds_first": first}
         print(run, runs[run], flush=True)
     counted = Counted(model)
@@ -147,6 +147,7 @@ def audit_table(models=1000, inflated=1.3):
         w = torch.from_numpy(generator.standard_normal(3 * side * side))
         model.w = (w / w.norm()).float()
         wide = model.w.double()
+        engine = rc.Engine(model, progress=False)
         x, y = torch.full((1, 3, side, side), 0.5), torch.zeros(1, dtype=torch.int64)
         sigma = None
         for factor in verdicts:
@@ -156,8 +157,7 @@ def audit_table(models=1000, inflated=1.3):
                 away = factor * (1 + 1e-6) * height[:, None] * wide
                 return (x.double() - away.view(x.shape)).float()
 
-            how = {"sigma_max": 2.0, "seed": i, "progress": False, "sigma": sigma}
-            found = rc.audit_attack(model, x, y, attack, **how)
+            found = rc.audit_attack(engine, x, y, attack, sigma_max=2.0, seed=i, sigma=sigma)
             sigma = found.sigma  # the default's, found once for both
             verdicts[factor].append(str(found.verdict[0]))
     seconds = time.perf_counter() - start

@@ -38,7 +38,7 @@ def test_coverage(benchmark, capsys, model_type, rate, samples, rtol):
     model, (x, y) = model_type(16, 0.5), grey(REPEATS)
     record = benchmark.pedantic(
         lambda: rc.sigma_at_error_rate(
-            model, x, rate, y, samples=samples, rtol=rtol, sigma_max=10, progress=False
+            rc.Engine(model, progress=False), x, rate, y, samples=samples, rtol=rtol, sigma_max=10
         ),
         rounds=1,
     )

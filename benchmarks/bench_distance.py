@@ -61,9 +61,11 @@ class Counted(torch.nn.Module):
 
 def ours_minimum(norm):
     def search(**how):
-        return lambda model, x, y: (
-            distance_to_error(model, x, y, norm=norm, box=(0, 1), progress=False, **how).x_adv
-        )
+        def attack(model, x, y):
+            engine = rc.Engine(model, progress=False)
+            return distance_to_error(engine, x, y, norm=norm, box=(0, 1), **how).x_adv
+
+        return attack
 
     return {
         **{f"robustcore {n}": search(effort=n) for n in (5, 8, 9, 10, 15, 25, 40, 60, 300)},
@@ -147,8 +149,8 @@ def pgd_table(name, model, x, y, steps=100, restarts=10):
     eps = RADII.get(name, 4 / 255)
 
     def ours(model, x, y):
-        how = {"eps": eps, "steps": steps, "restarts": restarts, "progress": False}
-        return pgd(model, x, y, **how).x_adv
+        how = {"eps": eps, "steps": steps, "restarts": restarts}
+        return pgd(rc.Engine(model, progress=False), x, y, **how).x_adv
 
     rows = []
     for method, attack in {**peers_pgd(eps, steps, restarts), "robustcore": ours}.items():

@@ -25,7 +25,7 @@ def half_spaces():
     model = HalfSpace(192, 0.5)
     return {
         f"{rate:g}": judged(
-            rc.error_curve(model, *grey(100, (3, 8, 8)), [rate], progress=False),
+            rc.error_curve(rc.Engine(model, progress=False), *grey(100, (3, 8, 8)), [rate]),
             0, model.sigma(rate),
         )
         for rate in (1e-3, 1e-12)
@@ -35,7 +35,8 @@ def half_spaces():
 def come_and_go():
     model, x, y = rc.load_example("cifar10-natural", 8)
     sigma = [0.02, 0.025, 0.03, 0.04, 0.045, 0.05, 0.06, 0.08, 0.1]
-    rates = rc.error_rate(model, x[7:], sigma, y[7:], ids=[7], samples=2000, progress=False)
+    engine = rc.Engine(model, progress=False)
+    rates = rc.error_rate(engine, x[7:], sigma, y[7:], ids=[7], samples=2000)
     return {"sigma": sigma, "rate": rates.rate[0].tolist(), "low": rates.rate_low[0].tolist(),
             "high": rates.rate_high[0].tolist(), "samples": 2000}  # fmt: skip
 

@@ -47,22 +47,20 @@ def timed(call):
 def table(name, images, samples):
     inner, x, y = rc.load_example(name, images, device=DEVICE)
     model = Counted(inner).eval()
-    how = {"progress": False, "compile": False}
-    many = {"samples": samples} | how
     calls = {
-        "error_rate": lambda p: rc.error_rate(model, x, SIGMAS, y, precision=p, **many),
-        "sigma_at_error_rate": lambda p: rc.sigma_at_error_rate(
-            model, x, 0.01, y, precision=p, **how
-        ),
-        "certify": lambda p: rc.certify(
-            model, x[:4], y[:4], sigma=0.1, n=4 * samples, precision=p, **how
-        ),
+        "error_rate": lambda engine: rc.error_rate(engine, x, SIGMAS, y, samples=samples),
+        "sigma_at_error_rate": lambda engine: rc.sigma_at_error_rate(engine, x, 0.01, y),
+        "certify": lambda engine: rc.certify(engine, x[:4], y[:4], sigma=0.1, n=4 * samples),
     }
+    engines = [
+        rc.Engine(model, compile=False, precision=name, progress=False)
+        for name in (None, "bfloat16")
+    ]
     result = {}
     for title, call in calls.items():
-        full, *slow = timed(lambda call=call: call(None))
+        full, *slow = timed(lambda call=call: call(engines[0]))
         model.full = 0
-        lower, *quick = timed(lambda call=call: call("bfloat16"))
+        lower, *quick = timed(lambda call=call: call(engines[1]))
         draws = int(full.n_forward.sum())
         row = {
             "draws": draws,

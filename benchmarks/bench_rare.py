@@ -87,9 +87,13 @@ def linear(args):
             start = time.perf_counter()
             x, y = grey(args.runs, shape)
             curve = rc.error_curve(
-                model, x, y, [rate], samples=SAMPLES[rate], second_look=False,
-                progress=args.progress,
-            )  # fmt: skip
+                rc.Engine(model, progress=args.progress),
+                x,
+                y,
+                [rate],
+                samples=SAMPLES[rate],
+                second_look=False,
+            )
             row = {"dimensions": int(np.prod(shape)), "rate": rate, "samples": SAMPLES[rate]}
             row |= judged(curve, 0, model.sigma(rate))
             row["seconds"] = time.perf_counter() - start
@@ -101,12 +105,17 @@ def linear(args):
 def wide(args):
     found, model = {}, HalfSpace(int(np.prod(WIDE)), 0.5)
     for rate in args.rates:
+        engine = rc.Engine(model, progress=args.progress)
         while (done := len(kept_runs(args, rate)["sigma"])) < args.runs:
             ids = np.arange(done, min(done + ROUND, args.runs))
             curve = rc.error_curve(
-                model, *grey(len(ids), WIDE), [rate], samples=SAMPLES[rate], second_look=False,
-                ids=ids, progress=args.progress,
-            )  # fmt: skip
+                engine,
+                *grey(len(ids), WIDE),
+                [rate],
+                samples=SAMPLES[rate],
+                second_look=False,
+                ids=ids,
+            )
             keep(args, rate, {name: getattr(curve, name).ravel().tolist() for name in KEPT})
         kept = {name: np.array(value) for name, value in kept_runs(args, rate).items()}
         runs = {name: value[:, None] for name, value in kept.items() if name.startswith("sigma")}
@@ -146,10 +155,9 @@ def pieces(args):
     found = []
     for name, (model, n, ends, sigma_max) in sets.items():
         x, y = grey(args.runs, (1, 1, n))
+        engine = rc.Engine(model, progress=args.progress)
         for rates in (RATES, RATES[:1]):
-            curve = rc.error_curve(
-                model, x, y, rates, sigma_max=sigma_max, second_look=False, progress=args.progress
-            )
+            curve = rc.error_curve(engine, x, y, rates, sigma_max=sigma_max, second_look=False)
             for at, rate in enumerate(rates):
                 row = {"set": name, "rate": rate, "asked": rates}
                 row |= judged(curve, at, model.sigma(rate, *ends))
@@ -163,7 +171,7 @@ def missed(args):
     for distance in (0.85, 0.88, 0.92):
         model = rare_models.hidden_plane(2.385, 50, distance)
         x, y = grey(args.runs, (1, 1, 51))
-        curve = rc.error_curve(model, x, y, [1e-5], progress=args.progress)
+        curve = rc.error_curve(rc.Engine(model, progress=args.progress), x, y, [1e-5])
         gone = curve.sigma_low[:, 0] > model.sigma(1e-5, 0.1, 0.35)
         told = curve.warning != ""
         row = {
@@ -190,7 +198,8 @@ def missed(args):
 def control(args):
     """A half-space alone, which cannot be missed: how often a warning is given for nothing."""
     model = HalfSpace(51, 0.88)
-    curve = rc.error_curve(model, *grey(args.runs, (1, 1, 51)), [1e-6], progress=args.progress)
+    engine = rc.Engine(model, progress=args.progress)
+    curve = rc.error_curve(engine, *grey(args.runs, (1, 1, 51)), [1e-6])
     row = {"runs": args.runs} | judged(curve, 0, model.sigma(1e-6))
     print(json.dumps(row), flush=True)
     return row

@@ -32,15 +32,15 @@ from robustcore import runs
 folder, images, samples, kept = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 with runs.together():
     model, x, y = rc.load_example("cifar10-natural", images=images)
-    how = {"block": {"blocks": None, "whole": None, "memory": 4}.get(kept)}
-    if kept == "blocks":
-        how["run"] = folder
+    block, run = 4 if kept == "memory" else None, folder if kept == "blocks" else None
+    engine = rc.Engine(model, block=block, compile=False, progress=False)
     torch.randn(8, 3, 32, 32)
-    rc.error_rate(model, x[:8], 0.1, y[:8], samples=64, compile=False, progress=False, ids=None) \\
+    warm = rc.Engine(model, compile=False, progress=False)
+    rc.error_rate(warm, x[:8], 0.1, y[:8], samples=64) \\
         if os.environ.get("WORLD_SIZE", "1") == "1" else None
     start = time.perf_counter()
     found = rc.sigma_at_error_rate(
-        model, x, max(0.01, 1 / samples), y, samples=samples, compile=False, progress=False, **how
+        engine, x, max(0.01, 1 / samples), y, samples=samples, run=run
     )
     seconds = time.perf_counter() - start
     if os.environ.get("RANK", "0") == "0":
@@ -77,9 +77,8 @@ def resident():
 
 model = Model()
 before, start = resident(), time.perf_counter()
-found = rc.error_rate(
-    model, Pictures(), 0.1, samples=1, run=sys.argv[1], block=64, batch_size=64, progress=False
-)
+engine = rc.Engine(model, batch_size=64, block=64, progress=False)
+found = rc.error_rate(engine, Pictures(), 0.1, samples=1, run=sys.argv[1])
 print(json.dumps({
     "images": len(found),
     "resident above the model's (MiB)": round(
@@ -151,7 +150,7 @@ def store() -> dict:
     with tempfile.TemporaryDirectory() as name:
         start = time.perf_counter()
         rc.sigma_at_error_rate(
-            model, x, 0.01, y, samples=samples, compile=False, progress=False, run=name
+            rc.Engine(model, compile=False, progress=False), x, 0.01, y, samples=samples, run=name
         )
         seconds = time.perf_counter() - start
     total = sum(spent.values())

@@ -84,11 +84,9 @@ def report(benchmark, capsys, **numbers):
 
 def test_evaluations_against_the_papers_search(benchmark, capsys, example):
     model, x, y = example
-    call = lambda method: rc.sigma_at_error_rate(  # noqa: E731
-        model, x, RATE, y, method=method, compile=True, progress=False
-    )
-    paper = call("bisection")
-    found = once(benchmark, lambda: call("quantile"))
+    engine = rc.Engine(model, compile=True, progress=False)
+    paper = rc.sigma_at_error_rate(engine, x, RATE, y, method="bisection")
+    found = once(benchmark, lambda: rc.sigma_at_error_rate(engine, x, RATE, y, method="quantile"))
     overlap, apart = agree(found, paper)
     assert overlap >= 0.98
     assert apart <= 0.05
@@ -111,10 +109,10 @@ def test_wall_time_against_plain_torch(benchmark, capsys, example):
     model, x, y = example
     found = once(
         benchmark,
-        lambda: rc.sigma_at_error_rate(model, x, RATE, y, compile=True, progress=False),
+        lambda: rc.sigma_at_error_rate(rc.Engine(model, compile=True, progress=False), x, RATE, y),
     )
     compiling = found.provenance.compile_seconds
-    eager = rc.sigma_at_error_rate(model, x, RATE, y, compile=False, progress=False)
+    eager = rc.sigma_at_error_rate(rc.Engine(model, compile=False, progress=False), x, RATE, y)
     start = time.perf_counter()
     sigma = np.array([plain_sigma(model, x[i : i + 1], y[i]) for i in range(IMAGES)])
     plain = time.perf_counter() - start
@@ -157,9 +155,8 @@ def test_time_outside_the_forward_pass(benchmark, capsys, example):
         for n in (128, 64, 16):
             compiled(x[:1].expand(n, -1, -1, -1).contiguous(memory_format=torch.channels_last))
     ours = Timed(compiled)
-    call = lambda: rc.sigma_at_error_rate(  # noqa: E731
-        ours, x, RATE, y, compile=False, progress=False
-    )
+    engine = rc.Engine(ours, compile=False, progress=False)
+    call = lambda: rc.sigma_at_error_rate(engine, x, RATE, y)  # noqa: E731
     call()
     ours.seconds, ours.images = 0.0, 0
     found = once(benchmark, call)
@@ -187,14 +184,10 @@ def test_time_outside_the_forward_pass(benchmark, capsys, example):
 
 def test_evaluations_with_rtol(benchmark, capsys, example):
     model, x, y = example
-    found = once(
-        benchmark,
-        lambda: rc.sigma_at_error_rate(model, x, RATE, y, rtol=0.05, compile=True, progress=False),
-    )
+    engine = rc.Engine(model, compile=True, progress=False)
+    found = once(benchmark, lambda: rc.sigma_at_error_rate(engine, x, RATE, y, rtol=0.05))
     # the truth, from five times as many draws under another seed: does the interval hold it?
-    truth = rc.sigma_at_error_rate(
-        model, x, RATE, y, samples=5_000, seed=1, compile=True, progress=False
-    )
+    truth = rc.sigma_at_error_rate(engine, x, RATE, y, samples=5_000, seed=1)
     right = found.status == "found"
     holds = (found.sigma_low <= truth.sigma_high) & (truth.sigma_low <= found.sigma_high)
     centre = (found.sigma_low <= truth.sigma) & (truth.sigma <= found.sigma_high)

@@ -44,7 +44,8 @@ def summary(rows: list[dict]) -> dict:
 
 
 model, x, y = rc.load_example(args.model, images=3 * args.images)
-noise = rc.sigma_at_error_rate(model, x, 0.01, y, samples=200, progress=False)
+noise = rc.sigma_at_error_rate(rc.Engine(model, progress=False), x, 0.01, y, samples=200)
+engine = rc.Engine(model, compile=True, progress=False)
 rows = []
 for i in np.flatnonzero(noise.status == "found")[: args.images]:
     seconds, windows = {}, {}
@@ -56,7 +57,7 @@ for i in np.flatnonzero(noise.status == "found")[: args.images]:
             continue
         start = time.perf_counter()
         windows[coarse] = church_windows(
-            model,
+            engine,
             x[i],
             y[i : i + 1],
             sigma=noise[i],
@@ -64,8 +65,6 @@ for i in np.flatnonzero(noise.status == "found")[: args.images]:
             size=args.size,
             coarse=coarse,
             ids=torch.tensor([int(i)]),
-            compile=True,
-            progress=False,
         )
         seconds[coarse] = time.perf_counter() - start
         if coarse == 1 and kept is not None:

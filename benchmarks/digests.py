@@ -33,24 +33,24 @@ def calls() -> dict[str, Callable[[], Any]]:
     natural, x, y = rc.load_example("cifar10-natural", images=6)
     trained, *_ = rc.load_example("cifar10-gauss0.4", images=6)
     small, sevens, digits = rc.load_example("mnist-natural", images=6)
-    quiet = {"progress": False}
+    natural, trained, small = (
+        rc.Engine(each, progress=False) for each in (natural, trained, small)
+    )
     return {
-        "error_rate": lambda: rc.error_rate(natural, x, [0.05, 0.1], y, samples=500, **quiet),
-        "error_rate, mnist": lambda: rc.error_rate(small, sevens, 0.5, digits, seed=3, **quiet),
-        "sigma": lambda: rc.sigma_at_error_rate(natural, x, 0.01, y, **quiet),
+        "error_rate": lambda: rc.error_rate(natural, x, [0.05, 0.1], y, samples=500),
+        "error_rate, mnist": lambda: rc.error_rate(small, sevens, 0.5, digits, seed=3),
+        "sigma": lambda: rc.sigma_at_error_rate(natural, x, 0.01, y),
         "sigma, bisection": lambda: rc.sigma_at_error_rate(
-            natural, x, 0.05, y, samples=200, method="bisection", clip=(0, 1), **quiet
+            natural, x, 0.05, y, samples=200, method="bisection", clip=(0, 1)
         ),
-        "sigma, rtol": lambda: rc.sigma_at_error_rate(trained, x, 0.01, y, rtol=0.05, **quiet),
-        "curve": lambda: rc.error_curve(small, sevens[:3], digits[:3], rates=(0.01, 1e-5), **quiet),
-        "distance": lambda: rc.distance_to_error(natural, x, y, **quiet),
-        "distance, linf": lambda: rc.distance_to_error(natural, x, y, norm="Linf", **quiet),
-        "pgd": lambda: rc.pgd(
-            natural, x, y, eps=1 / 255, norm="Linf", steps=10, restarts=2, **quiet
-        ),
-        "noisy": lambda: rc.noisy_distance(natural, x[:3], y[:3], sigma=0.03, points=30, **quiet),
-        "certify": lambda: rc.certify(trained, x, y, sigma=0.25, n0=100, n=1000, **quiet),
-        "corruptions": lambda: rc.corruption_benchmark(natural, x, y, severities=(2,), **quiet),
+        "sigma, rtol": lambda: rc.sigma_at_error_rate(trained, x, 0.01, y, rtol=0.05),
+        "curve": lambda: rc.error_curve(small, sevens[:3], digits[:3], rates=(0.01, 1e-5)),
+        "distance": lambda: rc.distance_to_error(natural, x, y),
+        "distance, linf": lambda: rc.distance_to_error(natural, x, y, norm="Linf"),
+        "pgd": lambda: rc.pgd(natural, x, y, eps=1 / 255, norm="Linf", steps=10, restarts=2),
+        "noisy": lambda: rc.noisy_distance(natural, x[:3], y[:3], sigma=0.03, points=30),
+        "certify": lambda: rc.certify(trained, x, y, sigma=0.25, n0=100, n=1000),
+        "corruptions": lambda: rc.corruption_benchmark(natural, x, y, severities=(2,)),
     }
 
 

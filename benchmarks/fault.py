@@ -39,9 +39,8 @@ with runs.together():
     with open(f"{{folder}}/pids", "a") as file:
         file.write(f"{{os.environ.get('RANK', 0)}} {{os.getpid()}}\\n")
     model, x, y = rc.load_example("cifar10-natural", images={IMAGES})
-    found = rc.sigma_at_error_rate(
-        model, x, 0.05, y, samples=100, compile=False, run=f"{{folder}}/run", progress=False
-    )
+    engine = rc.Engine(model, compile=False, progress=False)
+    found = rc.sigma_at_error_rate(engine, x, 0.05, y, samples=100, run=f"{{folder}}/run")
     if os.environ.get("RANK", "0") == "0":
         found.save(f"{{folder}}/found.npz")
 sys.stdout.flush()

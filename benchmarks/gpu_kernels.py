@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from limits import SIGMA, dense
 
+from robustcore.engine import Engine
 from robustcore.evaluator import Evaluator
 from robustcore.fused import pack
 from robustcore.kernels import select
@@ -80,7 +81,7 @@ def kernels(run):
     for backend in run.backends:
         k, alone = select(backend, device), None
         try:
-            engine = Evaluator(pack(dense(elements, 2), shape), x[:1], backend=backend)
+            engine = Evaluator(Engine(pack(dense(elements, 2), shape), backend=backend), x[:1])
             if engine.fused is not None:  # normals of which nothing is written
                 grid = np.array([SIGMA])
                 took = run.seconds(lambda: engine.counts(grid, draws, lambda n: None))  # noqa: B023

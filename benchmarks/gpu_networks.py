@@ -133,16 +133,15 @@ def networks(run):
         if small:
             packed = pack(model, shape)
             for backend in run.backends:
-                makes[f"fused, {backend}"] = lambda b=backend: Evaluator(packed, x, backend=b)  # noqa: B023
+                fused = rc.Engine(packed, backend=backend)
+                makes[f"fused, {backend}"] = lambda e=fused: Evaluator(e, x)  # noqa: B023
                 if packed.dense and backend != "reference":
-                    makes[f"features, {backend}"] = lambda b=backend: Evaluator(
-                        pack(model, shape, draws="features"),  # noqa: B023
-                        x,  # noqa: B023
-                        backend=b,
-                    )
+                    features = rc.Engine(pack(model, shape, draws="features"), backend=backend)
+                    makes[f"features, {backend}"] = lambda e=features: Evaluator(e, x)  # noqa: B023
         else:
             for lower in ("bfloat16",) if run.dry else ("tf32", "bfloat16"):
-                makes[f"engine, {lower}"] = lambda p=lower: Evaluator(model, x, precision=p)  # noqa: B023
+                coarse = rc.Engine(model, precision=lower)
+                makes[f"engine, {lower}"] = lambda e=coarse: Evaluator(e, x)  # noqa: B023
         for which, make_engine in makes.items():
             engine = tried(notes, which, make_engine)
             if engine is None or (which.startswith("fused") and engine.fused is None):
@@ -186,14 +185,16 @@ def fused_attacks(run):
     torch.manual_seed(0)
     model = dense(784, 256, 10).to(run.device)
     x = torch.rand(run.size(1000, 2), *SHAPE, device=run.device)
-    how = {"eps": 1e-6, "step_size": 1e-6 / 40, "steps": run.size(100, 3), "progress": False}
+    how = {"eps": 1e-6, "step_size": 1e-6 / 40, "steps": run.size(100, 3)}
     how["restarts"] = run.size(10, 2)
     packed, took = pack(model, SHAPE), {}
     for backend in run.backends:
-        fused = Evaluator(packed, x[:1], backend=backend).fused
+        engine = rc.Engine(packed, backend=backend, progress=False)
+        fused = Evaluator(engine, x[:1]).fused
         if fused is not None and fused.ascent is not None:
-            took[backend] = run.seconds(lambda: rc.pgd(packed, x, backend=backend, **how), 3)  # noqa: B023
-    took["not fused"] = run.seconds(lambda: rc.pgd(lambda images: model(images), x, **how), 3)
+            took[backend] = run.seconds(lambda: rc.pgd(engine, x, **how), 3)  # noqa: B023
+    plain = rc.Engine(lambda images: model(images), progress=False)
+    took["not fused"] = run.seconds(lambda: rc.pgd(plain, x, **how), 3)
     best = min(each for name, each in took.items() if name != "not fused")
     return {
         "images": len(x),
@@ -224,8 +225,9 @@ def attacks(run):
 
     calls, missing = peers(model, x, y, eps, alpha, steps, 1)
     calls["plain torch"] = by_hand
+    engine = rc.Engine(model, progress=False)
     calls["robustcore"] = lambda: rc.pgd(
-        model, x, y, eps=eps, steps=steps, step_size=alpha, restarts=1, progress=False
+        engine, x, y, eps=eps, steps=steps, step_size=alpha, restarts=1
     )
     took = {name: run.seconds(call, 3) for name, call in calls.items()}
     fastest = min(each for name, each in took.items() if name != "robustcore")

@@ -58,8 +58,8 @@ def certificates(run, precisions, x, found):
     for precision in precisions:
 
         def call(precision=precision):
-            how = {"sigma": 0.25, "n0": n0, "n": n, "precision": precision, "progress": False}
-            return rc.certify(deep, x[:1], **how)
+            engine = rc.Engine(deep, precision=precision, progress=False)
+            return rc.certify(engine, x[:1], sigma=0.25, n0=n0, n=n)
 
         took = min(timed(run, call)[1] for _ in range(2))
         found[f"certificate, ResNet-110, {precision or 'float32'}"] = {
@@ -77,13 +77,13 @@ def wide(run, precisions, x, found):
     model = (ResNet(8) if run.dry else WideResNet(28, 10)).eval().to(run.device)
     draws = run.size(2**15, 64)
     for precision in precisions:
+        engine = rc.Engine(model, precision=precision, progress=False)
 
-        def call(samples, precision=precision):
-            how = {"samples": samples, "precision": precision, "progress": False}
-            return rc.error_rate(model, x[:1], 0.05, **how)
+        def call(samples, engine=engine):
+            return rc.error_rate(engine, x[:1], 0.05, samples=samples)
 
         call(run.size(2**13, 16))  # algorithms are chosen
-        took = timed(run, lambda: call(draws))[1]
+        took = timed(run, lambda call=call: call(draws))[1]
         name = f"sigma, WRN-28-10, {precision or 'float32'}"
         found[name] = {"draws_per_second": round(draws / took)}
         run.keep(found)
@@ -92,12 +92,13 @@ def wide(run, precisions, x, found):
 def resnet(run, precisions, x, y, found):
     """sigma(x, 0.01) of the whole set by ResNet-20; of the first precision's draws, WRN-28-10's."""
     model = rc.load_model("cifar10-natural", device=run.device)
-    how, first = {"samples": run.size(1000, 100), "progress": False}, None
+    samples, first = run.size(1000, 100), None
     few = x[: run.size(64, 2)]
     for precision in precisions:
-        rc.sigma_at_error_rate(model, few, 0.01, precision=precision, **how)
+        engine = rc.Engine(model, precision=precision, progress=False)
+        rc.sigma_at_error_rate(engine, few, 0.01, samples=samples)
         record, took = timed(
-            run, lambda p=precision: rc.sigma_at_error_rate(model, x, 0.01, y, precision=p, **how)
+            run, lambda e=engine: rc.sigma_at_error_rate(e, x, 0.01, y, samples=samples)
         )
         row = {"seconds": round(took, 2), "evaluations": int(record.n_forward.sum())}
         row["batch"] = record.provenance.batch_size

@@ -46,7 +46,7 @@ RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
 EQUIVALENT = ROOT / "benchmarks" / "mutants_equivalent.json"
 SINGLE = ["search", "attack", "distance", "concentration", "rare", "corruptions", "results", "runs"]
 ROOMS = {
-    "engine": ["evaluator", "network", "rounds", "batches", "gradients", "precision"],
+    "engine": ["engine", "evaluator", "network", "rounds", "batches", "gradients", "precision"],
     "door": ["inputs", "noise"],
     "statistics": ["stats", "geometry"],
     "certify": ["certify"],

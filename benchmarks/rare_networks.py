@@ -20,11 +20,9 @@ def network(args, name):
     model, x, y = rc.load_example(name, args.images * 2)
     right = (model(x).argmax(1) == y).nonzero().flatten()[: args.images]
     x, y = x[right], y[right]
-    curve = rc.error_curve(model, x, y, RATES, ids=right, progress=args.progress)
-    single = {
-        rate: rc.error_curve(model, x, y, [rate], ids=right, progress=args.progress)
-        for rate in args.single
-    }
+    engine = rc.Engine(model, progress=args.progress)
+    curve = rc.error_curve(engine, x, y, RATES, ids=right)
+    single = {rate: rc.error_curve(engine, x, y, [rate], ids=right) for rate in args.single}
     about = {"images": len(x), "ids": right.tolist(), "seconds": curve.provenance.seconds}
     about["both"] = [of_images(curve, at) for at in range(len(RATES))]
     about["alone"] = [of_images(each, 0) for each in single.values()]
@@ -39,6 +37,7 @@ def network(args, name):
 def agreement(drawn, name, model, x, y, ids):
     """What the plain draws found near the sigma of 1e-4, and the interval of splitting there."""
     rows = []
+    engine = rc.Engine(model, progress=False)
     for i in range(min(len(x), len(drawn["ids"]))):
         if drawn["ids"][i] != int(ids[i]):
             raise SystemExit(f"--counts holds images {drawn['ids']} of {name}, not {ids.tolist()}")
@@ -47,9 +46,15 @@ def agreement(drawn, name, model, x, y, ids):
             continue
         low, high = (float(each[0]) for each in clopper_pearson([errors], draws, 0.95))
         part = rc.error_rate(
-            model, x[i : i + 1], sigma, y[i : i + 1], samples=1000, method="splitting",
-            ids=ids[i : i + 1], seed=1, progress=False,
-        )  # fmt: skip
+            engine,
+            x[i : i + 1],
+            sigma,
+            y[i : i + 1],
+            samples=1000,
+            method="splitting",
+            ids=ids[i : i + 1],
+            seed=1,
+        )
         ours = [float(part.rate_low[0, 0]), float(part.rate_high[0, 0])]
         rows.append({
             "id": int(ids[i]),
@@ -86,14 +91,20 @@ def plain_draws(args, kept, name):
         kept[name] = {"ids": ids.tolist(), "sigma": sigma}
         kept[name] |= {"errors": [0] * len(x), "draws": [0] * len(x)}
     found = kept[name]
+    engine = rc.Engine(model, progress=False)
     for start in range(0, args.plain, ROUND):
         for i in range(len(x)):
             if found["draws"][i] > start:
                 continue
             one = rc.error_rate(
-                model, x[i : i + 1], found["sigma"][i], y[i : i + 1], samples=ROUND,
-                ids=ids[i : i + 1], seed=FIRST_SEED + start // ROUND, progress=False,
-            )  # fmt: skip
+                engine,
+                x[i : i + 1],
+                found["sigma"][i],
+                y[i : i + 1],
+                samples=ROUND,
+                ids=ids[i : i + 1],
+                seed=FIRST_SEED + start // ROUND,
+            )
             found["errors"][i] += int(one.n_errors[0, 0])
             found["draws"][i] += ROUND
             args.counts.write_text(json.dumps(kept, indent=1) + "\n")

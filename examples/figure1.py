@@ -36,9 +36,9 @@ for shape in tqdm([(1, 1, 3), (1, 28, 28), (3, 32, 32), (3, 224, 224)], unit=" m
         height = distance - (images.flatten(1) - 0.5) @ w
         return torch.stack([height, torch.zeros_like(height)], 1)
 
-    few = {"samples": samples // (10 if n > 10000 else 1), "progress": False}
-    noise = rc.sigma_at_error_rate(model, x, 0.01, y, confidence=0.999, **few)
-    near = float(rc.distance_to_error(model, x, y, progress=False).distance[0])
+    engine, few = rc.Engine(model, progress=False), samples // (10 if n > 10000 else 1)
+    noise = rc.sigma_at_error_rate(engine, x, 0.01, y, confidence=0.999, samples=few)
+    near = float(rc.distance_to_error(engine, x, y).distance[0])
     long = float((rc.noisy_copies(x, 0.1)[0, 0] - x).norm())
     holds &= bool(noise.sigma_low[0] <= 0.1 <= noise.sigma_high[0])
     holds &= abs(near / distance - 1) < 0.01  # the norm of noise has spread 1 / sqrt(2 n)
@@ -46,8 +46,9 @@ for shape in tqdm([(1, 1, 3), (1, 28, 28), (3, 32, 32), (3, 224, 224)], unit=" m
     print(f"{n:>7,} dimensions: sigma {noise.sigma[0]:.3f}, error at {near:.3f}, noise {long:.3g}")
 for name in args.model:
     model, x, y = rc.load_example(name, args.images)
-    noise = rc.sigma_at_error_rate(model, x, 0.01, y, samples=1000)
-    print(name, rc.compare(noise, rc.distance_to_error(model, x, y)), sep=": ")
+    engine = rc.Engine(model)
+    noise = rc.sigma_at_error_rate(engine, x, 0.01, y, samples=1000)
+    print(name, rc.compare(noise, rc.distance_to_error(engine, x, y)), sep=": ")
 figure = Figure(figsize=(14.4, 4.6), dpi=150, layout="constrained")
 panels = plot.half_space, plot.nearness_by_dimension, plot.nearness_by_rate
 for draw, ax in zip(panels, figure.subplots(1, 3), strict=True):

@@ -32,8 +32,9 @@ args.out.mkdir(parents=True, exist_ok=True)
 noise, both = {}, {}
 for name in args.model:
     model, x, y = rc.load_example(name, images, args.device)
-    noise[name] = rc.sigma_at_error_rate(model, x, 0.01, y, samples=samples, progress=True)
-    near = rc.distance_to_error(model, x, y, effort=25 if args.quick else 60, progress=True)
+    engine = rc.Engine(model, progress=True)
+    noise[name] = rc.sigma_at_error_rate(engine, x, 0.01, y, samples=samples)
+    near = rc.distance_to_error(engine, x, y, effort=25 if args.quick else 60)
     both[name] = rc.compare(noise[name], near)
     noise[name].save(args.out / f"{name}.sigma.npz")
     near.save(args.out / f"{name}.distance.npz")

@@ -32,7 +32,7 @@ rows, parts = {}, {}
 for name in args.model:
     model, x, y = rc.load_example(name, images)
     size = args.size or (100 if args.quick else 300)
-    record = rc.church_windows(model, x, y, samples=samples, size=size, progress=True)
+    record = rc.church_windows(rc.Engine(model, progress=True), x, y, samples=samples, size=size)
     record.save(args.out / f"{name}.npz")
     drawn, words = np.flatnonzero(record.drawn), zoo.classes(name)
     print(f"{name}: {record}")

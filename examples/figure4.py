@@ -28,13 +28,14 @@ parser.add_argument("--quick", action="store_true", help="fewer images and draws
 parser.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
 args = parser.parse_args()
 images = args.images or (6 if args.quick else 10)
-options = {"points": args.points, "samples": 500 if args.quick else 2000, "progress": True}
+options = {"points": args.points, "samples": 500 if args.quick else 2000}
 args.out.mkdir(parents=True, exist_ok=True)
 at_sigma, at_rate, rows = {}, {}, {}
 for name in args.model:
     model, x, y = rc.load_example(name, images, args.device)
-    at_sigma[name] = rc.noisy_distance(model, x, y, sigma=0.1, **options)
-    at_rate[name] = rc.noisy_distance(model, x, y, error_rate=0.01, **options)
+    engine = rc.Engine(model, progress=True)
+    at_sigma[name] = rc.noisy_distance(engine, x, y, sigma=0.1, **options)
+    at_rate[name] = rc.noisy_distance(engine, x, y, error_rate=0.01, **options)
     for title, record in (("sigma0.1", at_sigma[name]), ("rate0.01", at_rate[name])):
         record.save(args.out / f"{name}.{title}.npz")
         record.to_csv(args.out / f"{name}.{title}.csv")

@@ -33,10 +33,14 @@ args.out.mkdir(parents=True, exist_ok=True)
 tables, robust = {}, {}
 for name in args.model:
     model, x, y = rc.load_example(name, images)
-    tables[name] = rc.corruption_benchmark(model, x, y, severities=severities, progress=True)
-    few = {"steps": 20 if args.quick else 100, "progress": True}
-    some, radii = slice(args.attacked), {"Linf": [2 / 255, 8 / 255], "L2": [0.5]}
-    robust[name] = [rc.pgd(model, x[some], y[some], eps=e, norm=n, **few) for n, e in radii.items()]
+    engine = rc.Engine(model, progress=True)
+    tables[name] = rc.corruption_benchmark(engine, x, y, severities=severities)
+    few, steps = slice(args.attacked), 20 if args.quick else 100
+    radii = {"Linf": [2 / 255, 8 / 255], "L2": [0.5]}
+    robust[name] = [
+        rc.pgd(engine, x[few], y[few], eps=eps, norm=norm, steps=steps)
+        for norm, eps in radii.items()
+    ]
     tables[name].save(args.out / f"{name}.npz")
     print(name, tables[name], *robust[name], sep="\n  ")
 columns = side_by_side(tables, robust)
@@ -63,8 +67,8 @@ for name in others:
     rest = [ends[family] for family in FAMILIES if family != "noise"]
     outcomes += [judge((low - most, high - least), least=0) for least, most in rest]
     outcomes += [judge(ends[part], most=0) for part in ("fog", "contrast")]
-    shown = {part: gains[part] for part in (*FAMILIES, "fog", "contrast")}
-    words = ", ".join(f"{part} {mean:+.3f} +- {half:.3f}" for part, (mean, half) in shown.items())
+    shown = [(part, *gains[part]) for part in (*FAMILIES, "fog", "contrast")]
+    words = ", ".join(f"{part} {mean:+.3f} +- {half:.3f}" for part, mean, half in shown)
     print(f"{name} over {first}: {words}")
 verdict = together(outcomes) if others else "takes two models"
 means = {name: table.mean_accuracy() for name, table in tables.items()}

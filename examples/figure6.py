@@ -42,8 +42,9 @@ panels.append(({"no defence": model} | defenses.published(model, *x.shape[2:], d
 found = [{name: [] for name in models} for models, _, _ in panels]
 jobs = [(i, name, seed) for i in (0, 1) for name in found[i] for seed in range(10)]
 for i, name, seed in tqdm(jobs, unit=" trials"):
-    (models, x, y), one = panels[i], {"samples": 1, "seed": seed, "progress": False}
-    found[i][name].append(rc.error_rate(models[name], x, sigma, y, **one))
+    models, x, y = panels[i]
+    engine = rc.Engine(models[name], progress=False)
+    found[i][name].append(rc.error_rate(engine, x, sigma, y, samples=1, seed=seed))
 args.out.mkdir(parents=True, exist_ok=True)
 figure = Figure(figsize=(9.6, 4.0), dpi=150, layout="constrained")
 titles = "networks", f"defences of {'an ImageNet network' if args.photos else args.model}"

@@ -27,7 +27,7 @@ args = parser.parse_args()
 images, samples = args.images or (12, 4)[args.quick], args.samples or (1000, 400)[args.quick]
 
 model, x, y = rc.load_example(args.model, images)
-curve = rc.error_curve(model, x, y, samples=samples, progress=True)
+curve = rc.error_curve(rc.Engine(model, progress=True), x, y, samples=samples)
 rows = {}
 for at, rate in enumerate(curve.rates):
     found = curve.status[:, at] == "found"

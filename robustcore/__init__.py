@@ -8,6 +8,7 @@ from robustcore.concentration import adapters, audit_attack, noisy_distance
 from robustcore.copies import noisy_copies
 from robustcore.corruptions import corrupt, corruption_benchmark
 from robustcore.distance import distance_to_error, pgd
+from robustcore.engine import Engine
 from robustcore.evaluator import RandomizedModelWarning
 from robustcore.fused import pack
 from robustcore.noise import error_rate, sigma_at_error_rate
@@ -41,6 +42,7 @@ __all__ = [
     "AuditResult",
     "CertifyResult",
     "DistanceResult",
+    "Engine",
     "ErrorCurve",
     "ErrorRate",
     "LabelledFolder",

@@ -213,6 +213,15 @@ def choice(name: str, value: Any, known: Sequence[str]) -> str:
     return str(value)
 
 
+def optional_choice(name: str, value: Any, known: Sequence[str]) -> str | None:
+    """One of the known, or None for an automatic choice."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)} or None, was {shown(value)}")
+    return str(value)
+
+
 def left_out(name: str, value: Any, where: str) -> None:
     if value is not None:
         raise ValueError(f"{name} must be left out {where}, was {shown(value)}")

@@ -13,6 +13,7 @@ from scipy.special import bdtr, bdtrc, betaincinv, ndtr
 from torch import Tensor
 
 from robustcore import inputs
+from robustcore.engine import Engine
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
@@ -27,7 +28,7 @@ HALVINGS, FEWEST = 8, 32  # looks at n, n/2, n/4, ..., none at fewer draws
 
 @by_blocks()
 def certify(
-    model: Model,
+    model: Model | Engine,
     x: Any,  # (B, C, H, W) or (C, H, W)
     y: Any = None,  # (B,)
     *,
@@ -38,14 +39,7 @@ def certify(
     radius: float | None = None,
     seed: int = 0,
     ids: Any = None,
-    pixels: tuple[float, float] | None = (0.0, 1.0),
-    batch_size: int | None = None,
-    backend: str | None = None,
-    compile: bool | None = None,
-    precision: str | None = None,
-    progress: bool | None = None,
     run: str | os.PathLike[str] | None = None,
-    block: int | None = None,
 ) -> CertifyResult:
     """The l2 radius within which the smoothed classifier's answer cannot change.
 
@@ -59,8 +53,8 @@ def certify(
     radius: asks only whether this radius holds, for each image. Counting stops at the first of the
         looks n/128, n/64, ..., n that decides, for or against; alpha is shared between them, half
         to the last, so each of the two answers is wrong with a probability of at most alpha.
-    y: only for `accuracy`. model, x, seed, ids, batch_size, backend, compile, precision, progress,
-        run, block: as in `error_rate`. A tie or a NaN among the logits is not the class.
+    y: only for `accuracy`. model, x, seed, ids, run: as in `error_rate`. A tie or a NaN among the
+        logits is not the class.
 
     Draw i of an image is a function of (seed, id, i): the same at any batch size and on any device.
     Cost: n0 + n evaluations of each image; with `radius` a hundredth of that where p is far from
@@ -69,18 +63,16 @@ def certify(
     Source: Cohen, Rosenfeld and Kolter, ICML 2019, whose answers these are for the same counts.
     """
     start = time.perf_counter()
-    sigma = inputs.sigma_of_all(sigma)
+    engine = Engine.of(model)
+    sigma = inputs.sigma_of_all(sigma, engine.ranges)
     n0 = inputs.integer("n0", n0, 1, 2**31)
     n = inputs.integer("n", n, 1, 2**31)
     alpha = inputs.fraction("alpha", alpha)
     asked = None if radius is None else inputs.positive("radius", radius)
-    evaluator = _engine(
-        model, x, y, n0 + n, seed=seed, ids=ids, batch_size=batch_size, backend=backend,
-        compile=compile, precision=precision,
-    )  # fmt: skip
+    evaluator = _evaluator(engine, x, y, n0 + n, seed, ids)
     images = len(evaluator.x)
     labels = evaluator.y.cpu().numpy()
-    with bar(images * (n0 + n), "evaluations", progress) as shown:
+    with bar(images * (n0 + n), "evaluations", engine.progress) as shown:
         every = np.arange(images)
         top = _classes(evaluator, every, sigma, 0, n0, shown.update)[:, :-1].argmax(1)
         evaluator.y = torch.as_tensor(top, device=evaluator.device)
@@ -125,7 +117,7 @@ def certify(
 
 @by_blocks()
 def predict(
-    model: Model,
+    model: Model | Engine,
     x: Any,  # (B, C, H, W) or (C, H, W)
     y: Any = None,  # (B,)
     *,
@@ -135,14 +127,7 @@ def predict(
     early: bool = False,
     seed: int = 0,
     ids: Any = None,
-    pixels: tuple[float, float] | None = (0.0, 1.0),
-    batch_size: int | None = None,
-    backend: str | None = None,
-    compile: bool | None = None,
-    precision: str | None = None,
-    progress: bool | None = None,
     run: str | os.PathLike[str] | None = None,
-    block: int | None = None,
 ) -> PredictResult:
     """What the smoothed classifier answers, or -1 where its draws do not tell.
 
@@ -157,21 +142,19 @@ def predict(
     Source: Cohen, Rosenfeld and Kolter, ICML 2019, whose answers these are for the same counts.
     """
     start = time.perf_counter()
-    sigma = inputs.sigma_of_all(sigma)
+    engine = Engine.of(model)
+    sigma = inputs.sigma_of_all(sigma, engine.ranges)
     n = inputs.integer("n", n, 1, 2**31)
     alpha = inputs.fraction("alpha", alpha)
     early = inputs.flag("early", early)
-    evaluator = _engine(
-        model, x, y, n, seed=seed, ids=ids, batch_size=batch_size, backend=backend, compile=compile,
-        precision=precision,
-    )  # fmt: skip
+    evaluator = _evaluator(engine, x, y, n, seed, ids)
     images = len(evaluator.x)
     looks, tails = _looks(n, alpha) if early else ([n], [alpha])
     label = np.full(images, -1)
     seen = np.zeros(images, np.int64)
     open_ = np.arange(images)
     counts = np.zeros((images, evaluator.n_classes + 1), np.int64)
-    with bar(images * n, "evaluations", progress) as shown:
+    with bar(images * n, "evaluations", engine.progress) as shown:
         for before, look, level in zip([0, *looks], looks, tails, strict=False):
             counts[open_] += _classes(evaluator, open_, sigma, before, look, shown.update)
             seen[open_] = look
@@ -208,9 +191,17 @@ def lower_limit(hits: Any, samples: Any, alpha: Any) -> np.ndarray:
     return np.where(some == 0, 0.0, low)
 
 
-def _engine(model: Model, x: Tensor, y: Any, samples: int, **how: Any) -> Evaluator:
-    batch = inputs.images(x, model)
-    return Evaluator(model, batch, y, stream=Stream.CERTIFY, planned=len(batch) * samples, **how)
+def _evaluator(engine: Engine, x: Tensor, y: Any, samples: int, seed: int, ids: Any) -> Evaluator:
+    batch = engine.images(x)
+    return Evaluator(
+        engine,
+        batch,
+        y,
+        ids=ids,
+        seed=seed,
+        stream=Stream.CERTIFY,
+        planned=len(batch) * samples,
+    )
 
 
 def _looks(n: int, alpha: float) -> tuple[list[int], list[float]]:

@@ -13,7 +13,6 @@ from robustcore import inputs
 from robustcore.kernels import select
 
 
-@inputs.ranged
 def noisy_copies(
     x: Tensor,  # (B, C, H, W) or (C, H, W)
     sigma: float | Sequence[float] | np.ndarray,  # G values
@@ -28,11 +27,14 @@ def noisy_copies(
     """Draw number `sample` of N(x, sigma^2 I) at each sigma: (B, G, C, H, W), of x's type.
 
     The very draws that `error_rate` counts with the same seed, ids and clip; one draw at all G
-    values of sigma. x, sigma, seed, ids, pixels, clip, backend: as there. Deterministic, bit for
-    bit, on every backend. Raises ValueError, TypeError or RuntimeError naming the argument.
+    values of sigma. x, sigma, seed, ids, clip: as there; pixels, backend: as in `Engine`.
+    Deterministic, bit for bit, on every backend. Raises ValueError, TypeError or RuntimeError
+    naming the argument.
     """
+    ranges = inputs.Ranges(pixels)
     batch = inputs.images(x)
-    grid = inputs.sigmas(sigma)
+    ranges.see_images(batch)
+    grid = inputs.sigmas(sigma, ranges)
     sample = inputs.integer("sample", sample, 0, 2**32 - 1)
     seed = inputs.integer("seed", seed, 0, 2**63 - 1)
     n, device = len(batch), batch.device

@@ -17,16 +17,14 @@ from torch import Tensor
 from robustcore import inputs
 from robustcore.agreement import ranges_of, same, same_at_other_size
 from robustcore.batches import Graph, Slots
-from robustcore.fused import Fused, fuse
-from robustcore.kernels import select
-from robustcore.network import Model, Network, class_of, likeliest
-from robustcore.precision import Coarse, checked
-from robustcore.rounds import PART, Rounds
+from robustcore.engine import Engine, Interval
+from robustcore.fused import Fused
+from robustcore.network import Model, class_of, likeliest
+from robustcore.precision import Coarse
+from robustcore.rounds import Rounds
 from robustcore.streams import Stream
 from robustcore.warning import warn
 
-BATCH_PIXELS = {"cpu": 3 * 2**17, "cuda": 2**24}
-LEAST_BATCH = 4  # photos of 224 x 224, 2 cores: 1.3 times as fast as 2 at a time (two networks)
 PROBE = 4  # images of a batch with which a model is probed: one of them, and three with noise
 PROBE_NOISE = (0.25, 1.0, 4.0)  # of these three, in units of the range of all pixels
 
@@ -36,30 +34,29 @@ class RandomizedModelWarning(UserWarning):
 
 
 class Evaluator(Rounds):
-    """A model and the images that it is measured on.
+    """An engine on the images of one measurement.
 
     x is one image or a batch in any floating type: noise is added in float32, and the sum is
-    handed to the model in the type of its parameters, or in x's where they share none. y None takes
+    handed to the model in the type of its parameters, or in x's where they share one. y None takes
     the model's own labels. `planned` is the number of evaluations to come; it decides whether
     compilation pays (compile=None). box: (low, high) within which all images lie that the model
-    will see; None: clip, or anywhere.
+    will see; None: clip, or anywhere. exact: no lower precision, whatever the engine was asked for.
 
     After construction: `y` (B,) int64, `n_classes`, `clean_margins` (B,) float64, `randomized`,
     `n_forward` (B,) int64 evaluations spent so far on each image, `notes`; `fused`, the network
-    in one kernel with its noise, where it is small enough to be one (robustcore.fused), or None.
+    in one kernel with its noise, where it is small enough to be one (robustcore.fused), or None;
+    `compiled`, whether the compiled form of the model is used.
 
-    Cost: one evaluation of each image, and 14 to see that the model is a function of each image by
-    itself: three batches of PROBE images, one alone, and one to choose a memory format. Four more
-    whenever a batch is larger than all before: some of its images are judged again among four.
-    Evaluations that serve only to compile or to record the model are not counted.
-
-    precision: "bfloat16" or, on a GPU, "tf32": draws are judged in it, and again in full where it
-    might matter (robustcore.precision). A fused network has no need of it.
+    Cost: one evaluation of each image, and for an engine that is new 14 to see that the model is a
+    function of each image by itself: three batches of PROBE images, one alone, and one to choose a
+    memory format. Four more whenever a batch is larger than all before: some of its images are
+    judged again among four. Within a set that is cut into blocks these are not counted. Evaluations
+    that serve only to compile or to record the model are not counted either.
     """
 
     def __init__(
         self,
-        model: Model,
+        model: Model | Engine,
         x: Tensor,
         y: Any = None,
         *,
@@ -67,55 +64,43 @@ class Evaluator(Rounds):
         seed: int = 0,
         stream: int = 0,
         clip: Any = None,
-        box: tuple[float, float] | None = None,
-        batch_size: int | None = None,
-        backend: str | None = None,
-        compile: bool | None = None,
-        precision: str | None = None,
+        box: Interval | None = None,
         planned: int = 0,
+        exact: bool = False,
     ) -> None:
-        batch = inputs.images(x, model)
+        self.engine = engine = Engine.of(model)
+        batch = engine.images(x)
         n = len(batch)
-        self.device, self.dtype = inputs.float64(batch.device), batch.dtype
+        device = inputs.float64(batch.device)
         self.x = batch.float()
-        self.ids = inputs.identifiers(ids, n, self.device)
-        labels = None if y is None else inputs.labels(y, n, self.device)
+        self.ids = inputs.identifiers(ids, n, device)
+        labels = None if y is None else inputs.labels(y, n, device)
         self.seed = inputs.integer("seed", seed, 0, 2**63 - 1)
         self.stream = stream
         self.clip = inputs.clip_range(clip, self.x)
         self.box = self.clip if box is None else box
-        per_batch = BATCH_PIXELS.get(self.device.type, 2**24) // self.x[0].numel()
-        self.usual_batch = min(8192, max(LEAST_BATCH, 1 << max(0, per_batch.bit_length() - 1)))
-        if batch_size is None:
-            self.batch_size = self.usual_batch
-        else:
-            self.batch_size = min(inputs.integer("batch_size", batch_size, 1), PART)
-        self.kernels = select(backend, self.device)
-        self.network = Network(model, self.device, self.dtype)
+        engine.bind(batch)
+        self.device, self.dtype = device, batch.dtype
+        self.kernels, self.network = engine.setup.kernels, engine.setup.network
+        self.usual_batch = engine.setup.usual_batch
         self.n_forward = np.zeros(n, np.int64)
-        self.notes: list[str] = []
+        self.notes = list(engine.notes)
         self.fused: Fused | None = None
-        self.coarse: Coarse | None = None
-        lower = checked(precision, self.device, self.dtype)
+        self.coarse: Coarse | None = None if exact else engine.coarse()
+        self.compiled, self.compile_seconds = False, 0.0
         self._graph: Graph | None = None
         self._images: Tensor | None = None
         with torch.no_grad():
-            self._start(labels, compile, planned, lower)
+            self._start(labels, planned)
         self.notes += self.network.notes
 
-    def _start(
-        self, labels: Tensor | None, compile: bool | None, planned: int, lower: str | None
-    ) -> None:
+    def _start(self, labels: Tensor | None, planned: int) -> None:
         """Clean logits; labels where none were given; is the model a function of its input?"""
-        self.n_forward[0] += self.network.choose_layout(self.x[:1])
-        rows = np.arange(len(self.x))
-        clean: list[Tensor] = []
-        self.run(
-            self.table(rows, np.zeros(len(rows)), rows),
-            lambda logits, _: clean.append(logits.clone()),
-        )
-        self.n_forward += 1
-        logits = torch.cat(clean)
+        setup = self.engine.setup
+        if not setup.complete:
+            self.n_forward[0] += self.network.choose_layout(self.x[:1])
+        coarse, self.coarse = self.coarse, None
+        logits = self._clean()
         if bool(logits.isnan().all()):
             raise ValueError("model must return logits, returned NaN alone for every image in x")
         if labels is None:
@@ -123,42 +108,62 @@ class Evaluator(Rounds):
         self.n_classes = logits.shape[1]
         inputs.labels_within(labels, self.n_classes)
         self.y = labels
-        margins = self.kernels.margins(logits, self.y, torch.as_tensor(rows, device=self.device))
+        rows = torch.arange(len(self.x), device=self.device)
+        margins = self.kernels.margins(logits, self.y, rows)
         self.clean_margins = margins[0].double().cpu().numpy()
 
-        ranges = self._probe(logits)
+        if self.box not in setup.probes:
+            setup.probes[self.box] = self._probe(logits)
+        self.randomized, noisy = setup.probes[self.box]
         if not self.randomized:
-            self.network.ranges, self.network.spend = ranges, self._spend
+            self.network.compare_from(ranges_of(torch.cat([logits, noisy])))
+        setup.complete = True
+        if self.engine.within_set:  # which block meets a new engine is chance: none pays for it
+            self.n_forward.fill(1)
         if self.randomized:
-            if lower is not None:
+            if coarse is not None:
                 raise ValueError(
-                    f"precision must be left out for a randomised model, was {lower!r}"
+                    f"precision must be left out for a randomised model, was {coarse.name!r}"
                 )
             message = "the model's answer to one input varies from call to call"
             self.notes.append(message)
             warn(message, RandomizedModelWarning)
-        elif compile is not True:
-            self.fused = fuse(
-                self.network.model, self.x, self.dtype, self.kernels.name, self.clip, logits, ranges
-            )
+        else:
+            ranges = ranges_of(torch.cat([logits, noisy]))
+            self.fused = self.engine.fused_for(self.clip, self.x, logits, ranges)
         if self.fused is not None:
             self.notes.append(self.fused.note)
             return
-        if lower is not None:
-            self.coarse = Coarse(lower, self.device)
-            self.notes.append(self.coarse.note)
-            compile = bool(compile)  # it would help the few draws in doubt alone
-        self.network.compile(compile, planned, self.formatted(self.x[:1]), self.batch_size)
+        if coarse is not None:
+            self.coarse = coarse
+            self.notes.append(coarse.note)
+            planned = 0  # compiling would help the few draws in doubt alone
+        self.compiled, self.compile_seconds = self.engine.compiled_for(
+            planned, self.formatted(self.x)
+        )
 
-    def _probe(self, clean: Tensor) -> Tensor:
-        """Sets `randomized`; ValueError where an image's answer depends on the rest of its batch.
+    def _clean(self) -> Tensor:
+        """Logits of the images, by the model as it is."""
+        rows = np.arange(len(self.x))
+        clean: list[Tensor] = []
+        self.run(
+            self.table(rows, np.zeros(len(rows)), rows),
+            lambda logits, _: clean.append(logits.clone()),
+        )
+        self.n_forward += 1
+        return torch.cat(clean)
+
+    def _probe(self, clean: Tensor) -> tuple[bool, Tensor]:
+        """(whether the model is randomised, its logits of an image in much noise).
+
+        ValueError where an image's answer depends on the rest of its batch.
 
         One image is evaluated among copies of itself, and twice among others that noise has moved
         far beyond the range of any image: whatever a model computes over a whole batch, its
         largest pixel, its mean, its order, then changes. It is the image of the least range, for
         which that matters most. Batches of one size are compared, so that the same algorithm
         computes both; batches of other sizes (all images, and one of the others alone) within the
-        rounding of another algorithm. Returns the ranges of logits.
+        rounding of another algorithm.
         """
         size = min(PROBE, self.batch_size)
         low, high = self.x.flatten(1).aminmax(dim=1)
@@ -173,9 +178,9 @@ class Evaluator(Rounds):
         again = self.network(self.formatted(mixed))
         np.add.at(self.n_forward, others, 2)
         ranges = ranges_of(torch.cat([clean, among[:1]]))
-        self.randomized = not same(among, again, ranges)
+        randomized = not same(among, again, ranges)
         if size == 1:
-            return ranges  # no batch ever holds a second image
+            return randomized, among[:1]  # no batch ever holds a second image
         copies = self.network(self.formatted(image.expand(size, -1, -1, -1)))
         alone = self.network(self.formatted(mixed[:1]))
         self.n_forward[chosen] += 2 + size
@@ -184,16 +189,12 @@ class Evaluator(Rounds):
         itself = same(answer, among[-1:], ranges) and same(answer.expand_as(copies), copies, ranges)
         mine = torch.cat([answer, among[:1]])
         elsewhere = torch.cat([clean[chosen : chosen + 1], alone])
-        if self.randomized or (itself and same_at_other_size(mine, elsewhere, ranges)):
-            return ranges
+        if randomized or (itself and same_at_other_size(mine, elsewhere, ranges)):
+            return randomized, among[:1]
         raise ValueError(
             "model must judge each image by itself, its answer depended on the other images "
             "in the batch: call model.eval()"
         )
-
-    def _spend(self, evaluations: int) -> None:
-        """Of images that nobody names: on account of the first."""
-        self.n_forward[0] += evaluations
 
     def _with_probe_noise(self, rows: np.ndarray, sigma: np.ndarray) -> Tensor:
         """Images with noise, within the bounds of what the model will see."""

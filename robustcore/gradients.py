@@ -50,9 +50,7 @@ class Gradients:
         self.n_backward = torch.zeros_like(self.n_forward)
         self.usable = torch.zeros(count, dtype=torch.bool, device=self.x.device)
         self.fused = evaluator.fused.ascent if evaluator.fused is not None else None
-        self.model = evaluator.network.eager
-        if evaluator.network.compiled:
-            self.model = torch.compile(self.model, dynamic=True)
+        self.model = evaluator.network.with_gradients(evaluator.compiled)
 
     @property
     def channels_last(self) -> bool:
@@ -83,7 +81,7 @@ class Gradients:
 
         def forward(at: slice) -> Tensor:
             with torch.no_grad():
-                return self.engine.network(self.images(points[at]))
+                return self.engine.logits(self.images(points[at]))
 
         self.n_forward.index_add_(0, rows, torch.ones_like(rows))
         return torch.cat(self._batches(len(rows), forward))
@@ -133,7 +131,7 @@ class Gradients:
         if self.fused is not None:
             if callable(classes):
                 with torch.no_grad():
-                    classes = classes(rows, self.engine.network(self.images(points)))
+                    classes = classes(rows, self.engine.logits(self.images(points)))
             goal = self.y if self.targets is None else self.targets
             return self.fused.differentiate(
                 points, rows, goal, gradient, loss=loss, targeted=self.targets is not None,
@@ -154,13 +152,14 @@ class Gradients:
                 classes = classes(rows, scores.detach())
             gain = self._gain(scores, rows, loss, classes)
             (found,) = torch.autograd.grad(gain.sum(), images, allow_unused=True)
-        self.engine.network.compare(images.detach(), logits)
         if found is None:
             raise NoGradients(
                 "model must compute its logits from its input: they did not depend on it"
             )
         gradient.copy_(self.flat(found.float()))
         margin, label = self.judged(rows, wide.detach())
+        # last, and with a copy: the model may give its next answer in the same memory
+        self.engine.compare(images.detach(), logits.detach().clone())
         return margin, gain.detach(), label
 
     def _scores(self, wide: Tensor, dtype: torch.dtype) -> Tensor:

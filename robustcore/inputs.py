@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,9 +32,9 @@ from robustcore.arguments import (
 from robustcore.warning import PixelRangeWarning, warn
 
 __all__ = [
+    "Ranges",
     "as_batch",
     "box_around",
-    "call",
     "choice",
     "clip_range",
     "device",
@@ -60,7 +55,6 @@ __all__ = [
     "path",
     "positive",
     "radii",
-    "ranged",
     "rate_for",
     "shown",
     "sigma_of_all",
@@ -72,10 +66,6 @@ __all__ = [
     "type_of",
 ]
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-PIXELS = (0.0, 1.0)
 MAX_ID = 2**32 - 1
 ALONE = (1, 3)  # channels of an image without its batch dimension
 CHECKED = 2**22  # elements looked at together
@@ -85,72 +75,46 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 OVERSHOOT = 0.01
 
 
-@dataclass
-class _Call:
-    pixels: tuple[float, float] | None
-    said: set[str] = field(default_factory=set)
+class Ranges:
+    """Where pixels should lie; tells once a call of images, and of noise, that do not."""
 
+    def __init__(self, pixels: Any) -> None:
+        self.pixels = None if pixels is None else pair("pixels", pixels)
+        self._told: set[str] = set()
 
-_call: ContextVar[_Call | None] = ContextVar("call", default=None)
+    def begin(self) -> None:
+        """A new call."""
+        self._told.clear()
 
+    def see_images(self, x: Tensor) -> None:
+        if self.pixels is None or "x" in self._told:
+            return
+        low, high = self.pixels
+        least, most = (float(end) for end in torch.aminmax(x))
+        room = OVERSHOOT * (high - low)
+        if low - room <= least and most <= high + room:
+            return
+        self._told.add("x")
+        warn(
+            f"x should lie in [{low:g}, {high:g}], as the model takes pixels, ranged from "
+            f"{least:g} to {most:g}: divide bytes by 255 and let the model normalise "
+            "(robustcore.wrap), or give pixels=(low, high), or pixels=None for any range",
+            PixelRangeWarning,
+        )
 
-@contextmanager
-def call(pixels: Any) -> Iterator[None]:
-    """Within this, images and noise are held against the range of pixels; each is warned of once.
-
-    A call within a call is the library's own, or an attack's on noisy images: that is silent.
-    """
-    known = None if pixels is None else pair("pixels", pixels)
-    token = _call.set(_Call(known if _call.get() is None else None))
-    try:
-        yield
-    finally:
-        _call.reset(token)
-
-
-def ranged(function: Callable[P, R]) -> Callable[P, R]:
-    """For a public function with an argument `pixels`: the whole of it is one such call."""
-
-    @functools.wraps(function)
-    def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        with call(kwargs.get("pixels", PIXELS)):
-            return function(*args, **kwargs)
-
-    return called
-
-
-def _see_images(x: Tensor) -> None:
-    now = _call.get()
-    if now is None or now.pixels is None or "x" in now.said:
-        return
-    low, high = now.pixels
-    least, most = (float(end) for end in torch.aminmax(x))
-    room = OVERSHOOT * (high - low)
-    if low - room <= least and most <= high + room:
-        return
-    now.said.add("x")
-    warn(
-        f"x should lie in [{low:g}, {high:g}], as the model takes pixels, ranged from {least:g} to "
-        f"{most:g}: divide bytes by 255 and let the model normalise (robustcore.wrap), or give "
-        "pixels=(low, high), or pixels=None for any range",
-        PixelRangeWarning,
-    )
-
-
-def _see_amount(name: str, most: float) -> None:
-    now = _call.get()
-    if now is None or now.pixels is None or name in now.said:
-        return
-    low, high = now.pixels
-    if most <= high - low:
-        return
-    now.said.add(name)
-    warn(
-        f"{name} should be at most {high - low:g}, the span of pixels in [{low:g}, {high:g}], one "
-        f"was {most:g}: divide 255ths by 255, or give pixels=(low, high), or pixels=None for any "
-        "range",
-        PixelRangeWarning,
-    )
+    def see_amount(self, name: str, most: float) -> None:
+        if self.pixels is None or name in self._told:
+            return
+        low, high = self.pixels
+        if most <= high - low:
+            return
+        self._told.add(name)
+        warn(
+            f"{name} should be at most {high - low:g}, the span of pixels in [{low:g}, {high:g}], "
+            f"one was {most:g}: divide 255ths by 255, or give pixels=(low, high), or pixels=None "
+            "for any range",
+            PixelRangeWarning,
+        )
 
 
 # -- images and what names them ----------------------------------------------------------------
@@ -182,7 +146,6 @@ def images(x: Any, model: Any = None) -> Tensor:
         raise ValueError(
             f"x must be finite, image {bad[0]} holds NaN or inf in {x.dtype} ({len(bad)} such)"
         )
-    _see_images(x)
     return x.clone() if x.is_inference() else x  # else autograd refuses what is computed from it
 
 
@@ -359,25 +322,26 @@ def rate_for(samples: int, error_rate: Any, name: str = "error_rate") -> float:
     return rate
 
 
-def sigmas(sigma: Any) -> np.ndarray:
+def sigmas(sigma: Any, ranges: Ranges | None = None) -> np.ndarray:
     """A number or a one-dimensional grid to float64 (G,)."""
     values = grid("sigma", sigma, zero=True)
-    _see_amount("sigma", float(values.max()))
+    if ranges is not None:
+        ranges.see_amount("sigma", float(values.max()))
     return values
 
 
-def sigma_of_all(sigma: Any) -> float:
+def sigma_of_all(sigma: Any, ranges: Ranges) -> float:
     """One sigma, above 0."""
     value = positive("sigma", sigma)
-    _see_amount("sigma", value)
+    ranges.see_amount("sigma", value)
     return value
 
 
-def radii(eps: Any, norm: float) -> np.ndarray:
+def radii(eps: Any, norm: float, ranges: Ranges) -> np.ndarray:
     """A radius or a grid of them to float64 (G,), ascending."""
     values = np.unique(grid("eps", eps))
     if math.isinf(norm):
-        _see_amount("eps", float(values.max()))
+        ranges.see_amount("eps", float(values.max()))
     return values
 
 

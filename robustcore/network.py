@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,19 +18,8 @@ Model = Callable[[Tensor], Any]
 COMPILE_FLOPS = 1e13  # on a CPU, compiling takes about as long as this much eager work
 USUAL_COMPILED = 8192  # images of the batch to compile with, where nobody knows how many will come
 SMALLEST_COMPILED = 16  # smaller batches would be compiled again, one by one
-_times: ContextVar[float] = ContextVar("times", default=1.0)
 SPREAD = 4  # images of a batch that are compared with what the model says of them alone
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
-
-@contextmanager
-def planned_times(times: float) -> Iterator[None]:
-    """Within this, compilation pays as if `times` as many evaluations were planned as are said."""
-    token = _times.set(times)
-    try:
-        yield
-    finally:
-        _times.reset(token)
 
 
 class ModelError(RuntimeError):
@@ -40,7 +27,7 @@ class ModelError(RuntimeError):
 
 
 class Network:
-    """The model with its answers checked, its memory format chosen, compiled where that pays.
+    """The model with its answers checked, its memory format chosen, compiled where that is wanted.
 
     Errors: TypeError or ValueError when the model sits on another device than the images, has a
     batch norm in training mode, or does not return finite-shaped logits (S, K) with K >= 2.
@@ -51,28 +38,38 @@ class Network:
         self.model, self.device, self.dtype = model, device, dtype
         self.eager = model  # as it is called where it is not compiled
         self.layout = torch.contiguous_format
-        self.compiled, self.compile_seconds = False, 0.0
         self.notes: list[str] = []
-        self.ranges: Tensor | None = None  # of logits, where batches of other sizes are compared
-        self.compared = 0  # images of the largest batch that was
-        self.spend: Callable[[int], object] = lambda evaluations: None  # is told what that cost
-        self._forward = model
-        if isinstance(model, nn.Module):
-            _check_module(model, device)
-            if any(isinstance(m, nn.Conv2d) for m in model.modules()):
-                self.layout = torch.channels_last
+        self._compiled: Model | None = None
+        self._compile_failed = False
+        self._compiled_gradients: Model | None = None
+        self._flops: int | None = None
+        self._ranges: Tensor | None = None  # of logits, where batches of other sizes are compared
+        self._compared = 0  # images of the largest batch that was
+        self._comparisons = 0  # evaluations that these took, not yet charged to anyone
+        self.check()
+        if isinstance(model, nn.Module) and any(isinstance(m, nn.Conv2d) for m in model.modules()):
+            self.layout = torch.channels_last
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def check(self) -> None:
+        """Raises ValueError for a module on another device, or with a batch norm in training."""
+        if isinstance(self.model, nn.Module):
+            _check_module(self.model, self.device)
+
+    def __call__(self, images: Tensor, compiled: bool = False) -> Tensor:
         """Logits (S, K) of float32 images (S, C, H, W); to be called under torch.no_grad().
 
         They are the caller's to keep: a model may return the same memory at each call, or a part of
-        what it was given.
+        what it was given. compiled: by the form that `compile` has made.
         """
-        logits = self._logits(images)
-        self.compare(images, logits)
+        logits = self._logits(images, compiled)
+        self.compare(images, logits, compiled)
         return logits
 
-    def compare(self, images: Tensor, logits: Tensor) -> None:
+    def compare_from(self, ranges: Tensor) -> None:
+        """From now on batches are compared; ranges (K,) of logits over images, as `same` takes."""
+        self._ranges = ranges
+
+    def compare(self, images: Tensor, logits: Tensor, compiled: bool) -> None:
         """ValueError where a batch larger than any before gave images other logits than few give.
 
         SPREAD of its images are judged again among themselves, from its first to its last. Where
@@ -81,32 +78,39 @@ class Network:
         that was compared before.
         """
         n = len(images)
-        if self.ranges is None or n <= max(self.compared, SPREAD):
+        if self._ranges is None or n <= max(self._compared, SPREAD):
             return
         if images.is_cuda and torch.cuda.is_current_stream_capturing():
             return
-        self.compared = n
+        self._compared = n
         # in integers: a default type of half precision would round places
         places = torch.arange(SPREAD, device=images.device) * (n - 1) // (SPREAD - 1)
         for at in (places, torch.where(places < n // 2, places + 1, places - 1)):
             with torch.no_grad():
-                few = self._logits(images[at].contiguous(memory_format=self.layout))
-            self.spend(SPREAD)
-            if same_at_other_size(logits[at].detach(), few, self.ranges):
+                few = self._logits(images[at].contiguous(memory_format=self.layout), compiled)
+            self._comparisons += SPREAD
+            if same_at_other_size(logits[at].detach(), few, self._ranges):
                 return
         raise ValueError(
             "model must judge each image by itself, its answer depended on how many images were in "
             f"the batch: {SPREAD} of {n} were given other logits by themselves"
         )
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def compared_since(self) -> int:
+        """Evaluations of comparisons since this was last asked."""
+        spent, self._comparisons = self._comparisons, 0
+        return spent
+
+    def _logits(self, images: Tensor, compiled: bool) -> Tensor:
         n = len(images)
         images = images.to(self.dtype)
-        if self.compiled and n < SMALLEST_COMPILED:
+        forward = self._compiled if compiled else self.eager
+        assert forward is not None
+        if compiled and n < SMALLEST_COMPILED:
             fill = images[-1:].expand(SMALLEST_COMPILED - n, -1, -1, -1)
             images = torch.cat([images, fill]).contiguous(memory_format=self.layout)
         try:
-            answer = self._forward(images)
+            answer = forward(images)
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
@@ -123,7 +127,7 @@ class Network:
         logits = self(given)
         if given._version != before or not torch.equal(given, images):
             model = self.model
-            self.eager = self._forward = lambda images: model(images.clone())
+            self.eager = lambda images: model(images.clone())
             self.notes.append("the model writes to its input: it was given copies")
         return logits
 
@@ -142,38 +146,53 @@ class Network:
             self.notes.append(f"images are contiguous, as channels_last failed: {error}")
         return 1
 
-    def compile(self, wanted: bool | None, planned: int, image: Tensor, batch_size: int) -> None:
-        """Compile if wanted, or (None) for a module on a CPU when `planned` evaluations pay for it.
+    def pays(self, planned: float, image: Tensor) -> bool:
+        """Whether `planned` evaluations, on a CPU, are worth compiling a module for.
 
         The rule counts operations, not seconds, so that it decides alike on every machine.
         """
-        automatic = wanted is None
-        if automatic:
-            wanted = (
-                planned > 0
-                and self.device.type == "cpu"
-                and isinstance(self.model, nn.Module)
-                and planned * _times.get() * self._flops(image) > COMPILE_FLOPS
-            )
-        if not wanted:
-            return
+        if planned <= 0 or self.device.type != "cpu" or not isinstance(self.model, nn.Module):
+            return False
+        if self._flops is None:
+            self._flops = self._count_flops(image)
+        return planned * self._flops > COMPILE_FLOPS
+
+    def compile(self, image: Tensor, batch: int, must: bool) -> tuple[bool, float]:
+        """(whether there is a compiled form, seconds spent on it now).
+
+        batch: images to compile with, a full batch: smaller ones then need no compilation of their
+        own. must: an error is raised, not noted.
+        """
+        if self._compiled is not None or (self._compile_failed and not must):
+            return self._compiled is not None, 0.0
         options: dict[str, Any] | None = {"freezing": True} if self.device.type == "cpu" else None
         start = time.perf_counter()
-        self._forward = torch.compile(self.eager, dynamic=True, options=options)
-        self.compiled = True
-        # a full batch first: smaller ones then need no compilation of their own
-        full = max(min(batch_size, planned or USUAL_COMPILED), 2 * SMALLEST_COMPILED)
-        images = image.expand(full, -1, -1, -1).contiguous(memory_format=self.layout)
+        self._compiled = torch.compile(self.eager, dynamic=True, options=options)
+        images = image.expand(max(batch, 2 * SMALLEST_COMPILED), -1, -1, -1)
         try:
-            self(images)
+            self._logits(images.contiguous(memory_format=self.layout), compiled=True)
         except Exception as error:
-            if not automatic:
+            self._compiled, self._compile_failed = None, True
+            if must:
                 raise
-            self._forward, self.compiled = self.eager, False
             self.notes.append(f"not compiled, as that failed: {type(error).__name__}: {error}")
-        self.compile_seconds = time.perf_counter() - start
+        return self._compiled is not None, time.perf_counter() - start
 
-    def _flops(self, image: Tensor) -> int:
+    def forget_compiled(self) -> None:
+        """The model has changed: what was compiled holds its old parameters."""
+        self._compiled = self._compiled_gradients = None
+        self._compile_failed = False
+        self._ranges, self._compared = None, 0
+
+    def with_gradients(self, compiled: bool) -> Model:
+        """The model as attacks call it: its answers carry gradients."""
+        if not compiled:
+            return self.eager
+        if self._compiled_gradients is None:
+            self._compiled_gradients = torch.compile(self.eager, dynamic=True)
+        return self._compiled_gradients
+
+    def _count_flops(self, image: Tensor) -> int:
         from torch.utils.flop_counter import FlopCounterMode  # imports triton where there is one
 
         with FlopCounterMode(display=False) as counter:

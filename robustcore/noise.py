@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from robustcore import inputs
+from robustcore.engine import Engine
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
@@ -27,7 +28,7 @@ BLOCK = 256  # images searched together: bounds the memory of a search and keeps
 
 @by_blocks()
 def error_rate(
-    model: Model,
+    model: Model | Engine,
     x: Any,  # (B, C, H, W) or (C, H, W)
     sigma: float | Sequence[float] | np.ndarray,  # G values
     y: Any = None,  # (B,)
@@ -37,20 +38,14 @@ def error_rate(
     method: str = "counting",
     seed: int = 0,
     ids: Any = None,
-    pixels: tuple[float, float] | None = (0.0, 1.0),
     clip: tuple[float, float] | None = None,
-    batch_size: int | None = None,
-    backend: str | None = None,
-    compile: bool | None = None,
-    precision: str | None = None,
-    progress: bool | None = None,
     run: str | os.PathLike[str] | None = None,
-    block: int | None = None,
 ) -> ErrorRate:
     """The share of N(x, sigma^2 I) that a model gets wrong, for each image and each sigma.
 
     model: any callable from (S, C, H, W) pixels in [0, 1] to (S, K) logits (a tensor, or an object
-        with .logits); evaluated in batches, under no_grad, on the device of x.
+        with .logits), evaluated in batches, under no_grad, on the device of x; or an `Engine`,
+        which says how it is run and is set up once for many calls.
     x: floating-point images in [0, 1], finite: a tensor, a numpy array, a Dataset or DataLoader of
         images or (image, label), or a folder with labels.csv. What is not a tensor is read as it is
         wanted, and its bytes are divided by 255. The model is given images in the type of its
@@ -65,18 +60,10 @@ def error_rate(
         (robustcore.rare, docs/rare_errors.md). Of an image that errs in a tenth of the draws at no
         sigma it begins at each sigma asked for, from above, until errors are met.
     ids: distinct integers in [0, 2^32) that name the images; their positions by default.
-    pixels: (low, high), where x should lie. A PixelRangeWarning tells of images that do not, by
-        more than a hundredth of that range, and of a sigma above it; None: any range.
     clip: (low, high) clips noisy pixels, of images that lie there; None, the default and the
         paper's way, does not.
-    batch_size, backend ("reference", "native", "triton"), compile: chosen automatically by
-        default; the choice is in the record's provenance. progress: None shows a bar on a terminal.
-    precision: "bfloat16" or, on a GPU, "tf32" evaluates the model in lower precision, and once more
-        as it is where the lead of the class it names is within twice the largest rounding measured:
-        counts stay those of the model as it is (robustcore.precision). None: as the model is.
-    run: folder that keeps finished images; the same call goes on from there (docs/scale.md).
-    block: images measured at a time in a run, in a set that is read, and in a process group, whose
-        ranks share the work and all get the whole record.
+    run: folder that keeps finished images; the same call goes on from there (docs/scale.md). The
+        ranks of a process group share the work and all get the whole record.
 
     A tie or a NaN among the logits is an error. Cost: B * (G * samples + 1) evaluations of the
     model. Raises ValueError, TypeError or RuntimeError naming the argument.
@@ -84,31 +71,26 @@ def error_rate(
     Source: Ford et al. (2019), section 4; Clopper and Pearson (1934).
     """
     start = time.perf_counter()
-    grid = inputs.sigmas(sigma)
+    engine = Engine.of(model)
+    grid = inputs.sigmas(sigma, engine.ranges)
     samples = inputs.integer("samples", samples, 1, 2**32)
     confidence = inputs.fraction("confidence", confidence)
     if inputs.choice("method", method, RATE_METHODS) == "splitting":
-        inputs.left_out("precision", precision, "with method='splitting'")
         return splitting_rate(
-            model, x, grid, y, samples=samples, confidence=confidence, progress=progress,
-            seed=seed, ids=ids, clip=clip, batch_size=batch_size, backend=backend, compile=compile,
-        )  # fmt: skip
-    x = inputs.images(x, model)
+            engine,
+            x,
+            grid,
+            y,
+            samples=samples,
+            confidence=confidence,
+            seed=seed,
+            ids=ids,
+            clip=clip,
+        )
+    x = engine.images(x)
     total = len(x) * len(grid) * samples
-    evaluator = Evaluator(
-        model,
-        x,
-        y,
-        ids=ids,
-        seed=seed,
-        clip=clip,
-        batch_size=batch_size,
-        backend=backend,
-        compile=compile,
-        precision=precision,
-        planned=total,
-    )
-    with bar(total, "evaluations", progress) as shown:
+    evaluator = Evaluator(engine, x, y, ids=ids, seed=seed, clip=clip, planned=total)
+    with bar(total, "evaluations", engine.progress) as shown:
         errors = evaluator.counts(grid, samples, shown.update)
     low, high = clopper_pearson(errors, samples, confidence)
     return ErrorRate(
@@ -129,7 +111,7 @@ def error_rate(
 
 @by_blocks()
 def sigma_at_error_rate(
-    model: Model,
+    model: Model | Engine,
     x: Any,  # (B, C, H, W) or (C, H, W)
     error_rate: float = 0.01,
     y: Any = None,  # (B,)
@@ -141,15 +123,8 @@ def sigma_at_error_rate(
     method: str | None = None,
     seed: int = 0,
     ids: Any = None,
-    pixels: tuple[float, float] | None = (0.0, 1.0),
     clip: tuple[float, float] | None = None,
-    batch_size: int | None = None,
-    backend: str | None = None,
-    compile: bool | None = None,
-    precision: str | None = None,
-    progress: bool | None = None,
     run: str | os.PathLike[str] | None = None,
-    block: int | None = None,
 ) -> SigmaResult:
     """sigma(x, mu): the Gaussian noise in which a model errs at rate mu, for each image.
 
@@ -181,6 +156,7 @@ def sigma_at_error_rate(
     Source: Ford et al. (2019), section 4 and its code; David and Nagaraja, Order Statistics, 7.1.
     """
     start = time.perf_counter()
+    engine = Engine.of(model)
     samples = inputs.integer("samples", samples, 1, 2**20)
     confidence = inputs.fraction("confidence", confidence)
     sigma_max = inputs.positive("sigma_max", sigma_max)
@@ -192,32 +168,26 @@ def sigma_at_error_rate(
     if inputs.choice("method", chosen, METHODS) == "splitting":
         where = "with method='splitting'" if method is not None else f"with {note}"
         inputs.left_out("rtol", rtol, where)
-        inputs.left_out("precision", precision, where)
         if method is None and samples < LEAST_SAMPLES:
             least = min(math.ceil(1 / error_rate - 1e-9), LEAST_SAMPLES)
             raise ValueError(
                 f"samples must be at least {least} for error_rate = {error_rate:g}, was {samples}"
             )
         return splitting_sigma(
-            model, x, error_rate, y, samples=samples, confidence=confidence, sigma_max=sigma_max,
-            progress=progress, note=note if method is None else None, seed=seed, ids=ids,
-            clip=clip, batch_size=batch_size, backend=backend, compile=compile,
+            engine, x, error_rate, y, samples=samples, confidence=confidence, sigma_max=sigma_max,
+            note=note if method is None else None, seed=seed, ids=ids, clip=clip,
         )  # fmt: skip
     rate, method = inputs.rate_for(samples, error_rate), chosen
     if method == "bisection":
         inputs.left_out("rtol", rtol, "with method='bisection', which takes all samples")
-    x = inputs.images(x, model)
+    x = engine.images(x)
     evaluator = Evaluator(
-        model,
+        engine,
         x,
         y,
         ids=ids,
         seed=seed,
         clip=clip,
-        batch_size=batch_size,
-        backend=backend,
-        compile=compile,
-        precision=precision,
         planned=len(x) * samples * (1 if method == "quantile" else 8),
     )
     if evaluator.randomized:
@@ -227,7 +197,7 @@ def sigma_at_error_rate(
         name: [] for name in ("sigma", "bracket", "bounds", "error_rate", "seen")
     }
     expected = int((clean > 0).sum()) * samples * (1 if method == "quantile" else 8)
-    with bar(expected, "evaluations", progress) as shown:
+    with bar(expected, "evaluations", engine.progress) as shown:
         for first in range(0, len(clean), BLOCK):
             part = clean[first : first + BLOCK]
             arguments = part, rate, samples, sigma_max, confidence

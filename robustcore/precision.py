@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustcore import inputs
-
 PRECISIONS = ("bfloat16", "tf32")
 MEASURED = 256
 SAFE = 2.0
@@ -71,11 +69,10 @@ def tf32(allowed: bool) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
 
 
-def checked(precision: Any, device: torch.device, dtype: torch.dtype) -> str | None:
-    """The name of a lower precision, or None. Raises ValueError or TypeError naming it."""
-    if precision is None:
+def checked(name: str | None, device: torch.device, dtype: torch.dtype) -> str | None:
+    """A lower precision, or None. Raises ValueError where images or device do not take it."""
+    if name is None:
         return None
-    name = inputs.choice("precision", precision, PRECISIONS)
     if dtype != torch.float32:
         raise ValueError(f"precision must be left out for images in {dtype}, was {name!r}")
     if name == "tf32" and device.type != "cuda":

@@ -39,8 +39,8 @@ def provenance(
         device=str(evaluator.device),
         dtype=str(evaluator.dtype).removeprefix("torch."),
         batch_size=evaluator.batch_size,
-        compiled=evaluator.network.compiled,
-        compile_seconds=evaluator.network.compile_seconds,
+        compiled=evaluator.compiled,
+        compile_seconds=evaluator.compile_seconds,
         randomized=evaluator.randomized,
         versions={
             "robustcore": version("robustcore"),

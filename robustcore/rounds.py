@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from robustcore.batches import Graph, Slots, out_of_memory
+from robustcore.engine import Engine
 from robustcore.fused import Fused
 from robustcore.kernels import Backend
 from robustcore.network import Network
@@ -55,8 +56,10 @@ class Rounds:
     seed: int
     stream: int
     clip: tuple[float, float] | None
-    batch_size: int
     usual_batch: int
+    engine: Engine
+    compiled: bool
+    n_forward: np.ndarray
     kernels: Backend
     network: Network
     fused: Fused | None
@@ -64,6 +67,27 @@ class Rounds:
     notes: list[str]
     _graph: Graph | None
     _images: Tensor | None
+
+    @property
+    def batch_size(self) -> int:
+        return self.engine.setup.batch_size
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(S, K) of images (S, C, H, W), by the model or its compiled form; counts nothing."""
+        logits = self.network(images, self.compiled)
+        self._charge_comparisons()
+        return logits
+
+    def compare(self, images: Tensor, logits: Tensor) -> None:
+        """ValueError where a batch larger than any before gave other logits than few images do."""
+        self.network.compare(images, logits, False)
+        self._charge_comparisons()
+
+    def _charge_comparisons(self) -> None:
+        """Of images that nobody names: on account of the first. Not within a set, as for set-up."""
+        spent = self.network.compared_since()
+        if not self.engine.within_set:
+            self.n_forward[0] += spent
 
     def table(self, rows: np.ndarray, sigma: np.ndarray, samples: np.ndarray) -> tuple[int, Make]:
         """A round of these slots."""
@@ -178,7 +202,7 @@ class Rounds:
         else:
             context = self.coarse.context(coarse is not None)
         with context:
-            logits = [self.network(batch) for batch in out.split(self.batch_size)]
+            logits = [self.logits(batch) for batch in out.split(self.batch_size)]
         return logits[0] if len(logits) == 1 else torch.cat(logits)
 
     def formatted(self, images: Tensor) -> Tensor:
@@ -186,8 +210,8 @@ class Rounds:
         return images.contiguous(memory_format=self.network.layout)
 
     def halve(self) -> None:
-        self.batch_size //= 2
+        note = self.engine.halve_batch()
         self._images = self._graph = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.notes.append(f"out of memory: batch size halved to {self.batch_size}")
+        self.notes.append(note)

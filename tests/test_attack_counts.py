@@ -133,10 +133,10 @@ def test_an_image_leaves_at_its_first_error(fused):
     with torch.no_grad():
         linear[1].weight.copy_(torch.tensor([[1.0, -1.0, 1.0, 1.0], [0.0] * 4]))
         linear[1].bias.copy_(torch.tensor([4 * 0.05 - 1.0, 0.0]))
-    model = linear if fused else lambda x: linear(x)
+    # in larger batches restarts go side by side
+    model = linear if fused else rc.Engine(lambda x: linear(x), batch_size=2)
     x = torch.full((2, 1, 2, 2), 0.5)
     how = {"steps": 9, "step_size": 0.02, "random_start": False, "restarts": 4}
-    how |= {} if fused else {"batch_size": 2}  # in larger batches restarts go side by side
     result = rc.pgd(model, x, eps=0.1, **how)
     assert result.step.tolist() == [3, 3]
     assert result.restart.tolist() == [0, 0]

@@ -288,9 +288,7 @@ def pinned(within, sigmas, images=1, draws=200, errors=1587, eps=None):
     )  # fmt: skip
 
 
-PROVENANCE = rc.audit_attack(
-    *half_space(1), exact(), samples=100, points=20, progress=False
-).provenance
+PROVENANCE = rc.audit_attack(*half_space(1), exact(), samples=100, points=20).provenance
 
 
 @pytest.mark.parametrize(("sigmas", "images"), [(1, 1), (3, 1), (3, 4)])

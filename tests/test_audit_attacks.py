@@ -110,7 +110,9 @@ def test_attack_gets_its_model_and_correct_draws_alone():
         x.zero_()  # what it does to its images is its own affair
         return x.double().numpy() - 9.0
 
-    found = rc.audit_attack(model, x, y, attack, sigma=SIGMA, points=50, samples=100, batch_size=16)
+    found = rc.audit_attack(
+        rc.Engine(model, batch_size=16), x, y, attack, sigma=SIGMA, points=50, samples=100
+    )
     assert max(seen) <= 16
     assert found.verdict[1] == MISCLASSIFIED
     assert not found.noise_nearer[1]

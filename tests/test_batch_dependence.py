@@ -25,7 +25,7 @@ def images(n: int, shape: tuple[int, int, int] = (3, 8, 8)) -> torch.Tensor:
 
 
 def call(model, x, **options):
-    return rc.error_rate(model, x, 0.05, samples=5, progress=False, **options)
+    return rc.error_rate(model, x, 0.05, samples=5, **options)
 
 
 class BatchStatistics(nn.Module):
@@ -70,7 +70,7 @@ def test_a_model_that_depends_on_its_batch_is_refused(model, n, batch_size):
     if batch_size == 3 and model is DEPENDENT["largest logit"]:
         pytest.skip("here the image has the largest logit of its batch: in one of three unseen")
     with pytest.raises(ValueError, match="model must judge each image by itself"):
-        call(model, images(n), batch_size=batch_size)
+        call(rc.Engine(model, batch_size=batch_size), images(n))
 
 
 def test_dependence_on_the_largest_pixel_is_refused_where_images_are_full_range():
@@ -84,7 +84,7 @@ def test_dependence_within_a_box_is_refused():
     x = 0.25 + images(3) / 2
     for measure in (rc.distance_to_error, lambda *a, **k: rc.error_rate(*a, 0.1, clip=(0, 1), **k)):
         with pytest.raises(ValueError, match="model must judge each image by itself"):
-            measure(DEPENDENT["least and largest pixel"], x, progress=False)
+            measure(DEPENDENT["least and largest pixel"], x)
 
 
 def test_what_leaves_the_box_is_not_shown_to_the_model():
@@ -97,14 +97,12 @@ def test_what_leaves_the_box_is_not_shown_to_the_model():
         return NET(F.adaptive_avg_pool2d(table[(t * 255).long()] + t - t.detach(), 8))
 
     call(levels, images(3), clip=(0, 1))
-    rc.pgd(levels, images(3), eps=0.1, steps=2, progress=False)
-    rc.corruption_benchmark(
-        levels, images(3, (3, 32, 32)), corruptions="contrast", severities=1, progress=False
-    )
+    rc.pgd(levels, images(3), eps=0.1, steps=2)
+    rc.corruption_benchmark(levels, images(3, (3, 32, 32)), corruptions="contrast", severities=1)
 
 
 def test_one_image_at_a_time_is_no_batch():
-    record = call(DEPENDENT["mean of the images"], images(3), batch_size=1)
+    record = call(rc.Engine(DEPENDENT["mean of the images"], batch_size=1), images(3))
     assert record.n_samples.tolist() == [[5]] * 3
 
 
@@ -223,9 +221,9 @@ def test_nan_that_comes_and_goes_is_randomness():
 
 def test_the_warning_names_the_callers_line():
     for measure in (
-        lambda model: rc.error_rate(model, images(2), 0.1, samples=5, progress=False),
-        lambda model: rc.certify(model, images(2), sigma=0.1, n=50, progress=False),
-        lambda model: rc.distance_to_error(model, images(2), progress=False),
+        lambda model: rc.error_rate(model, images(2), 0.1, samples=5),
+        lambda model: rc.certify(model, images(2), sigma=0.1, n=50),
+        lambda model: rc.distance_to_error(model, images(2)),
     ):
         with pytest.warns(rc.RandomizedModelWarning) as told:
             measure(dropped)
@@ -252,20 +250,18 @@ BY_SIZE = {
 }
 LARGE = {
     "error_rate": lambda model: rc.error_rate(
-        model, images(6), 0.05, samples=200, batch_size=256, progress=False
+        rc.Engine(model, batch_size=256), images(6), 0.05, samples=200
     ),
     "sigma": lambda model: rc.sigma_at_error_rate(
-        model, images(6), 0.01, samples=400, batch_size=256, progress=False
+        rc.Engine(model, batch_size=256), images(6), 0.01, samples=400
     ),
     "certify": lambda model: rc.certify(
-        model, images(6), sigma=0.05, n=300, batch_size=256, progress=False
+        rc.Engine(model, batch_size=256), images(6), sigma=0.05, n=300
     ),
     "distance": lambda model: rc.distance_to_error(
-        model, images(256), effort=5, batch_size=256, progress=False
+        rc.Engine(model, batch_size=256), images(256), effort=5
     ),
-    "pgd": lambda model: rc.pgd(
-        model, images(256), eps=0.01, steps=2, batch_size=256, progress=False
-    ),
+    "pgd": lambda model: rc.pgd(rc.Engine(model, batch_size=256), images(256), eps=0.01, steps=2),
 }
 
 
@@ -284,9 +280,9 @@ def test_large_batches_of_a_model_that_judges_each_image_by_itself_pass(measure)
 
 def test_where_no_batch_is_as_large_as_that_nothing_is_refused():
     """The number of images matters from 64 on, and no number of the record comes from so many."""
-    small = rc.error_rate(NET, images(6), 0.1, samples=50, batch_size=63, progress=False)
+    small = rc.error_rate(rc.Engine(NET, batch_size=63), images(6), 0.1, samples=50)
     same_here = BY_SIZE["from 64 on"]
-    record = rc.error_rate(same_here, images(6), 0.1, samples=50, batch_size=63, progress=False)
+    record = rc.error_rate(rc.Engine(same_here, batch_size=63), images(6), 0.1, samples=50)
     np.testing.assert_array_equal(record.n_errors, small.n_errors)
 
 
@@ -336,7 +332,7 @@ def test_every_evaluation_is_counted(n, batch_size, convolution):
             seen.append(len(x))
             return self.inner(x) if convolution else x.flatten(1)[:, :3]
 
-    engine = Evaluator(Counting().eval(), images(n), batch_size=batch_size)
+    engine = Evaluator(rc.Engine(Counting().eval(), batch_size=batch_size), images(n))
     assert engine.n_forward.sum() == sum(seen)
     assert engine.n_forward.sum() <= n + 3 * PROBE + 2
     assert engine.n_forward.min() >= 1

@@ -49,7 +49,7 @@ def published(chosen, counts, sigma, alpha):
 )
 def test_same_answers_as_published_for_the_same_counts(n0, n, alpha):
     model, x = images(8)
-    found = rc.certify(model, x, sigma=0.6, n0=n0, n=n, alpha=alpha, batch_size=64)
+    found = rc.certify(rc.Engine(model, batch_size=64), x, sigma=0.6, n0=n0, n=n, alpha=alpha)
     chosen, counts = (counted(model, x, 0.6, *span) for span in ((0, n0), (n0, n0 + n)))
     want = [published(*each, 0.6, alpha) for each in zip(chosen, counts, strict=True)]
     assert found.label.tolist() == [label for label, _ in want]
@@ -195,7 +195,7 @@ def test_counts_do_not_depend_on_batches_rounds_or_order(radius, monkeypatch):
     ids = torch.tensor([5, 9, 2, 7, 1, 3])
     how = {"sigma": 0.6, "n0": 20, "n": 400, "radius": radius}
     whole = rc.certify(model, x, ids=ids, **how)
-    turned = rc.certify(model, x.flip(0), ids=ids.flip(0), batch_size=33, **how)
+    turned = rc.certify(rc.Engine(model, batch_size=33), x.flip(0), ids=ids.flip(0), **how)
     assert (whole.n_top == turned.n_top[::-1]).all()
     assert (whole.n_samples == turned.n_samples[::-1]).all()
     monkeypatch.setattr("robustcore.rounds.ROUND", 100)

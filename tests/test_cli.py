@@ -48,7 +48,7 @@ def test_both_views_side_by_side(tmp_path, capsys):
 def test_the_table_says_what_the_library_says(tmp_path):
     assert sigma(tmp_path) == 0
     model, x, y = rc.load_example("cifar10-natural", images=3)
-    want = rc.sigma_at_error_rate(model, x, 0.05, y, samples=100, progress=False)
+    want = rc.sigma_at_error_rate(model, x, 0.05, y, samples=100)
     assert rc.Record.load(tmp_path / "sigma.npz").sigma.tolist() == want.sigma.tolist()
 
 

@@ -44,7 +44,7 @@ def test_pgd_takes_every_option_of_the_library(tmp_path, options):
     assert main([*ZOO, "--method", "pgd", *options.split(), "--out", str(tmp_path)]) == 0
     found = rc.Record.load(tmp_path / "distance.npz")
     model, x, y = rc.load_example("cifar10-natural", images=3)
-    want = rc.distance_to_error(model, x, y, method="pgd", progress=False, **PGD[options])
+    want = rc.distance_to_error(model, x, y, method="pgd", **PGD[options])
     assert found.distance.tolist() == want.distance.tolist()
     assert found.provenance.settings == want.provenance.settings
     asked = {name: value for name, value in PGD[options].items() if name != "norm"}

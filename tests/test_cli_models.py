@@ -209,13 +209,13 @@ def test_errors_of_ours_are_told_from_others():
             return error
         return pytest.fail("it raised nothing")
 
-    ours = caught(lambda: rc.error_rate(lambda x: x, X, -1, progress=False))
+    ours = caught(lambda: rc.error_rate(lambda x: x, X, -1))
     assert blame.is_ours(ours)
     assert blame.sentence(ours).startswith("sigma must be")
     theirs = caught(lambda: torch.zeros(3).view(torch.zeros(2, 2)))
     assert not blame.is_ours(theirs)
     assert not blame.is_of_model(theirs)
-    strange = caught(lambda: rc.error_rate(lambda x: {}["a"], X, 0.1, progress=False))
+    strange = caught(lambda: rc.error_rate(lambda x: {}["a"], X, 0.1))
     assert blame.is_of_model(strange)
     assert blame.sentence(strange) == "KeyError: 'a'"
 

@@ -18,13 +18,14 @@ from robustcore.corruptions import (
     corruption_benchmark_files,
 )
 from robustcore.corruptions.benchmark import Condition, _ahead
+from robustcore.engine import Engine
 from robustcore.evaluator import Evaluator
 from robustcore.results import CorruptionResult, Record
 from robustcore.results.corruptions import better_and_worse
 from robustcore.stats import clopper_pearson
 from robustcore.zoo import load_images
 
-FEW = {"corruptions": ["fog", "gaussian_noise"], "severities": [1, 5], "progress": False}
+FEW = {"corruptions": ["fog", "gaussian_noise"], "severities": [1, 5]}
 
 
 class Bright(nn.Module):
@@ -48,7 +49,7 @@ def test_counts_are_those_of_a_loop(x):
     model = Bright()
     y = model(x).argmax(1)
     y[3] = 1 - y[3]
-    found = corruption_benchmark(model, x, y, seed=5, batch_size=7, **FEW)
+    found = corruption_benchmark(Engine(model, batch_size=7), x, y, seed=5, **FEW)
     assert found.names == ("fog", "gaussian_noise")
     assert found.severity.tolist() == [1, 5, 1, 5]
     for g, (name, severity) in enumerate(zip(found.corruption, found.severity, strict=True)):
@@ -72,7 +73,7 @@ def test_counts_are_those_of_a_loop(x):
 def test_batches_and_order_change_no_count(x):
     model, ids = Bright(), torch.arange(100, 120)
     whole = corruption_benchmark(model, x, ids=ids, **FEW)
-    parts = corruption_benchmark(model, x, ids=ids, batch_size=3, **FEW)
+    parts = corruption_benchmark(Engine(model, batch_size=3), x, ids=ids, **FEW)
     assert np.array_equal(whole.correct, parts.correct)
     backwards = corruption_benchmark(model, x.flip(0), ids=ids.flip(0), **FEW)
     assert np.array_equal(whole.correct, backwards.correct[::-1])
@@ -126,7 +127,7 @@ def test_storage_is_what_the_model_sees(x):
             return super().forward(x)
 
     def last(**more):
-        corruption_benchmark(Watching(), x, corruptions="fog", severities=4, progress=False, **more)
+        corruption_benchmark(Watching(), x, corruptions="fog", severities=4, **more)
         return seen[-1]
 
     fog = corrupt(x, "fog", 4)
@@ -154,7 +155,7 @@ def result(rates, names=COMMON, images=1000):
     """A record whose corruption i has accuracy rates[i] at each severity."""
     rates = np.repeat(rates, 5)
     correct = np.arange(images)[:, None] < np.round(images * rates)
-    made = corruption_benchmark(Bright(), load_images(1)[0], progress=False, corruptions="fog")
+    made = corruption_benchmark(Bright(), load_images(1)[0], corruptions="fog")
     return CorruptionResult(
         ids=np.arange(images),
         labels=np.zeros(images, np.int64),
@@ -226,13 +227,17 @@ def test_mce_refuses_what_does_not_fit():
         ({"y": [0]}, ValueError, "y must have one label for each of 2"),
         ({"y": [0, 2]}, ValueError, "y must be below the model's 2 classes"),
         ({"ids": [1, 1]}, ValueError, "ids must not repeat"),
-        ({"backend": "gpu"}, ValueError, "backend must be one of reference, native, triton, torch"),
     ],
 )
 def test_bad_input_is_refused_by_name(arguments, error, message):
-    good = {"x": torch.rand(2, 3, 32, 32), "corruptions": ["fog"], "progress": False}
+    good = {"x": torch.rand(2, 3, 32, 32), "corruptions": ["fog"]}
     with pytest.raises(error, match=message):
         corruption_benchmark(Bright(), **{**good, **arguments})
+
+
+def test_a_backend_that_corrupts_nothing_is_refused_by_name(x):
+    with pytest.raises(ValueError, match=r"backend must be one of reference, .*, was 'cuda'"):
+        corruption_benchmark(Engine(Bright(), backend="cuda"), x, **FEW)
 
 
 # -- files ------------------------------------------------------------------------------------
@@ -245,7 +250,7 @@ def test_images_may_stay_on_disk(x, tmp_path):
         Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(paths[-1])
     files = ImageFiles(paths)
     assert torch.equal(files[3:9], x[3:9])
-    found = corruption_benchmark(Bright(), files, batch_size=6, **FEW)
+    found = corruption_benchmark(Engine(Bright(), batch_size=6), files, **FEW)
     assert np.array_equal(found.correct, corruption_benchmark(Bright(), x, **FEW).correct)
     assert ImageFiles(paths, size=(32, 20))[:2].shape == (2, 3, 32, 20)
     with pytest.raises(ValueError, match="size must be at most that of"):
@@ -261,8 +266,8 @@ def test_cifar_files_are_read_severity_by_severity(x, tmp_path):
     parts = [corrupt(x, "fog", severity) for severity in range(1, 6)]
     pixels = (torch.cat(parts) * 255 + 1e-3).floor().byte().permute(0, 2, 3, 1).numpy()
     np.save(tmp_path / "fog.npy", pixels)
-    about = {"corruptions": ["fog"], "severities": [2, 5], "progress": False}
-    found = corruption_benchmark_files(Bright(), tmp_path, x, batch_size=8, **about)
+    about = {"corruptions": ["fog"], "severities": [2, 5]}
+    found = corruption_benchmark_files(Engine(Bright(), batch_size=8), tmp_path, x, **about)
     same = corruption_benchmark(Bright(), x, labels, storage="uint8", **about)
     assert np.array_equal(found.correct, same.correct)
     assert found.clean_correct.all()
@@ -286,7 +291,7 @@ def test_imagenet_files_are_read_class_by_class(x, tmp_path):
             Image.fromarray(array).save(folder / f"{i}.JPEG", quality=95)
             rows.append(name)
     clean = x[[3, 4, 5, 0, 1, 2]]
-    about = {"corruptions": ["fog"], "severities": [3], "progress": False}
+    about = {"corruptions": ["fog"], "severities": [3]}
     found = corruption_benchmark_files(Bright(), tmp_path, clean, **about)
     assert found.labels.tolist() == [0, 0, 0, 1, 1, 1]
     with pytest.raises(ValueError, match="x must be the 6 images of fog, was 5"):

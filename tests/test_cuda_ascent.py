@@ -195,11 +195,11 @@ def test_pgd_takes_a_packed_network_and_says_so(cuda, monkeypatch, how):
     """The same starts and steps: of 8 outcomes at most one may lie in the rounding."""
     module, shape = model("mlp")
     x = torch.rand(8, *shape, generator=torch.Generator().manual_seed(4))
-    given = {"steps": 5, "restarts": 2, "seed": 3, "progress": False, **how}
+    given = {"steps": 5, "restarts": 2, "seed": 3, **how}
     if DEVICE == "cpu":
         monkeypatch.setattr(kernels, "unavailable", lambda backend, device: None)
-    fused = rc.pgd(pack(module, shape), x.to(DEVICE), backend="cuda", **given)
-    plain = rc.pgd(lambda images: module(images), x, backend="reference", **given)
+    fused = rc.pgd(rc.Engine(pack(module, shape), backend="cuda"), x.to(DEVICE), **given)
+    plain = rc.pgd(rc.Engine(lambda images: module(images), backend="reference"), x, **given)
     assert any("fused from noise to counts" in note for note in fused.provenance.notes)
     assert not any("fused" in note for note in plain.provenance.notes)
     assert int((fused.fooled != plain.fooled).sum()) <= 1
@@ -222,10 +222,10 @@ def test_what_has_no_room_is_called_as_it_is(cuda, monkeypatch):
     packed, x = pack(module, shape), torch.rand(2, *shape, device=DEVICE)
     if DEVICE == "cpu":
         monkeypatch.setattr(kernels, "unavailable", lambda backend, device: None)
-    assert Evaluator(packed, x, backend="cuda").fused is not None
+    assert Evaluator(rc.Engine(packed, backend="cuda"), x).fused is not None
     room = importlib.import_module("robustcore.fused.cuda")
     monkeypatch.setattr(room, "memory", lambda packed, device: (100, 99))
-    assert Evaluator(packed, x, backend="cuda").fused is None
+    assert Evaluator(rc.Engine(packed, backend="cuda"), x).fused is None
     with pytest.raises(ValueError, match=r"packed must take at most the 99 bytes .*, with 100"):
         cuda.CudaNet(packed, DEVICE)
 

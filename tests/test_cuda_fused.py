@@ -163,17 +163,19 @@ def test_the_engine_takes_a_packed_convolutional_network_and_says_so(cuda, monke
     x = slots(shape)[0].to(DEVICE)
     if DEVICE == "cpu":
         monkeypatch.setattr(kernels, "unavailable", lambda backend, device: None)
-    packed, how = pack(module, shape), {"samples": 200, "progress": False}
+    packed, how = pack(module, shape), {"samples": 200}
     with torch.backends.cudnn.flags(allow_tf32=False):
-        got = rc.error_rate(packed, x, [0.2, 0.5], backend="cuda", **how)
-        want = rc.error_rate(packed, x.cpu(), [0.2, 0.5], backend="reference", **how)
+        got = rc.error_rate(rc.Engine(packed, backend="cuda"), x, [0.2, 0.5], **how)
+        want = rc.error_rate(rc.Engine(packed, backend="reference"), x.cpu(), [0.2, 0.5], **how)
     assert got.provenance.notes == (f"fused from noise to its first convolution: {packed}",)
     assert int(np.abs(got.n_errors - want.n_errors).sum()) <= 1  # of 2,000: rounding
     assert got.n_errors.sum() > 50
     # what has no room on chip is called as it is
     large = nn.Sequential(nn.Conv2d(3, 2, 3, 40), nn.Flatten(), nn.Linear(18, 2)).eval()
     images = torch.rand(2, 3, 100, 100, device=DEVICE)
-    record = rc.error_rate(pack(large, (3, 100, 100)), images, 0.2, backend="cuda", **how)
+    record = rc.error_rate(
+        rc.Engine(pack(large, (3, 100, 100)), backend="cuda"), images, 0.2, **how
+    )
     assert not any("fused" in note for note in record.provenance.notes)
 
 
@@ -184,9 +186,9 @@ def test_an_ordinary_module_is_fused_on_backends_that_are_unasked(cuda, monkeypa
     if DEVICE == "cpu":
         monkeypatch.setattr(kernels, "unavailable", lambda backend, device: None)
     module = module.to(DEVICE)
-    assert Evaluator(module, x, backend="cuda").fused is None
+    assert Evaluator(rc.Engine(module, backend="cuda"), x).fused is None
     monkeypatch.setattr("robustcore.fused.UNASKED", ("native", "cuda"))
-    engine = Evaluator(module, x, backend="cuda")
+    engine = Evaluator(rc.Engine(module, backend="cuda"), x)
     assert engine.fused is not None
     assert engine.fused.note in engine.notes
 

@@ -69,7 +69,7 @@ def of_mlp(name, fused, x):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
     model = network if fused else lambda x: network(x)
-    return lambda: getattr(rc, name.split()[0])(model, x, **MEASURES[name], progress=False)
+    return lambda: getattr(rc, name.split()[0])(model, x, **MEASURES[name])
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -96,11 +96,12 @@ def test_modes_of_the_caller(name, fused):
 def test_the_reference_kernels(defaults):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).eval()
-    x, how = uniform(2, 3, 4, 4), {"backend": "reference", "progress": False}
+    x = uniform(2, 3, 4, 4)
 
     def measure():
-        yield from arrays(rc.error_rate(network, x, 0.2, samples=200, **how))
-        yield from arrays(rc.distance_to_error(network, x, effort=25, **how))
+        engine = rc.Engine(network, backend="reference")
+        yield from arrays(rc.error_rate(engine, x, 0.2, samples=200))
+        yield from arrays(rc.distance_to_error(engine, x, effort=25))
 
     same(lambda: np.concatenate([each.ravel() for each in measure()]), defaults)
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from robustcore.attack import Found
 from robustcore.distance import distance_to_error, pgd
+from robustcore.engine import Engine
 from robustcore.zoo import load_example
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -61,7 +62,7 @@ def test_batch_size_and_order_change_nothing(norm, how):
     order = [4, 0, 6, 2]
     for batch_size in (1, 3, 64):
         part = distance_to_error(
-            model, x[order], ids=torch.tensor(order) + 10, batch_size=batch_size, **options
+            Engine(model, batch_size=batch_size), x[order], ids=torch.tensor(order) + 10, **options
         )
         assert torch.equal(part.x_adv, whole.x_adv[order])
         for name in ("distance", "label_adv", "restart", "step", "status"):
@@ -80,7 +81,7 @@ def test_the_search_multiplies_no_rounding_but_by_kinks_of_the_model(unit, most,
     base = distance_to_error(lambda z: layers(z), x, norm=norm)
     near = distance_to_error(lambda z: layers(z * (1 + 2.0**-21)), x, base.labels, norm=norm)
     np.testing.assert_allclose(near.distance, base.distance, rtol=most)
-    alone = distance_to_error(lambda z: layers(z), x, norm=norm, batch_size=1)
+    alone = distance_to_error(Engine(lambda z: layers(z), batch_size=1), x, norm=norm)
     np.testing.assert_allclose(alone.distance, base.distance, rtol=most)
 
 
@@ -104,7 +105,7 @@ def test_of_equal_distances_the_lowest_restart_is_kept_in_any_order():
 def test_backends_give_the_same_bits(backend):
     model, x = Waves(), images(5)
     for norm in NORMS:
-        near = distance_to_error(model, x, norm=norm, restarts=2, backend=backend)
+        near = distance_to_error(Engine(model, backend=backend), x, norm=norm, restarts=2)
         expected = distance_to_error(model, x, norm=norm, restarts=2)
         assert near.provenance.backend == backend
         assert torch.equal(near.x_adv, expected.x_adv)

@@ -8,8 +8,9 @@ import torch
 from distance_models import NORMS, Linear, Waves, images
 from models import HalfSpace, grey
 
-import robustcore.evaluator
+import robustcore.engine
 from robustcore.distance import distance_to_error, pgd
+from robustcore.engine import Engine
 from robustcore.kernels import select
 
 
@@ -19,7 +20,7 @@ def test_fixed_radius_does_not_depend_on_batches():
     whole = pgd(model, x, eps=[0.2, 0.5, 1.0], **options)
     assert 0 < whole.fooled.sum() < whole.fooled.size
     for batch_size in (1, 5):
-        again = pgd(model, x, eps=[1.0, 0.2, 0.5], batch_size=batch_size, **options)
+        again = pgd(Engine(model, batch_size=batch_size), x, eps=[1.0, 0.2, 0.5], **options)
         assert np.array_equal(again.fooled, whole.fooled)
         assert torch.equal(again.x_adv, whole.x_adv)
         assert np.array_equal(again.restart, whole.restart)
@@ -45,7 +46,7 @@ def test_without_its_projection_the_attack_fails_that_test(norm, monkeypatch):
         return sound.ball_step(x, rows, offset, gradient, scale, step, radius * 1e6, points, **more)
 
     broken = dataclasses.replace(sound, ball_step=unprojected)
-    monkeypatch.setattr(robustcore.evaluator, "select", lambda *_: broken)
+    monkeypatch.setattr(robustcore.engine, "select", lambda *_: broken)
     with pytest.raises(AssertionError):
         assert_within(Waves(), images(7), norm, 0.05 if norm == 2 else 0.005)
 

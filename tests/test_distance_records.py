@@ -13,6 +13,7 @@ from robustcore import (
     sigma_at_error_rate,
 )
 from robustcore.distance import distance_to_error, pgd
+from robustcore.engine import Engine
 from robustcore.results import DistanceResult, PGDResult, Record, compare
 from robustcore.results.corruptions import gain
 
@@ -115,27 +116,26 @@ def test_a_join_of_what_does_not_belong_together_is_refused(noise, near):
 
 def test_records_of_other_images_are_not_joined(tmp_path):
     model, (x, y) = HalfSpace(192, 0.3), grey(4, (3, 8, 8))
-    quiet = {"progress": False}
-    noise = sigma_at_error_rate(model, x, 0.05, y, samples=200, **quiet)
-    near = distance_to_error(model, x, y, effort=8, **quiet)
+    noise = sigma_at_error_rate(model, x, 0.05, y, samples=200)
+    near = distance_to_error(model, x, y, effort=8)
     assert len(compare(noise, near)) == 4
     other = x.clone()
     other[2, 0, 3, 3] += 2 / 255  # one pixel
-    elsewhere = distance_to_error(model, other, y, effort=8, **quiet)
-    kept = distance_to_error(model, other, y, effort=8, run=tmp_path, block=1, **quiet)
+    elsewhere = distance_to_error(model, other, y, effort=8)
+    kept = distance_to_error(Engine(model, block=1), other, y, effort=8, run=tmp_path)
     kept.save(tmp_path / "near.npz")
     loaded = DistanceResult.load(tmp_path / "near.npz")
     for record in (elsewhere, kept, loaded, elsewhere[[0, 2]]):
         with pytest.raises(ValueError, match="same images, but differ at id 2: the pixels"):
             compare(noise, record)
     assert len(compare(noise, kept[[0, 1, 3]])) == 3  # these are the same
-    named = distance_to_error(model, x.flip(0), y.flip(0), ids=[3, 2, 1, 0], effort=8, **quiet)
+    named = distance_to_error(model, x.flip(0), y.flip(0), ids=[3, 2, 1, 0], effort=8)
     assert len(compare(noise, named)) == 4
     with pytest.raises(ValueError, match=r"sigma and x must be of the same images, .* at id 2"):
-        church_windows(model, other, y, sigma=noise, size=9, **quiet)
+        church_windows(model, other, y, sigma=noise, size=9)
     given = {"model": {"sigma": noise}}
     with pytest.raises(ValueError, match=r"records and x \('sigma'\) must be .* at id 2"):
-        report(model, other, y, out=tmp_path, rate=0.05, samples=200, records=given, **quiet)
+        report(model, other, y, out=tmp_path, rate=0.05, samples=200, records=given)
 
 
 def test_images_of_every_form_have_one_hash():
@@ -143,14 +143,14 @@ def test_images_of_every_form_have_one_hash():
     x = bytes_.float() / 255
     model = HalfSpace(192, 0.3)
     forms = (x, x.double().numpy(), bytes_, bytes_.numpy(), x * (1 + 1e-7), list(x))
-    found = [error_rate(model, form, 0.1, samples=5, progress=False) for form in forms]
+    found = [error_rate(model, form, 0.1, samples=5) for form in forms]
     assert all(each.provenance.images == found[0].provenance.images for each in found)
     assert len(set(found[0].provenance.images.values())) == 3
 
 
 def test_accuracies_of_other_images_are_not_compared():
     model, (x, y) = HalfSpace(3072, 0.3), grey(3, (3, 32, 32))
-    some = {"corruptions": ["contrast"], "severities": [1], "progress": False}
+    some = {"corruptions": ["contrast"], "severities": [1]}
     one = corruption_benchmark(model, x, y, ids=[4, 5, 6], **some)
     assert set(one.provenance.images) == {"4", "5", "6"}
     other = corruption_benchmark(model, x + 0.1, y, ids=[4, 5, 6], **some)
@@ -161,6 +161,6 @@ def test_accuracies_of_other_images_are_not_compared():
 
 def test_what_is_compared_is_named():
     model, (x, y) = HalfSpace(192, 0.3), grey(3, (3, 8, 8))
-    noise = sigma_at_error_rate(model, x, 0.05, y, samples=200, progress=False)
+    noise = sigma_at_error_rate(model, x, 0.05, y, samples=200)
     with pytest.raises(TypeError, match=r"near must be a DistanceResult, .* was SigmaResult"):
         compare(noise, noise)

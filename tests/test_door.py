@@ -16,7 +16,7 @@ from robustcore import arguments, inputs
 
 X, Y = grey(3)
 MODEL = HalfSpace(16, 0.5)
-FEW = {"samples": 40, "progress": False}
+FEW = {"samples": 40}
 
 
 def linear(dtype=torch.float32):
@@ -94,7 +94,7 @@ def test_endless_ranges_are_refused_before_anything_is_measured(value):
         lambda: rc.error_rate(MODEL, X, 0.1, clip=value, **FEW),
         lambda: rc.noisy_copies(X, 0.1, clip=value),
         lambda: rc.pgd(MODEL, X, eps=0.1, box=value),
-        lambda: rc.error_rate(MODEL, X, 0.1, pixels=value, **FEW),
+        lambda: rc.error_rate(rc.Engine(MODEL, pixels=value), X, 0.1, **FEW),
     ):
         with pytest.raises(ValueError, match=r"(clip|box|pixels) must be .low, high., both finite"):
             call()
@@ -132,7 +132,7 @@ def test_switches_are_true_or_false(value):
         lambda: rc.predict(MODEL, X, sigma=0.1, early=value),
         lambda: rc.distance_to_error(MODEL, X, refine=value),
         lambda: rc.error_curve(MODEL, X, bridge=value),
-        lambda: rc.error_rate(MODEL, X, 0.1, progress="no" if value is None else value),
+        lambda: rc.error_rate(rc.Engine(MODEL, progress="no" if value is None else value), X, 0.1),
     ):
         with pytest.raises(TypeError, match=r"^\w+ must be True or False, was"):
             call()
@@ -204,16 +204,17 @@ def told(call):
     return [each for each in said if issubclass(each.category, rc.PixelRangeWarning)]
 
 
-def measures(x, **more):
+def measures(x, **pixels):
+    model, in_blocks = rc.Engine(MODEL, **pixels), rc.Engine(MODEL, block=1, **pixels)
     return {
-        "error_rate": lambda: rc.error_rate(MODEL, x, 0.1, Y, **FEW, **more),
-        "sigma": lambda: rc.sigma_at_error_rate(MODEL, x, 0.1, Y, **FEW, **more),
-        "certify": lambda: rc.certify(MODEL, x, Y, sigma=0.1, n=50, **more),
-        "predict": lambda: rc.predict(MODEL, x, Y, sigma=0.1, n=50, **more),
-        "distance": lambda: rc.distance_to_error(MODEL, x, Y, effort=5, **more),
-        "noisy": lambda: rc.noisy_distance(MODEL, x, Y, error_rate=0.1, points=10, **more),
-        "copies": lambda: rc.noisy_copies(x, 0.1, **more),
-        "in blocks": lambda: rc.error_rate(MODEL, x.numpy(), 0.1, Y, block=1, **FEW, **more),
+        "error_rate": lambda: rc.error_rate(model, x, 0.1, Y, **FEW),
+        "sigma": lambda: rc.sigma_at_error_rate(model, x, 0.1, Y, **FEW),
+        "certify": lambda: rc.certify(model, x, Y, sigma=0.1, n=50),
+        "predict": lambda: rc.predict(model, x, Y, sigma=0.1, n=50),
+        "distance": lambda: rc.distance_to_error(model, x, Y, effort=5),
+        "noisy": lambda: rc.noisy_distance(model, x, Y, error_rate=0.1, points=10),
+        "copies": lambda: rc.noisy_copies(x, 0.1, **pixels),
+        "in blocks": lambda: rc.error_rate(in_blocks, x.numpy(), 0.1, Y, **FEW),
     }
 
 
@@ -246,35 +247,33 @@ def test_images_in_range_and_ranges_that_were_stated_are_not_told_of(name):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda **more: rc.error_rate(MODEL, X, [0.1, 8], Y, **FEW, **more),
-        lambda **more: rc.certify(MODEL, X, Y, sigma=8, n=50, **more),
-        lambda **more: rc.predict(MODEL, X, Y, sigma=8, n=50, **more),
-        lambda **more: rc.noisy_copies(X, [8], **more),
-        lambda **more: rc.pgd(MODEL, X, Y, eps=[0.1, 8], steps=2, **more),
-        lambda **more: rc.distance_to_error(
-            MODEL, X, Y, norm="inf", method="pgd", eps=8, steps=2, **more
-        ),
+        lambda model: rc.error_rate(model, X, [0.1, 8], Y, **FEW),
+        lambda model: rc.certify(model, X, Y, sigma=8, n=50),
+        lambda model: rc.predict(model, X, Y, sigma=8, n=50),
+        lambda model: rc.noisy_copies(X, [8], pixels=model.ranges.pixels),
+        lambda model: rc.pgd(model, X, Y, eps=[0.1, 8], steps=2),
+        lambda model: rc.distance_to_error(model, X, Y, norm="inf", method="pgd", eps=8, steps=2),
     ],
 )
 def test_amounts_above_the_span_of_pixels_are_told_of(call):
-    (one,) = told(call)
+    (one,) = told(lambda: call(rc.Engine(MODEL)))
     assert "should be at most 1, the span of pixels in [0, 1], one was 8" in str(one.message)
     assert one.filename == __file__
-    assert told(lambda: call(pixels=None)) == []
+    assert told(lambda: call(rc.Engine(MODEL, pixels=None))) == []
 
 
 def test_the_library_s_own_calls_and_an_attack_s_on_noisy_images_are_silent():
     def attack(model, x, y):
         return rc.distance_to_error(model, x, y, effort=5).x_adv
 
-    how = {"sigma": 0.9, "points": 12, "samples": 50, "progress": False}
+    how = {"sigma": 0.9, "points": 12, "samples": 50}
     assert told(lambda: rc.audit_attack(MODEL, X, Y, attack, **how)) == []
 
 
 def test_clip_needs_images_inside_it():
     for call in (
-        lambda x: rc.error_rate(MODEL, x, 0.1, clip=(0, 1), pixels=None, **FEW),
-        lambda x: rc.sigma_at_error_rate(MODEL, x, 0.1, clip=(0, 1), pixels=None, **FEW),
+        lambda x: rc.error_rate(rc.Engine(MODEL, pixels=None), x, 0.1, clip=(0, 1), **FEW),
+        lambda x: rc.sigma_at_error_rate(rc.Engine(MODEL, pixels=None), x, 0.1, clip=(0, 1), **FEW),
         lambda x: rc.noisy_copies(x, 0.1, clip=(0, 1), pixels=None),
     ):
         with pytest.raises(ValueError, match=r"x must lie in the clip \[0, 1\], ranged from 127.5"):

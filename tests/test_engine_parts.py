@@ -25,8 +25,8 @@ def test_a_usual_batch_is_the_power_of_two_that_holds_393216_pixels_and_4_at_lea
 
 def test_a_batch_that_is_asked_for_is_taken_up_to_that_of_a_round():
     x, y = grey(1)
-    assert Evaluator(HalfSpace(16, 0.5), x, y, batch_size=5).batch_size == 5
-    assert Evaluator(HalfSpace(16, 0.5), x, y, batch_size=10**9).batch_size == 2**22
+    assert Evaluator(rc.Engine(HalfSpace(16, 0.5), batch_size=5), x, y).batch_size == 5
+    assert Evaluator(rc.Engine(HalfSpace(16, 0.5), batch_size=10**9), x, y).batch_size == 2**22
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_the_beginning_of_an_engine_costs_what_is_said(batch_size, spent):
     x = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     x[3] = 0.5 + x[3] / 100
     y = torch.zeros(4, dtype=int)
-    engine = Evaluator(HalfSpace(16, 9.0), x, y, batch_size=batch_size)
+    engine = Evaluator(rc.Engine(HalfSpace(16, 9.0), batch_size=batch_size), x, y)
     assert engine.n_forward.tolist() == spent
     before = engine.n_forward.copy()
     engine.counts(np.array([0.1, 0.2]), 30, lambda n: None)
@@ -94,7 +94,9 @@ class Tight(HalfSpace):
 def test_memory_that_runs_out_for_gradients_halves_the_batch():
     x, y = grey(5, (1, 1, 4))
     free = rc.distance_to_error(HalfSpace(4, 0.3), x, y, effort=20)
-    tight = rc.distance_to_error(Tight(torch.is_grad_enabled, 2), x, y, effort=20, batch_size=16)
+    tight = rc.distance_to_error(
+        rc.Engine(Tight(torch.is_grad_enabled, 2), batch_size=16), x, y, effort=20
+    )
     notes = [f"out of memory: batch size halved to {size}" for size in (8, 4, 2)]
     assert list(tight.provenance.notes) == notes
     np.testing.assert_allclose(tight.distance, free.distance, rtol=1e-5)
@@ -115,7 +117,7 @@ def test_memory_that_runs_out_for_particles_halves_the_batch(monkeypatch):
     free = rc.error_curve(HalfSpace(4, 0.3), x, y, (0.1, 1e-3), **how)
     monkeypatch.setattr(Particles, "begin", noted)
     tight = Tight(lambda: len(begun), 40)
-    found = rc.error_curve(tight, x, y, (0.1, 1e-3), batch_size=128, **how)
+    found = rc.error_curve(rc.Engine(tight, batch_size=128), x, y, (0.1, 1e-3), **how)
     assert list(found.provenance.notes) == [
         f"out of memory: batch size halved to {size}" for size in (64, 32)
     ]

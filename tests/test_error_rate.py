@@ -32,7 +32,7 @@ def test_rates_of_linear_models_are_those_of_theory(model_type, backend):
     model = model_type(16, 0.5)
     x, y = grey(4)
     sigma = [0.15, 0.2, 0.3, 0.8]
-    record = rc.error_rate(model, x, sigma, y, samples=20_000, backend=backend)
+    record = rc.error_rate(rc.Engine(model, backend=backend), x, sigma, y, samples=20_000)
     assert record.provenance.backend == backend
     assert p_value(record, model) > FALSE_ALARM
     closer = model_type(16, 0.48)
@@ -78,7 +78,7 @@ class Signs(torch.nn.Module):
 def test_counts_do_not_depend_on_the_batch_size(batch_size):
     x = torch.rand(5, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     want = rc.error_rate(Signs(), x, [0.1, 0.5], samples=60)
-    got = rc.error_rate(Signs(), x, [0.1, 0.5], samples=60, batch_size=batch_size)
+    got = rc.error_rate(rc.Engine(Signs(), batch_size=batch_size), x, [0.1, 0.5], samples=60)
     assert want.n_errors.min() < want.n_errors.max()
     np.testing.assert_array_equal(got.n_errors, want.n_errors)
 
@@ -98,7 +98,7 @@ def test_counts_add_up_over_the_grid_and_backends():
     both = rc.error_rate(Signs(), x, [0.2, 0.6], samples=100)
     for g, sigma in enumerate([0.2, 0.6]):
         for backend in BACKENDS:
-            one = rc.error_rate(Signs(), x, sigma, samples=100, backend=backend)
+            one = rc.error_rate(rc.Engine(Signs(), backend=backend), x, sigma, samples=100)
             np.testing.assert_array_equal(one.n_errors[:, 0], both.n_errors[:, g])
 
 

@@ -24,12 +24,12 @@ def test_dropout_left_on_is_announced_and_searched_with_fresh_draws():
     model.layers[2].train()
     x = images(4)
     with pytest.warns(rc.RandomizedModelWarning, match="varies from call to call"):
-        record = rc.sigma_at_error_rate(model, x, 0.2, samples=200, progress=False)
+        record = rc.sigma_at_error_rate(model, x, 0.2, samples=200)
     assert record.provenance.randomized
     assert record.provenance.method == "bisection"
     assert any("varies" in note for note in record.provenance.notes)
     still = Small(nn.Dropout(0.2)).eval()
-    record = rc.sigma_at_error_rate(still, x, 0.2, samples=200, progress=False)
+    record = rc.sigma_at_error_rate(still, x, 0.2, samples=200)
     assert not record.provenance.randomized
 
 
@@ -77,7 +77,7 @@ class Limited(nn.Module):
 def test_memory_that_runs_out_halves_the_batch(error):
     x = images(6)
     limited = Limited(20, error)
-    got = rc.error_rate(limited, x, 0.3, samples=50, batch_size=128)
+    got = rc.error_rate(rc.Engine(limited, batch_size=128), x, 0.3, samples=50)
     want = rc.error_rate(limited.inner, x, 0.3, samples=50)
     np.testing.assert_array_equal(got.n_errors, want.n_errors)
     assert got.provenance.batch_size == 16
@@ -133,10 +133,10 @@ def test_a_module_that_cannot_take_channels_last_gets_contiguous_images():
 def test_a_compiled_model_gives_the_same_counts_up_to_its_own_rounding():
     x = images(3)
     eager, compiled = (
-        Evaluator(Small().eval(), x, compile=c, batch_size=64) for c in (False, True)
+        Evaluator(rc.Engine(Small().eval(), batch_size=64, compile=c), x) for c in (False, True)
     )
-    assert compiled.network.compiled
-    assert not eager.network.compiled
+    assert compiled.compiled
+    assert not eager.compiled
     for samples in (5, 40, 100):  # smaller than a batch, equal to none, larger
         a, b = (e.margins(*table(3, samples)) for e in (eager, compiled))
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -150,7 +150,7 @@ def test_compilation_is_chosen_by_the_work_to_come(monkeypatch):
     assert not chosen
     Evaluator(model, images(2), planned=10**12)
     assert chosen == [model]
-    assert not Evaluator(model, images(2), planned=10**12, compile=False).network.compiled
+    assert not Evaluator(rc.Engine(model, compile=False), images(2), planned=10**12).compiled
 
 
 def test_automatic_compilation_that_fails_is_recorded_and_a_wanted_one_raises(monkeypatch):
@@ -163,10 +163,10 @@ def test_automatic_compilation_that_fails_is_recorded_and_a_wanted_one_raises(mo
     monkeypatch.setattr(torch, "compile", fail)
     model = Small(nn.Softplus()).eval()
     automatic = Evaluator(model, images(2), planned=10**12)
-    assert not automatic.network.compiled
+    assert not automatic.compiled
     assert any("no compiler" in note for note in automatic.notes)
     with pytest.raises(OSError, match="no compiler"):
-        Evaluator(model, images(2), compile=True)
+        Evaluator(rc.Engine(model, compile=True), images(2))
 
 
 def test_an_object_with_logits_is_accepted():
@@ -185,7 +185,9 @@ def test_a_model_may_write_on_its_input():
     inner = Small().eval()
     x = images(4)
     kept = x.clone()
-    a = rc.error_rate(lambda v: inner(v.mul_(2).div_(2)), x, 0.3, samples=50, batch_size=16)
+    a = rc.error_rate(
+        rc.Engine(lambda v: inner(v.mul_(2).div_(2)), batch_size=16), x, 0.3, samples=50
+    )
     b = rc.error_rate(inner, x, 0.3, samples=50)
     np.testing.assert_array_equal(a.n_errors, b.n_errors)
     assert torch.equal(x, kept)
@@ -206,7 +208,7 @@ def test_no_gradients_are_made():
 def test_a_cuda_graph_gives_the_counts_of_the_cpu():
     model, x = Small().eval().double(), images(5).double()
     want = rc.error_rate(model, x, [0.1, 0.4], samples=500)
-    got = rc.error_rate(model.cuda(), x.cuda(), [0.1, 0.4], samples=500, batch_size=64)
+    got = rc.error_rate(rc.Engine(model.cuda(), batch_size=64), x.cuda(), [0.1, 0.4], samples=500)
     np.testing.assert_array_equal(got.n_errors, want.n_errors)
     assert not got.provenance.notes
 
@@ -245,12 +247,12 @@ def test_a_model_that_writes_to_its_input_is_given_copies(how, alike, hidden):
     def found(how, near):
         module = Writes(how).eval()
         model = (lambda images: module(images)) if hidden else module
-        rates = rc.error_rate(model, x, [0.8, 1.6], samples=100, progress=False)
+        rates = rc.error_rate(model, x, [0.8, 1.6], samples=100)
         yield rates.rate
-        yield rc.sigma_at_error_rate(model, x, 0.05, samples=100, progress=False).sigma
-        yield rc.certify(model, x, sigma=0.1, n=200, progress=False).radius
+        yield rc.sigma_at_error_rate(model, x, 0.05, samples=100).sigma
+        yield rc.certify(model, x, sigma=0.1, n=200).radius
         if near:  # gradients know nothing of a write that autograd does not see
-            yield rc.distance_to_error(model, x, progress=False).distance
+            yield rc.distance_to_error(model, x).distance
         yield "the model writes to its input: it was given copies" in rates.provenance.notes
         assert torch.equal(x, kept)
 
@@ -265,7 +267,7 @@ def test_a_model_that_writes_to_its_input_is_given_copies(how, alike, hidden):
 def test_a_model_that_writes_is_compiled_on_copies():
     x = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     rates = [
-        rc.error_rate(Writes(how).eval(), x, 0.2, samples=100, compile=True, progress=False).rate
+        rc.error_rate(rc.Engine(Writes(how).eval(), compile=True), x, 0.2, samples=100).rate
         for how in ("subtract", "copy")
     ]
     assert np.array_equal(*rates)

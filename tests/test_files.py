@@ -26,7 +26,7 @@ def page(folder):
     torch.manual_seed(0)
     x = torch.rand(2, 3, 8, 8)
     more = {"sections": ["noise"], "samples": 20, "rate": 0.2}
-    return report({"a b": Small(), "a_b": Small()}, x, out=folder, progress=False, **more)
+    return report({"a b": Small(), "a_b": Small()}, x, out=folder, **more)
 
 
 class Figure:

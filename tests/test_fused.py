@@ -89,7 +89,7 @@ def test_a_linear_model_has_the_error_rate_of_theory(draws):
     x, y = grey(20, (3, 4, 4))
     sigma, distance, samples = 0.5, 0.6, 2000
     packed = pack(half_space(distance), (3, 4, 4), draws=draws)
-    record = rc.error_rate(packed, x, [sigma, 1.05 * sigma], y, samples=samples, progress=False)
+    record = rc.error_rate(packed, x, [sigma, 1.05 * sigma], y, samples=samples)
     assert len(set(record.n_errors[:, 0])) > 5
     rate = norm.cdf(-distance / sigma)
     low, high = binom.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], 20 * samples, rate)
@@ -123,11 +123,11 @@ def test_features_are_never_silent():
     module, shape = model("mlp")
     x = slots(shape)[0]
     packed = pack(module, shape, draws="features")
-    record = rc.error_rate(packed, x, 0.3, samples=50, progress=False)
+    record = rc.error_rate(packed, x, 0.3, samples=50)
     assert any("not the draws of pixels" in note for note in record.provenance.notes)
-    pixels = rc.error_rate(module, x, 0.3, samples=50, progress=False)
+    pixels = rc.error_rate(module, x, 0.3, samples=50)
     assert not any("not the draws of pixels" in note for note in pixels.provenance.notes)
-    slow = rc.error_rate(packed, x, 0.3, samples=50, backend="reference", progress=False)
+    slow = rc.error_rate(rc.Engine(packed, backend="reference"), x, 0.3, samples=50)
     np.testing.assert_array_equal(slow.n_errors, record.n_errors)
     with pytest.raises(ValueError, match="clip must be None for draws='features'"):
         rc.error_rate(packed, x, 0.3, samples=50, clip=(0, 1))
@@ -183,9 +183,9 @@ def test_the_plain_path_is_taken_where_it_must_be(how, monkeypatch):
         module = nn.Sequential(nn.Dropout(0.5).train(), *module)
         module[0].train()
         with pytest.warns(rc.RandomizedModelWarning):
-            assert Evaluator(module, x, **how).fused is None
+            assert Evaluator(module, x).fused is None
         return
-    assert Evaluator(module.to(x.dtype), x, **how).fused is None
+    assert Evaluator(rc.Engine(module.to(x.dtype), **how), x).fused is None
 
 
 def test_an_infinite_weight_counts_as_without_fusing():
@@ -196,7 +196,7 @@ def test_an_infinite_weight_counts_as_without_fusing():
         module[1].weight[3, 5] = torch.inf
     x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
     fast, slow = (
-        rc.error_rate(module, x, 0.4, samples=100, backend=backend, progress=False).n_errors
+        rc.error_rate(rc.Engine(module, backend=backend), x, 0.4, samples=100).n_errors
         for backend in (None, "reference")
     )
     np.testing.assert_array_equal(fast, slow)

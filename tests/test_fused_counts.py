@@ -40,7 +40,7 @@ def test_counts_are_those_of_the_unfused_path_outside_the_rounding_band(name, cl
     module, shape = model(name)
     x = slots(shape)[0]
     grid, samples = [0.0, 0.1, 0.4, 1.5], 300
-    how = {"samples": samples, "seed": 5, "clip": clip, "progress": False}
+    how = {"samples": samples, "seed": 5, "clip": clip}
     fused = rc.error_rate(module, x, grid, **how)
     plain = rc.error_rate(lambda images: module(images), x, grid, **how)
     assert any("fused" in note for note in fused.provenance.notes)
@@ -77,7 +77,7 @@ def test_margins_are_those_of_the_unfused_draws_of_any_seed_and_stream(change):
 def test_a_grid_counts_what_each_sigma_counts_alone():
     module, shape = model("mlp")
     x = slots(shape)[0]
-    how = {"samples": 200, "progress": False}
+    how = {"samples": 200}
     grid = rc.error_rate(module, x, [0.1, 0.3, 0.9], **how)
     for g, sigma in enumerate(grid.sigma):
         alone = rc.error_rate(module, x, float(sigma), **how)

@@ -28,7 +28,7 @@ def test_descents_end_where_those_of_single_steps_do(name, norm, eps, how):
     """The same starts and the same steps: of 48 outcomes at most one may lie in the rounding."""
     module, shape = model(name)
     x = torch.rand(24, *shape, generator=torch.Generator().manual_seed(4))
-    given = {"eps": eps, "norm": norm, "steps": 12, "restarts": 3, "seed": 3, "progress": False}
+    given = {"eps": eps, "norm": norm, "steps": 12, "restarts": 3, "seed": 3}
     fused = rc.pgd(module, x, **given, **SETTINGS[how])
     plain = rc.pgd(lambda images: module(images), x, **given, **SETTINGS[how])
     assert any("fused" in note for note in fused.provenance.notes)
@@ -52,7 +52,7 @@ def test_targeted_descents_end_where_those_of_single_steps_do():
     x = torch.rand(24, *shape, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
         targets = (module(x).argmax(1) + 1) % 10
-    given = {"eps": [0.02, 0.06], "targets": targets, "steps": 12, "progress": False}
+    given = {"eps": [0.02, 0.06], "targets": targets, "steps": 12}
     fused = rc.pgd(module, x, **given)
     plain = rc.pgd(lambda images: module(images), x, **given)
     assert 0 < fused.fooled.sum() < fused.fooled.size
@@ -96,7 +96,7 @@ def test_a_descent_is_its_steps_one_by_one(name, norm, isa):
 def test_threads_and_company_change_no_descent():
     module, shape = model("mlp")
     x = torch.rand(40, *shape, generator=torch.Generator().manual_seed(4))
-    given = {"eps": 0.02, "steps": 15, "restarts": 4, "progress": False}
+    given = {"eps": 0.02, "steps": 15, "restarts": 4}
     before = torch.get_num_threads()
     try:
         records = []
@@ -116,7 +116,7 @@ def test_a_network_without_gradients_is_masked():
     with torch.no_grad():
         module[1].bias.fill_(-100)
         module[3].bias.copy_(torch.tensor([1.0, 0.0]))
-    record = rc.pgd(module, torch.rand(3, 3, 4, 4), eps=0.1, steps=5, progress=False)
+    record = rc.pgd(module, torch.rand(3, 3, 4, 4), eps=0.1, steps=5)
     assert record.masked.all()
     assert not record.fooled.any()
 
@@ -124,8 +124,8 @@ def test_a_network_without_gradients_is_masked():
 def test_the_search_for_the_nearest_error_uses_the_fused_gradient():
     module, shape = model("mlp")
     x = torch.rand(16, *shape, generator=torch.Generator().manual_seed(4))
-    fused = rc.distance_to_error(module, x, progress=False)
-    plain = rc.distance_to_error(lambda images: module(images), x, progress=False)
+    fused = rc.distance_to_error(module, x)
+    plain = rc.distance_to_error(lambda images: module(images), x)
     assert any("fused" in note for note in fused.provenance.notes)
     np.testing.assert_allclose(fused.distance, plain.distance, rtol=0.02)
 
@@ -136,12 +136,12 @@ def test_the_nearest_errors_of_two_classes_and_one_start(norm):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)).eval()
     x = torch.rand(5, 3, 2, 2)
-    near = rc.distance_to_error(net, x, norm=norm, box=None, progress=False)
+    near = rc.distance_to_error(net, x, norm=norm, box=None)
     assert near.provenance.notes[0].startswith("fused")
     logits = net(x).double().detach()
     gap = (logits[:, 0] - logits[:, 1]).abs()
     way = (net[1].weight[0] - net[1].weight[1]).double().detach()
     truth = gap / (way.norm() if norm == "L2" else way.abs().sum())
     assert np.allclose(near.distance, truth, rtol=1e-3)
-    curve = rc.error_curve(net, x, None, (0.01, 1e-3), samples=200, progress=False)
+    curve = rc.error_curve(net, x, None, (0.01, 1e-3), samples=200)
     assert not any("second look" in note for note in curve.provenance.notes)

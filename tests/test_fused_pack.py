@@ -236,8 +236,8 @@ def test_wrapped_networks_are_fused_with_their_normalisation(layers):
     with torch.no_grad():
         torch.testing.assert_close(packed(x), module(x), rtol=1e-5, atol=1e-6)
         assert float((packed(x) - inner(x)).abs().max()) > 0.1
-    record = rc.error_rate(module, x, 0.3, samples=100, progress=False)
-    plain = rc.error_rate(lambda z: module(z), x, 0.3, samples=100, progress=False)
+    record = rc.error_rate(module, x, 0.3, samples=100)
+    plain = rc.error_rate(lambda z: module(z), x, 0.3, samples=100)
     assert record.provenance.notes[:1] == (f"fused from noise to counts: {packed}",)
     assert not any("fused" in note for note in plain.provenance.notes)
     assert abs(record.n_errors - plain.n_errors).sum() <= 1  # of 600: rounding

@@ -55,8 +55,8 @@ def test_descents_end_where_those_of_single_steps_do(name, how):
     """The same starts and steps: of 8 outcomes at most one may lie in the rounding."""
     module, shape = model(name)
     x = torch.rand(8, *shape, generator=torch.Generator().manual_seed(4))
-    given = {"steps": 5, "restarts": 2, "seed": 3, "progress": False, **how}
-    fused = rc.pgd(pack(module, shape), x.to(DEVICE), backend="triton", **given)
+    given = {"steps": 5, "restarts": 2, "seed": 3, **how}
+    fused = rc.pgd(rc.Engine(pack(module, shape), backend="triton"), x.to(DEVICE), **given)
     plain = rc.pgd(lambda images: module(images), x, **given)
     assert any("fused from noise to counts" in note for note in fused.provenance.notes)
     assert int((fused.fooled != plain.fooled).sum()) <= 1
@@ -143,7 +143,7 @@ def test_classes_are_taken_some_at_a_time(classes):
         for mine, right in zip(*answers, strict=True):
             torch.testing.assert_close(mine, right, rtol=1e-3, atol=1e-5)
         assert targeted or len(set(answers[0][3].tolist())) > 3
-    engine = Evaluator(packed, x.to(DEVICE), backend="triton")
+    engine = Evaluator(rc.Engine(packed, backend="triton"), x.to(DEVICE))
     assert engine.fused.ascent is not None
 
 

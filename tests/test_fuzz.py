@@ -67,20 +67,19 @@ LARGE, LARGE_X = Linear(3072), images(2, 3, 32, 32)
 @functools.cache
 def records():
     """One of each, as figures take them."""
-    how = {"progress": False}
-    sigma = rc.sigma_at_error_rate(MODEL, X, 0.1, samples=50, **how)
-    near = rc.distance_to_error(MODEL, X, effort=5, **how)
+    sigma = rc.sigma_at_error_rate(MODEL, X, 0.1, samples=50)
+    near = rc.distance_to_error(MODEL, X, effort=5)
     return {
         "SigmaResult": sigma,
         "DistanceResult": near,
         "NoiseAndDistance": rc.compare(sigma, near),
-        "ErrorRate": rc.error_rate(MODEL, X, [0.1, 0.5], samples=20, **how),
-        "PGDResult": rc.pgd(MODEL, X, eps=[0.05, 0.1], steps=3, **how),
-        "ErrorCurve": rc.error_curve(MODEL, X, rates=[0.1, 0.01], samples=200, **how),
-        "NoisyDistance": rc.noisy_distance(MODEL, X, sigma=0.2, points=10, samples=30, **how),
-        "SliceResult": rc.church_windows(MODEL, X, sigma=0.5, samples=20, size=9, **how),
+        "ErrorRate": rc.error_rate(MODEL, X, [0.1, 0.5], samples=20),
+        "PGDResult": rc.pgd(MODEL, X, eps=[0.05, 0.1], steps=3),
+        "ErrorCurve": rc.error_curve(MODEL, X, rates=[0.1, 0.01], samples=200),
+        "NoisyDistance": rc.noisy_distance(MODEL, X, sigma=0.2, points=10, samples=30),
+        "SliceResult": rc.church_windows(MODEL, X, sigma=0.5, samples=20, size=9),
         "CorruptionResult": rc.corruption_benchmark(
-            LARGE, LARGE_X, corruptions=["fog", "contrast"], severities=[1], **how
+            LARGE, LARGE_X, corruptions=["fog", "contrast"], severities=[1]
         ),
     }
 
@@ -98,11 +97,8 @@ def folder(path):
 
 def good(path):
     """Arguments of a call that is quick and succeeds, by the function's name."""
-    shared = {"model": MODEL, "x": X, "y": [0, 1], "seed": 1, "ids": [3, 4], "progress": False}
-    shared |= {"pixels": None, "batch_size": None, "backend": None, "compile": None}
-    measured = {name: each for name, each in shared.items() if name != "pixels"}
+    shared = {"model": MODEL, "x": X, "y": [0, 1], "seed": 1, "ids": [3, 4], "run": None}
     without_model = {name: each for name, each in shared.items() if name != "model"}
-    run = {"run": None, "block": None}
     found = records()
     sigma, near, rate = found["SigmaResult"], found["DistanceResult"], found["ErrorRate"]
     small = types.SimpleNamespace(**{
@@ -115,43 +111,42 @@ def good(path):
     trained |= {"seed": 0, "device": "cpu", "progress": False, "compile": None, "average": True}
     half = {"model": LARGE, "gradient": "hidden", "seed": 0}
     return {
-        "error_rate": shared | run | {"sigma": [0.1], "samples": 20, "confidence": 0.9}
-        | {"method": "counting", "clip": None, "precision": None},
-        "sigma_at_error_rate": shared | run | {"error_rate": 0.1, "samples": 30, "rtol": None}
-        | {"confidence": 0.9, "sigma_max": 1.0, "method": None, "clip": None, "precision": None},
-        "error_curve": shared | run | {"rates": [0.1, 0.02], "samples": 200, "moves": 2}
+        "Engine": {"model": MODEL, "batch_size": None, "block": None, "backend": None}
+        | {"compile": None, "precision": None, "pixels": None, "progress": False},
+        "error_rate": shared | {"sigma": [0.1], "samples": 20, "confidence": 0.9}
+        | {"method": "counting", "clip": None},
+        "sigma_at_error_rate": shared | {"error_rate": 0.1, "samples": 30, "rtol": None}
+        | {"confidence": 0.9, "sigma_max": 1.0, "method": None, "clip": None},
+        "error_curve": shared | {"rates": [0.1, 0.02], "samples": 200, "moves": 2}
         | {"level_probability": 0.2, "confidence": 0.9, "sigma_max": 1.0, "clip": None}
         | {"second_look": False, "bridge": False},
-        "certify": shared | run | {"sigma": 0.1, "n0": 10, "n": 40, "alpha": 0.01, "radius": None}
-        | {"precision": None},
-        "predict": shared | run | {"sigma": 0.1, "n": 40, "alpha": 0.01, "early": True}
-        | {"precision": None},
-        "distance_to_error": shared | run | {"norm": 2, "method": "pgd", "box": None, "steps": 3}
+        "certify": shared | {"sigma": 0.1, "n0": 10, "n": 40, "alpha": 0.01, "radius": None},
+        "predict": shared | {"sigma": 0.1, "n": 40, "alpha": 0.01, "early": True},
+        "distance_to_error": shared | {"norm": 2, "method": "pgd", "box": None, "steps": 3}
         | {"effort": None, "restarts": 1, "targets": None, "eps": 1.0, "step_size": 0.1}
         | {"loss": "ce", "refine": False},
-        "pgd": shared | run | {"eps": [0.1], "norm": "Linf", "steps": 2, "restarts": 1, "box": None}
+        "pgd": shared | {"eps": [0.1], "norm": "Linf", "steps": 2, "restarts": 1, "box": None}
         | {"step_size": None, "loss": "ce", "targets": [1, 2], "random_start": True},
-        "noisy_distance": shared | run | {"sigma": 0.2, "error_rate": None, "points": 10}
+        "noisy_distance": shared | {"sigma": 0.2, "error_rate": None, "points": 10}
         | {"samples": 20, "confidence": 0.9, "method": "pgd", "eps": 1.0, "steps": 2}
         | {"sigma_max": 1.0},
-        "audit_attack": shared | run | {"attack": lambda model, x, y: x + 0.1, "sigma": 0.2}
+        "audit_attack": shared | {"attack": lambda model, x, y: x + 0.1, "sigma": 0.2}
         | {"error_rates": 0.1, "points": 12, "samples": 20, "confidence": 0.9, "eps": 1.0}
         | {"sigma_max": 1.0},
-        "church_windows": shared | run | {"sigma": 0.5, "across": "noise", "up": "orthogonal"}
+        "church_windows": shared | {"sigma": 0.5, "across": "noise", "up": "orthogonal"}
         | {"rate": 0.1, "samples": 20, "size": 5, "extent": 1.0, "coarse": 4, "attack": "pgd"},
         "noisy_copies": {"x": X, "sigma": [0.1, 0.2], "sample": 0, "seed": 1, "ids": None}
         | {"pixels": None, "clip": None, "backend": None},
         "corrupt": {"x": LARGE_X, "name": "fog", "severity": 1, "seed": 0, "ids": None}
         | {"parameters": None, "backend": None},
-        "corruption_benchmark": measured | run | {"model": LARGE, "x": LARGE_X, "severities": [1]}
+        "corruption_benchmark": shared | {"model": LARGE, "x": LARGE_X, "severities": [1]}
         | {"corruptions": ["contrast"], "storage": "uint8", "quality": 80, "confidence": 0.9}
         | {"parameters": None},
         "corruption_benchmark_files": {"model": LARGE, "folder": path, "x": LARGE_X, "y": None}
-        | {"corruptions": ["fog"], "severities": [1], "confidence": 0.9, "batch_size": None}
-        | {"compile": None, "progress": False},
+        | {"corruptions": ["fog"], "severities": [1], "confidence": 0.9},
         "report": without_model | {"models": {"a": MODEL}, "out": path / "out", "data": "toy"}
         | {"classes": ["a", "b", "c"], "sections": ["settings"], "rate": 0.1, "samples": 20}
-        | {"effort": 5, "points": 10, "windows": 0, "size": 5, "records": None, "run": None},
+        | {"effort": 5, "points": 10, "windows": 0, "size": 5, "records": None},
         "compare": {"noise": sigma, "near": near},
         "pack": {"model": network, "shape": (3, 8, 8), "draws": "pixels"},
         "wrap": {"model": MODEL, "mean": 0.0, "std": [1.0]},
@@ -250,6 +245,7 @@ def strange():
     odd = [None, object(), type, len, MODEL, nn.Identity(), Ellipsis, NotImplemented, slice(1)]
     odd += [Linear(5), Linear(108).half(), Linear(108).double(), lambda x: x, lambda x: None]
     odd += [lambda x: MODEL(x) * nan, lambda x: MODEL(x).int(), Broken(), torch.float32]
+    odd += [rc.Engine(MODEL), {"a": rc.Engine(LARGE)}]
     odd += [torch.device("meta"), records()["SigmaResult"], records()["ErrorRate"]]
     return [*numbers, *texts, *lists, *arrays, *tensors, *odd]
 
@@ -278,7 +274,15 @@ def functions():
             is_record = isinstance(each, type) and issubclass(each, rc.Record)
             if callable(each) and not is_record and name not in LEFT_OUT:
                 found[name] = each
-    return found
+    return found | {"Engine": measured}
+
+
+def measured(**options):
+    """What an engine is given counts where it measures."""
+    return rc.error_rate(rc.Engine(**options), X, 0.1, samples=20)
+
+
+measured.__signature__ = inspect.signature(rc.Engine)
 
 
 def complaint(function, arguments):

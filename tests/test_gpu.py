@@ -75,16 +75,19 @@ def test_what_was_not_written_stays(batch):
 def test_counts_and_descents_are_those_of_the_reference_on_a_cpu(backend):
     model, x = small()
     wide, grid = model.double(), [0.05, 0.2]
-    here = rc.error_rate(wide, x.double(), grid, samples=60, backend="reference")
+    here = rc.error_rate(rc.Engine(wide, backend="reference"), x.double(), grid, samples=60)
     there = rc.error_rate(
-        wide.to(DEVICE), x.double().to(DEVICE), grid, samples=60, backend=backend, batch_size=16
+        rc.Engine(wide.to(DEVICE), batch_size=16, backend=backend),
+        x.double().to(DEVICE),
+        grid,
+        samples=60,
     )
     np.testing.assert_array_equal(there.n_errors, here.n_errors)
     assert there.provenance.backend == backend
     assert 0 < there.n_errors.sum() < there.n_errors.size * 60
-    given = {"eps": [0.002, 0.02], "steps": 5, "restarts": 1, "progress": False}
+    given = {"eps": [0.002, 0.02], "steps": 5, "restarts": 1}
     fooled = [
-        rc.pgd(wide.to(place), x.double().to(place), backend=which, **given).fooled
+        rc.pgd(rc.Engine(wide.to(place), backend=which), x.double().to(place), **given).fooled
         for place, which in (("cpu", "reference"), (DEVICE, backend))
     ]
     np.testing.assert_array_equal(*fooled)
@@ -94,7 +97,7 @@ def test_counts_and_descents_are_those_of_the_reference_on_a_cpu(backend):
 def test_a_graph_is_recorded_and_a_round_waits_for_nothing():
     """As many waits for the device in 64 batches as in 16: none belongs to a batch."""
     model, x = small()
-    engine = Evaluator(model.cuda(), x.cuda(), batch_size=64)
+    engine = Evaluator(rc.Engine(model.cuda(), batch_size=64), x.cuda())
     grid, waits = np.array([0.1]), []
     engine.counts(grid, 64 * GRAPH_BATCHES, lambda n: None)
     assert engine._graph is not None
@@ -121,8 +124,10 @@ def test_a_model_that_waits_for_the_device_is_not_recorded():
         assert float(images.mean()) < 10
         return model(images)
 
-    how = {"samples": 600, "batch_size": 16, "progress": False}
-    got, want = (rc.error_rate(each, x, 0.2, **how) for each in (waits, model))
+    got, want = (
+        rc.error_rate(rc.Engine(each, batch_size=16), x, 0.2, samples=600)
+        for each in (waits, model)
+    )
     np.testing.assert_array_equal(got.n_errors, want.n_errors)
     assert any("no CUDA graph" in note for note in got.provenance.notes)
     assert not any("no CUDA graph" in note for note in want.provenance.notes)
@@ -138,9 +143,9 @@ def test_lower_precision_on_the_device_counts_what_float32_does(precision):
         torch.manual_seed(0)
         model, x = ResNet(8).eval().cuda(), torch.rand(4, 3, 32, 32).cuda()
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        want = rc.error_rate(model, x, 0.2, samples=2048, batch_size=256, progress=False)
+        want = rc.error_rate(rc.Engine(model, batch_size=256), x, 0.2, samples=2048)
         got = rc.error_rate(
-            model, x, 0.2, samples=2048, batch_size=256, precision=precision, progress=False
+            rc.Engine(model, batch_size=256, precision=precision), x, 0.2, samples=2048
         )
     assert int(np.abs(got.n_errors - want.n_errors).sum()) <= 2
     assert any(precision in note for note in got.provenance.notes)
@@ -150,12 +155,12 @@ def test_lower_precision_on_the_device_counts_what_float32_does(precision):
 @cuda
 def test_a_full_device_halves_the_batch_and_changes_no_count():
     model, x = ResNet(8).eval().double().cuda(), torch.rand(4, 3, 32, 32).double().cuda()
-    want = rc.error_rate(model, x, 0.1, samples=4096, batch_size=64)
+    want = rc.error_rate(rc.Engine(model, batch_size=64), x, 0.1, samples=4096)
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
     held = torch.empty(free - 2**30, dtype=torch.uint8, device="cuda")
     try:
-        got = rc.error_rate(model, x, 0.1, samples=4096, batch_size=8192)
+        got = rc.error_rate(rc.Engine(model, batch_size=8192), x, 0.1, samples=4096)
     finally:
         del held
         torch.cuda.empty_cache()
@@ -221,22 +226,19 @@ def test_fused_descents_on_the_device_end_where_those_of_the_cpu_do(name, norm):
         assert float(close.double().mean()) > 0.98
 
 
-QUIET = {"progress": False}
 MEASURES = {
-    "sigma": lambda *on: rc.sigma_at_error_rate(*on, 0.1, samples=100, **QUIET).sigma,
+    "sigma": lambda *on: rc.sigma_at_error_rate(*on, 0.1, samples=100).sigma,
     "bisection": lambda *on: (
-        rc.sigma_at_error_rate(*on, 0.1, samples=100, method="bisection", **QUIET).sigma
+        rc.sigma_at_error_rate(*on, 0.1, samples=100, method="bisection").sigma
     ),
-    "splitting": lambda *on: (
-        rc.error_rate(*on, 0.02, samples=200, method="splitting", **QUIET).rate
-    ),
-    "certificate": lambda *on: rc.certify(*on, sigma=0.1, n0=20, n=200, **QUIET).n_top,
-    "answer": lambda *on: rc.predict(*on, sigma=0.1, n=200, **QUIET).counts,
-    "distance": lambda *on: rc.distance_to_error(*on, **QUIET).distance,
+    "splitting": lambda *on: rc.error_rate(*on, 0.02, samples=200, method="splitting").rate,
+    "certificate": lambda *on: rc.certify(*on, sigma=0.1, n0=20, n=200).n_top,
+    "answer": lambda *on: rc.predict(*on, sigma=0.1, n=200).counts,
+    "distance": lambda *on: rc.distance_to_error(*on).distance,
     "noisy distance": lambda *on: (
-        rc.noisy_distance(*on, sigma=0.05, points=6, samples=200, **QUIET).distance
+        rc.noisy_distance(*on, sigma=0.05, points=6, samples=200).distance
     ),
-    "window": lambda *on: rc.church_windows(*on, sigma=0.05, size=20, samples=100, **QUIET).sigma,
+    "window": lambda *on: rc.church_windows(*on, sigma=0.05, size=20, samples=100).sigma,
 }
 
 
@@ -265,5 +267,5 @@ def test_networks_are_trained_on_the_device(name, toy_networks, tmp_path):
     assert found.card["device"] == DEVICE
     assert 0.2 < found.card["test_accuracy"] <= 1
     images = torch.rand(3, 3, 8, 8, device=DEVICE)
-    rate = rc.error_rate(found.model.to(DEVICE).eval(), images, 0.1, samples=50, progress=False)
+    rate = rc.error_rate(found.model.to(DEVICE).eval(), images, 0.1, samples=50)
     assert rate.n_samples.sum() == 150

@@ -47,8 +47,6 @@ def bad(value):
         ({"confidence": 1}, ValueError, "confidence must lie strictly between 0 and 1"),
         ({"clip": (1, 0)}, ValueError, "clip must be .low, high. with low < high"),
         ({"clip": 1}, TypeError, "clip must be None or .low, high., was 1"),
-        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, was 0"),
-        ({"backend": "cublas"}, ValueError, "backend must be one of.*'cublas'"),
         ({"model": 3}, TypeError, "model must be callable, was int"),
         ({"model": lambda x: MODEL(x)[:, :1]}, ValueError, r"K at least 2, returned shape"),
         ({"model": lambda x: MODEL(x)[:-1]}, ValueError, "model must return logits .S, K."),
@@ -64,6 +62,24 @@ def test_refusals_of_both(function, change, error, message):
     model, x = arguments.pop("model"), arguments.pop("x")
     with pytest.raises(error, match=message):
         function(model, x, 0.1, **arguments)
+
+
+@pytest.mark.parametrize("function", [rc.error_rate, rc.sigma_at_error_rate])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, was 0"),
+        ({"block": 0}, ValueError, "block must be at least 1, was 0"),
+        ({"backend": "cublas"}, ValueError, "backend must be one of.*'cublas'"),
+        ({"compile": 1}, TypeError, "compile must be True or False, was 1"),
+        ({"precision": "float8"}, ValueError, "precision must be one of.*'float8'"),
+        ({"pixels": (1, 0)}, ValueError, "pixels must be .low, high. with low < high"),
+        ({"progress": "yes"}, TypeError, "progress must be True or False, was 'yes'"),
+    ],
+)
+def test_refusals_of_an_engine(function, change, error, message):
+    with pytest.raises(error, match=message):
+        function(rc.Engine(MODEL, **change), X, 0.1, Y, samples=100)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +139,7 @@ def test_model_and_x_on_different_devices():
 def test_a_backend_that_cannot_run_says_why(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(RuntimeError, match=r"backend must be able to run on device 'cpu'.*triton"):
-        rc.error_rate(MODEL, X, 0.1, Y, backend="triton")
+        rc.error_rate(rc.Engine(MODEL, backend="triton"), X, 0.1, Y)
 
 
 def test_what_is_accepted_is_not_refused():
@@ -131,7 +147,7 @@ def test_what_is_accepted_is_not_refused():
     assert record.ids.tolist() == [7]
     rc.error_rate(MODEL, X, np.array([0.1, 0.2]), Y.tolist(), samples=10, ids=np.array([5, 1, 9]))
     # 29 % of 100 draws: 0.29 * 100 is below 29 in floating point
-    rc.sigma_at_error_rate(MODEL, X, 0.29, Y, samples=100, sigma_max=5, progress=False)
+    rc.sigma_at_error_rate(MODEL, X, 0.29, Y, samples=100, sigma_max=5)
 
 
 def test_images_made_in_inference_mode_are_copied_for_autograd_refuses_them():

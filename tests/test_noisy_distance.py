@@ -198,7 +198,7 @@ def test_numbers_do_not_depend_on_batches_or_order():
     model, x, y = images(5)
     ids = torch.tensor([7, 3, 9, 1, 4])
 
-    def run(order, **how):
+    def run(order, model=model, **how):
         return rc.noisy_distance(
             model, x[order], y[order], sigma=[0.03, 0.04, 0.05, 0.06, 0.07][: len(order)]
             if len(order) == 1 else np.array([0.03, 0.04, 0.05, 0.06, 0.07])[order],
@@ -206,7 +206,7 @@ def test_numbers_do_not_depend_on_batches_or_order():
         )  # fmt: skip
 
     whole = run([0, 1, 2, 3, 4])
-    turned = run([4, 2, 0, 1, 3], batch_size=7)
+    turned = run([4, 2, 0, 1, 3], rc.Engine(model, batch_size=7))
     assert turned.ids.tolist() == ids[[4, 2, 0, 1, 3]].tolist()
     assert turned.distance == pytest.approx(whole.distance[[4, 2, 0, 1, 3]], rel=1e-3)
     assert (turned.n_errors == whole.n_errors[[4, 2, 0, 1, 3]]).all()
@@ -242,7 +242,7 @@ def test_record_is_saved_cut_and_shown(tmp_path):
 
 def test_engine_gives_classes_and_noisy_images_of_named_draws():
     model, x, y = images(3)
-    engine = Evaluator(model, x, y, batch_size=4)
+    engine = Evaluator(rc.Engine(model, batch_size=4), x, y)
     rows, samples = np.array([0, 2, 2, 1, 0]), np.array([5, 1, 9, 0, 5])
     sigma = np.full(5, 0.2)
     noisy = engine.noisy(*(torch.as_tensor(each) for each in (rows, sigma, samples)))

@@ -13,7 +13,6 @@ from robustcore.runs.rows import Rows, record_of, rows_of
 NET = Small().eval()
 LEVELS = torch.randint(256, (1, 3, 8, 8), generator=torch.Generator().manual_seed(0))
 X = LEVELS.float() / 255
-QUIET = {"progress": False}
 
 FORMS = {
     "numpy": X.numpy(),
@@ -27,12 +26,12 @@ FORMS = {
 }
 
 METHODS = {
-    "error_rate": lambda x, **k: rc.error_rate(NET, x, [0.1, 0.5], samples=40, **QUIET, **k),
-    "sigma": lambda x, **k: rc.sigma_at_error_rate(NET, x, 0.1, samples=60, **QUIET, **k),
-    "pgd": lambda x, **k: rc.pgd(NET, x, eps=0.5, norm=2, steps=3, **QUIET, **k),
-    "distance": lambda x, **k: rc.distance_to_error(NET, x, effort=50, **QUIET, **k),
-    "certify": lambda x, **k: rc.certify(NET, x, sigma=0.1, n0=10, n=60, **QUIET, **k),
-    "windows": lambda x, **k: rc.church_windows(NET, x, samples=50, rate=0.1, size=9, **QUIET, **k),
+    "error_rate": lambda x, **k: rc.error_rate(NET, x, [0.1, 0.5], samples=40, **k),
+    "sigma": lambda x, **k: rc.sigma_at_error_rate(NET, x, 0.1, samples=60, **k),
+    "pgd": lambda x, **k: rc.pgd(NET, x, eps=0.5, norm=2, steps=3, **k),
+    "distance": lambda x, **k: rc.distance_to_error(NET, x, effort=50, **k),
+    "certify": lambda x, **k: rc.certify(NET, x, sigma=0.1, n0=10, n=60, **k),
+    "windows": lambda x, **k: rc.church_windows(NET, x, samples=50, rate=0.1, size=9, **k),
 }
 
 
@@ -64,7 +63,7 @@ def test_one_image_gives_one_record_in_every_form(right, form, method, kept, tmp
 def test_tensors_of_a_record_come_back_from_rows(dtype, n):
     """With texts of an odd number of bytes beside them, a row is no multiple of the element."""
     net = Small().to(dtype).eval()
-    record = rc.pgd(net, torch.cat([X, X])[:n].to(dtype), eps=0.5, norm=2, steps=2, **QUIET)
+    record = rc.pgd(net, torch.cat([X, X])[:n].to(dtype), eps=0.5, norm=2, steps=2)
     rows = rows_of(record)
     for back in (rows, Rows.from_bytes(rows.to_bytes())):
         made = record_of(back)

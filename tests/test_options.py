@@ -5,6 +5,7 @@ that is made twice with nothing changed gives the same record: the control.
 """
 
 import inspect
+import warnings
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -32,8 +33,9 @@ class Instead:
     of: str
 
 
-# the question itself, a bar on the terminal, and the range that only a warning speaks of
-NOT_OPTIONS = {"model", "x", "y", "progress", "pixels"}
+NOT_OPTIONS = {"model", "x", "y"}  # the question itself
+# of an engine: how many images are measured at a time, where a warning is due, and a bar
+NO_NUMBER = {"block": 2, "pixels": (0.0, 0.01), "progress": True}
 
 
 class Curved(nn.Module):
@@ -60,15 +62,10 @@ def PICTURES(x):
 
 
 ELSEWHERE = (Y + 1) % 5
-ENGINE = {
-    "seed": 7,
-    "ids": [5, 6, 7, 8],
-    "batch_size": 3,
-    "backend": "reference",
-    "compile": True,
-}
-WHOLE = {"run": "folder", "block": 2}
-LOWER = {"precision": "bfloat16"}
+ENGINE = {"batch_size": 3, "backend": "reference", "compile": True}
+LOWER = {"precision": "bfloat16"}  # of draws of noise
+DRAWN = ("error_rate", "sigma_at_error_rate", "certify", "predict")
+ALL = {"seed": 7, "ids": [5, 6, 7, 8], "run": "folder"}
 NOISE = {"samples": 200}
 BY_PGD = {"method": "pgd", "effort": None}
 # function: what it is called with, then each option's other value (with what else it needs)
@@ -76,9 +73,7 @@ CASES = {
     "error_rate": (
         {"sigma": 0.3, "samples": 200},
         {
-            **ENGINE,
-            **WHOLE,
-            **LOWER,
+            **ALL,
             "sigma": 0.4,
             "samples": 210,
             "confidence": 0.9,
@@ -89,9 +84,7 @@ CASES = {
     "sigma_at_error_rate": (
         {"error_rate": 0.05, **NOISE},
         {
-            **ENGINE,
-            **WHOLE,
-            **LOWER,
+            **ALL,
             "error_rate": 0.1,
             "samples": 210,
             "rtol": 0.3,
@@ -104,8 +97,7 @@ CASES = {
     "error_curve": (
         {"rates": (0.1, 1e-3), **NOISE},
         {
-            **ENGINE,
-            **WHOLE,
+            **ALL,
             "rates": (0.1, 1e-4),
             "samples": 220,
             "level_probability": 0.3,
@@ -120,8 +112,7 @@ CASES = {
     "distance_to_error": (
         {"effort": 20},
         {
-            **ENGINE,
-            **WHOLE,
+            **ALL,
             "norm": "Linf",
             "method": Instead("pgd", "effort"),
             "box": (0.2, 0.8),
@@ -138,8 +129,7 @@ CASES = {
     "pgd": (
         {"eps": 0.3, "norm": "L2", "steps": 4},
         {
-            **ENGINE,
-            **WHOLE,
+            **ALL,
             "eps": 0.2,
             "norm": "Linf",
             "steps": 5,
@@ -154,8 +144,7 @@ CASES = {
     "noisy_distance": (
         {"sigma": 0.3, "points": 20, "samples": 100},
         {
-            **ENGINE,
-            **WHOLE,
+            **ALL,
             "sigma": 0.25,
             "error_rate": Instead(0.1, "sigma"),
             "points": 21,
@@ -170,8 +159,7 @@ CASES = {
     "audit_attack": (
         {"attack": lambda model, x, y: x + 0.3, "sigma": 0.3, "points": 20, "samples": 100},
         {
-            **ENGINE,
-            **WHOLE,
+            **ALL,
             "attack": lambda model, x, y: x - 0.3,
             "sigma": 0.25,
             "error_rates": Instead(0.1, "sigma"),
@@ -185,9 +173,7 @@ CASES = {
     "certify": (
         {"sigma": 0.3, "n0": 10, "n": 100, "alpha": 0.01},
         {
-            **ENGINE,
-            **WHOLE,
-            **LOWER,
+            **ALL,
             "sigma": 0.25,
             "n0": 11,
             "n": 110,
@@ -197,13 +183,12 @@ CASES = {
     ),
     "predict": (
         {"sigma": 0.3, "n": 1000, "alpha": 0.01},
-        {**ENGINE, **WHOLE, **LOWER, "sigma": 0.25, "n": 110, "alpha": 0.02, "early": True},
+        {**ALL, "sigma": 0.25, "n": 110, "alpha": 0.02, "early": True},
     ),
     "church_windows": (
         {"samples": 200, "size": 20, "sigma": 0.3},
         {
-            **ENGINE,
-            **WHOLE,
+            **ALL,
             "across": "orthogonal",
             "up": "orthogonal",
             "sigma": 0.25,
@@ -218,8 +203,7 @@ CASES = {
     "corruption_benchmark": (
         {"corruptions": ("gaussian_noise", "contrast"), "severities": (1,)},
         {
-            **ENGINE,
-            **WHOLE,
+            **ALL,
             "corruptions": ("gaussian_noise",),
             "severities": (2,),
             "storage": "jpeg",
@@ -247,10 +231,13 @@ def told(record):
     return values | {"provenance": made}
 
 
-def called(function, options):
+def called(function, options, engine=None):
+    """The record of a call with these options, and those of its engine."""
     options = {name: value for name, value in options.items() if value is not None}
     model, x = (PICTURES, LARGE) if function == "corruption_benchmark" else (MODEL, X)
-    return told(getattr(rc, function)(model, x, y=Y, progress=False, **options))
+    if engine is not None:
+        model = rc.Engine(model, **engine)
+    return told(getattr(rc, function)(model, x, y=Y, **options))
 
 
 def options_of(function):
@@ -304,3 +291,48 @@ def test_an_option_changes_the_record(function, option, baseline, tmp_path):
     if option == "run":
         changed["run"] = tmp_path
     assert called(function, changed) != baseline(function, options)
+
+
+def test_every_option_of_an_engine_is_tried():
+    options = set(inspect.signature(rc.Engine).parameters) - NOT_OPTIONS
+    assert options == ENGINE.keys() | LOWER.keys() | NO_NUMBER.keys()
+
+
+@pytest.mark.parametrize(
+    ("function", "option"),
+    [
+        *((function, option) for function in CASES for option in ENGINE),
+        *((function, option) for function in DRAWN for option in LOWER),
+    ],
+)
+def test_an_option_of_the_engine_changes_the_record(function, option, baseline):
+    options = CASES[function][0]
+    changed = called(function, options, {option: (ENGINE | LOWER)[option]})
+    assert changed != baseline(function, options)
+
+
+@pytest.mark.parametrize("function", sorted(CASES.keys() - DRAWN))
+def test_attacks_and_rare_errors_use_the_model_as_it_is(function, baseline):
+    options = CASES[function][0]
+    assert called(function, options, LOWER) == baseline(function, options)
+
+
+@pytest.mark.parametrize("option", NO_NUMBER)
+@pytest.mark.parametrize("function", CASES)
+def test_what_changes_no_number_does_what_it_is_for(function, option, baseline, capsys):
+    options = CASES[function][0]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = called(function, options, {option: NO_NUMBER[option]})
+    want = baseline(function, options)
+    drawn = capsys.readouterr().err
+    assert ("it/s" in drawn or "%" in drawn) == (option == "progress")
+    ranges = any(each.category is rc.PixelRangeWarning for each in said)
+    assert ranges == (option == "pixels")
+    notes = found["provenance"]["notes"]
+    assert any("2 blocks" in note for note in notes) == (option == "block")
+    if option == "block":  # the set-up is paid by another image, and rounding is of other batches
+        assert found["ids"] == want["ids"]
+        assert found["labels"] == want["labels"]
+    else:
+        assert found == want

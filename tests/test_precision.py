@@ -41,7 +41,7 @@ def table(n, draws, sigma=0.3):
 
 def test_counts_margins_and_classes_are_those_of_full_precision():
     model, x = setting()
-    full, lower = Evaluator(model, x), Evaluator(model, x, precision="bfloat16")
+    full, lower = Evaluator(model, x), Evaluator(rc.Engine(model, precision="bfloat16"), x)
     grid = np.array([0.1, 0.3])
     counts = full.counts(grid, 500, lambda n: None)
     assert counts.sum() > 100
@@ -60,7 +60,7 @@ def test_without_a_second_look_they_are_not(monkeypatch):
     monkeypatch.setattr(precision, "SAFE", 0.0)
     model, x = setting()
     slots = table(len(x), 500)
-    full, lower = Evaluator(model, x), Evaluator(model, x, precision="bfloat16")
+    full, lower = Evaluator(model, x), Evaluator(rc.Engine(model, precision="bfloat16"), x)
     assert ((lower.margins(*slots) > 0) != (full.margins(*slots) > 0)).any()
 
 
@@ -73,9 +73,10 @@ def test_bfloat16_of_a_network_keeps_its_counts():
     model, x, y = rc.load_example("cifar10-adv", 12)
     close = [6, 7, 9]
     x, y = x[close], y[close]
-    how = {"samples": 100, "progress": False, "compile": False}
-    full = rc.error_rate(model, x, 0.05, y, **how)
-    lower = rc.error_rate(model, x, 0.05, y, precision="bfloat16", **how)
+    full, lower = (
+        rc.error_rate(rc.Engine(model, compile=False, precision=name), x, 0.05, y, samples=100)
+        for name in (None, "bfloat16")
+    )
     assert (lower.n_errors == full.n_errors).all()
     assert (lower.n_forward == full.n_forward).all()
     assert "bfloat16" in " ".join(lower.provenance.notes)
@@ -83,14 +84,14 @@ def test_bfloat16_of_a_network_keeps_its_counts():
 
 def test_sigma_and_radius_take_it():
     model, x = setting()
-    how = {"progress": False, "samples": 400}
+    how = {"samples": 400}
     full = rc.sigma_at_error_rate(model, x, 0.05, **how)
-    lower = rc.sigma_at_error_rate(model, x, 0.05, precision="bfloat16", **how)
+    lower = rc.sigma_at_error_rate(rc.Engine(model, precision="bfloat16"), x, 0.05, **how)
     assert (lower.status == full.status).all()
     assert (lower.bracket_low <= full.bracket_high).all()
     assert (full.bracket_low <= lower.bracket_high).all()
-    how = {"progress": False, "sigma": 0.2, "n": 600}
-    lower = rc.certify(model, x, precision="bfloat16", **how)
+    how = {"sigma": 0.2, "n": 600}
+    lower = rc.certify(rc.Engine(model, precision="bfloat16"), x, **how)
     assert (lower.n_top == rc.certify(model, x, **how).n_top).all()
 
 
@@ -105,7 +106,7 @@ def test_answers_that_are_not_finite_are_in_doubt():
 def test_a_fused_network_has_no_need_of_it():
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)).eval()
     x = torch.rand(2, 3, 4, 4)
-    engine = Evaluator(model, x, precision="bfloat16")
+    engine = Evaluator(rc.Engine(model, precision="bfloat16"), x)
     assert engine.fused is not None
     assert engine.coarse is None
 
@@ -113,20 +114,19 @@ def test_a_fused_network_has_no_need_of_it():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"precision": "float8"}, "precision must be one of bfloat16, tf32, was 'float8'"),
+        ({"precision": "float8"}, "precision must be one of bfloat16, tf32 or None, was 'float8'"),
         ({"precision": "tf32"}, "precision must be 'bfloat16' or None on cpu, was 'tf32'"),
         ({"model": setting()[0].double()}, "left out for images in torch.float64"),
-        ({"method": "splitting"}, "precision must be left out with method='splitting'"),
     ],
 )
 def test_what_cannot_be_is_named(change, message):
     model, x = setting()
-    arguments = {"model": model, "x": x, "precision": "bfloat16", "progress": False} | change
+    model, name = change.pop("model", model), change.pop("precision", "bfloat16")
     with pytest.raises(ValueError, match=message):
-        rc.sigma_at_error_rate(**arguments)
+        rc.sigma_at_error_rate(rc.Engine(model, precision=name), x, **change)
 
 
 def test_a_randomised_model_is_refused():
     _, x = setting()
     with pytest.raises(ValueError, match="precision must be left out for a randomised model"):
-        rc.error_rate(lambda x: torch.rand(len(x), 3), x, 0.1, precision="bfloat16")
+        rc.error_rate(rc.Engine(lambda x: torch.rand(len(x), 3), precision="bfloat16"), x, 0.1)

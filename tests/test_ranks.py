@@ -61,7 +61,7 @@ with runs.alone():
     if rank == 1:
         rate(x=X[:3], block=None)  # a call of one rank, which the other need not join
 import robustcore as rc
-near = rc.distance_to_error(Small(), X, effort=5, progress=False)
+near = rc.distance_to_error(Small(), X, effort=5)
 near.save(f"{folder}/near{rank}.npz")
 try:
     rate(samples=60 + rank)

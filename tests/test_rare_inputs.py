@@ -208,15 +208,23 @@ def same(one, other):
 def test_the_batch_size_changes_nothing(waves, batch_size):
     model, x, how, curve = waves
     if batch_size == 1:  # slow: one image
-        same(rc.error_curve(model, x[:1], ids=[7], batch_size=1, **how), curve[0])
+        same(rc.error_curve(rc.Engine(model, batch_size=1), x[:1], ids=[7], **how), curve[0])
     else:
-        same(rc.error_curve(model, x, ids=torch.arange(5) + 7, batch_size=batch_size, **how), curve)
+        same(
+            rc.error_curve(
+                rc.Engine(model, batch_size=batch_size), x, ids=torch.arange(5) + 7, **how
+            ),
+            curve,
+        )
 
 
 @pytest.mark.skipif(unavailable("native", "cpu") is not None, reason="no compiled extension")
 def test_backends_change_nothing(waves):
     model, x, how, _ = waves
-    each = [rc.error_curve(model, x[:2], backend=name, **how) for name in ("native", "reference")]
+    each = [
+        rc.error_curve(rc.Engine(model, backend=name), x[:2], **how)
+        for name in ("native", "reference")
+    ]
     same(*each)
 
 

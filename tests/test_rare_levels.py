@@ -98,7 +98,7 @@ def test_a_clip_reaches_splitting():
     model, (x, y) = HalfSpace(3, 0.45), grey(3, (1, 1, 3))
     found = {}
     for clip in (None, (0.2, 0.8)):
-        how = {"samples": 500, "clip": clip, "progress": False}
+        how = {"samples": 500, "clip": clip}
         one = rc.sigma_at_error_rate(model, x, 1e-3, y, method="splitting", **how)
         curve = rc.error_curve(model, x, y, [1e-3], **how)
         for name in ("sigma", "sigma_low", "sigma_high"):

@@ -28,7 +28,9 @@ def test_records_come_back_from_disk_and_through_runs(tmp_path):
         assert again.provenance == record.provenance
         assert record.provenance.method == "splitting"
     assert sigma.provenance.settings["particles"] == 100
-    kept = rc.error_curve(MODEL, X, Y, (0.01, 1e-4), run=tmp_path / "run", block=1, **how)
+    kept = rc.error_curve(
+        rc.Engine(MODEL, block=1), X, Y, (0.01, 1e-4), run=tmp_path / "run", **how
+    )
     same(kept, curve)
     table = curve.columns()
     assert table["rates"].tolist() == [0.01, 1e-4] * 2

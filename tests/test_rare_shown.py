@@ -12,7 +12,7 @@ from robustcore.cli import main
 from robustcore.report.sections.rare import with_plain_draws
 from robustcore.results import Record
 
-SMALL = {"samples": 500, "progress": False}
+SMALL = {"samples": 500}
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_the_command_names_bad_input(tmp_path, capsys):
 def test_the_report_has_a_section_with_a_row_for_each_image_and_rate(tmp_path):
     x, y = grey(2)
     made = rc.report(
-        HalfSpace(16, 0.5), x, y, out=tmp_path, sections=["noise", "rare"], progress=False,
+        HalfSpace(16, 0.5), x, y, out=tmp_path, sections=["noise", "rare"],
         samples=100, rate=0.05,
     )  # fmt: skip
     found = made.records["model"]["rare"]

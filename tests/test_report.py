@@ -58,7 +58,7 @@ def made(tmp_path_factory):
     x, y = grey(6, (3, 8, 8))
     pair = {"near": HalfSpace(192, 0.2), "far <b>": HalfSpace(192, 0.4)}
     y[5] = 1  # misclassified
-    return rc.report(pair, x, y, out=out, classes=["right", "wrong"], progress=False, **SMALL)
+    return rc.report(pair, x, y, out=out, classes=["right", "wrong"], **SMALL)
 
 
 def test_the_page_stands_alone_and_holds_every_section(made):
@@ -123,7 +123,7 @@ def test_known_records_are_not_measured_again(made, tmp_path, monkeypatch):
     x, y = grey(6, (3, 8, 8))
     y[5] = 1
     known = {"model": {"sigma": made.records["near"]["sigma"]}}
-    shared = {"sections": ["noise"], "progress": False, **SMALL}
+    shared = {"sections": ["noise"], **SMALL}
     again = rc.report(HalfSpace(192, 0.2), x, y, out=tmp_path, records=known, **shared)
     assert again.records["model"]["sigma"] is known["model"]["sigma"]
     with pytest.raises(ValueError, match="records must be of the images in x, 'sigma' has other"):
@@ -147,7 +147,7 @@ class Steps(nn.Module):
 
 def test_what_cannot_be_made_is_left_out_in_plain_words(tmp_path):
     x, y = grey(4, (3, 8, 8))
-    made = rc.report({"steps": Steps()}, x, y, out=tmp_path, progress=False, **SMALL)
+    made = rc.report({"steps": Steps()}, x, y, out=tmp_path, **SMALL)
     assert "sigma" in made.records["steps"]
     assert "distance" not in made.records["steps"]
     for title in ("Nearest error", "Agreement with theory", "Slices"):
@@ -180,7 +180,7 @@ def test_bad_input_is_named_and_nothing_is_written(more, error, message, tmp_pat
     x, y = grey(2, (3, 8, 8))
     arguments = {"models": HalfSpace(192, 0.2), "x": x, "y": y, "out": "out", **SMALL, **more}
     with pytest.raises(error, match=message):
-        rc.report(progress=False, **arguments)
+        rc.report(**arguments)
     assert not list(tmp_path.glob("out/*.html"))
 
 
@@ -270,7 +270,7 @@ def test_the_page_opens_in_chromium(made, tmp_path):
 def test_one_window_is_kept_by_a_run(tmp_path):
     x, y = grey(2, (3, 8, 8))
     # with an even size the bytes of a record are no multiple of 4
-    some = SMALL | {"sections": ["noise", "slices"], "size": 32, "progress": False}
+    some = SMALL | {"sections": ["noise", "slices"], "size": 32}
     plain = rc.report(HalfSpace(192, 0.2), x, y, out=tmp_path / "a", **some)
     kept = rc.report(HalfSpace(192, 0.2), x, y, out=tmp_path / "b", run=tmp_path / "run", **some)
     again = rc.report(HalfSpace(192, 0.2), x, y, out=tmp_path / "c", run=tmp_path / "run", **some)
@@ -312,7 +312,7 @@ def test_a_section_that_fails_is_said_to_have_failed(tmp_path, error, words):
     x, y = grey(3, (3, 8, 8))
     some = SMALL | {"sections": ["noise", "distance", "agreement", "settings"]}
     pair = {"whole": HalfSpace(192, 0.2), "brittle": Brittle(error)}
-    made = rc.report(pair, x, y, out=tmp_path, progress=False, **some)
+    made = rc.report(pair, x, y, out=tmp_path, **some)
     assert made.failed == {"Nearest error": (f"brittle: {words}.",)}
     assert made.skipped["Agreement with theory"][0].startswith("brittle: it needs both")
     assert "sigma" in made.records["brittle"]
@@ -329,7 +329,7 @@ def test_a_section_that_cannot_be_drawn_leaves_the_others(tmp_path, monkeypatch,
 
     monkeypatch.setattr(noise, "show", broken)
     x, y = grey(3, (3, 8, 8))
-    some = SMALL | {"sections": ["noise", "settings"], "progress": False}
+    some = SMALL | {"sections": ["noise", "settings"]}
     made = rc.report(HalfSpace(192, 0.2), x, y, out=tmp_path, **some)
     assert made.failed == {"Noise": ("IndexError: list index out of range.",)}
     assert "sigma" in made.records["model"]
@@ -343,4 +343,4 @@ def test_a_section_that_cannot_be_drawn_leaves_the_others(tmp_path, monkeypatch,
 
 def test_models_are_named_by_strings(tmp_path):
     with pytest.raises(TypeError, match="models must be named by strings, one was named 3"):
-        rc.report({3: HalfSpace(192, 0.2)}, *grey(2, (3, 8, 8)), out=tmp_path, progress=False)
+        rc.report({3: HalfSpace(192, 0.2)}, *grey(2, (3, 8, 8)), out=tmp_path)

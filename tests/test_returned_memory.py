@@ -14,7 +14,6 @@ from robustcore.network import Network
 
 NET = Small().eval()
 X = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-QUIET = {"progress": False, "batch_size": 16}
 
 
 def first_of_a_buffer():
@@ -59,22 +58,26 @@ MODELS = {
     )
 }  # fmt: skip
 
+
+def in_small_batches(model):
+    return rc.Engine(model, batch_size=16)
+
+
 METHODS = {
-    "error_rate": lambda m: rc.error_rate(m, X, [0.3, 1.0], samples=60, **QUIET),
-    "error_rate, y": lambda m: rc.error_rate(m, X, 0.3, torch.arange(6) % 5, samples=60, **QUIET),
-    "precision": lambda m: rc.error_rate(m, X, 0.5, samples=60, precision="bfloat16", **QUIET),
-    "sigma": lambda m: rc.sigma_at_error_rate(m, X, 0.1, samples=60, **QUIET),
-    "rare": lambda m: rc.error_curve(
-        m, X[:2], rates=(0.1, 1e-3), samples=200, second_look=False, **QUIET
+    "error_rate": lambda m: rc.error_rate(m, X, [0.3, 1.0], samples=60),
+    "error_rate, y": lambda m: rc.error_rate(m, X, 0.3, torch.arange(6) % 5, samples=60),
+    "precision": lambda m: rc.error_rate(
+        rc.Engine(m.model, batch_size=16, precision="bfloat16"), X, 0.5, samples=60
     ),
-    "certify": lambda m: rc.certify(m, X, sigma=0.3, n0=20, n=60, **QUIET),
-    "predict": lambda m: rc.predict(m, X, sigma=0.3, n=60, **QUIET),
+    "sigma": lambda m: rc.sigma_at_error_rate(m, X, 0.1, samples=60),
+    "rare": lambda m: rc.error_curve(m, X[:2], rates=(0.1, 1e-3), samples=200, second_look=False),
+    "certify": lambda m: rc.certify(m, X, sigma=0.3, n0=20, n=60),
+    "predict": lambda m: rc.predict(m, X, sigma=0.3, n=60),
     "corruptions": lambda m: rc.corruption_benchmark(
-        lambda t: m(t[..., ::4, ::4]),
+        rc.Engine(lambda t: m.model(t[..., ::4, ::4]), batch_size=16),
         X.repeat(1, 1, 4, 4),
         corruptions=("contrast", "gaussian_noise"),
         severities=5,
-        **QUIET,
     ),
 }
 
@@ -85,13 +88,15 @@ def arrays(record) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def right():
-    return {name: arrays(method(lambda t: NET(t))) for name, method in METHODS.items()}
+    return {
+        name: arrays(method(in_small_batches(lambda t: NET(t)))) for name, method in METHODS.items()
+    }
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_buffer_is_read_before_it_is_written_again(right, model, method):
-    made = MODELS[model]()
+    made = in_small_batches(MODELS[model]())
     for name, value in arrays(METHODS[method](made)).items():
         np.testing.assert_array_equal(value, right[method][name], err_msg=name)
 
@@ -109,8 +114,10 @@ def test_a_networks_answers_can_be_kept(model):
 
 
 def test_logits_that_are_a_part_of_the_input_are_kept():
-    record = rc.error_rate(lambda t: t.flatten(1)[:, :5], X, 0.3, samples=60, **QUIET)
-    want = rc.error_rate(lambda t: t.flatten(1)[:, :5] * 1, X, 0.3, samples=60, **QUIET)
+    part, copy = lambda t: t.flatten(1)[:, :5], lambda t: t.flatten(1)[:, :5] * 1
+    record, want = (
+        rc.error_rate(in_small_batches(each), X, 0.3, samples=60) for each in (part, copy)
+    )
     np.testing.assert_array_equal(record.n_errors, want.n_errors)
     assert 0 < want.n_errors.sum() < want.n_samples.sum()
 
@@ -126,10 +133,10 @@ def test_attacks_see_each_answer_of_a_buffer(method):
         return buffer[: len(t)]
 
     measure = {
-        "distance": lambda m: rc.distance_to_error(m, X, effort=60, **QUIET),
-        "pgd": lambda m: rc.pgd(m, X, eps=0.5, norm=2, steps=5, restarts=2, **QUIET),
-        "noisy": lambda m: rc.noisy_distance(m, X[:2], sigma=0.3, points=20, samples=60, **QUIET),
+        "distance": lambda m: rc.distance_to_error(m, X, effort=60),
+        "pgd": lambda m: rc.pgd(m, X, eps=0.5, norm=2, steps=5, restarts=2),
+        "noisy": lambda m: rc.noisy_distance(m, X[:2], sigma=0.3, points=20, samples=60),
     }[method]
-    mine, want = (arrays(measure(each)) for each in (model, lambda t: NET(t)))
+    mine, want = (arrays(measure(in_small_batches(each))) for each in (model, lambda t: NET(t)))
     for name, value in mine.items():
         np.testing.assert_array_equal(value, want[name], err_msg=name)

@@ -16,18 +16,20 @@ from models import Slab, Small, grey
 
 import robustcore as rc
 from robustcore import runs
+from robustcore.network import SPREAD
 from robustcore.runs import whole
 from robustcore.runs.errors import FILE
 from robustcore.runs.rows import record_of, rows_of
 
 X = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 ASKED = 32  # evaluations by which a run knows its model again: 16 inputs, twice
-KEPT = {"samples": 60, "progress": False, "block": 4}
+SET_UP = 15  # and of an engine that is new: 14, and one to count the model's operations
 IN_ANOTHER_PROCESS = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
 
 
-def rate(run=None, model=None, x=X, **more):
-    return rc.error_rate(model or Small(), x, run=run, **({"sigma": [0.1, 0.3]} | KEPT | more))
+def rate(run=None, model=None, x=X, block=4, batch_size=None, **more):
+    engine = rc.Engine(model or Small(), block=block, batch_size=batch_size)
+    return rc.error_rate(engine, x, run=run, **{"sigma": [0.1, 0.3], "samples": 60, **more})
 
 
 def same(a, b):
@@ -76,9 +78,9 @@ def test_a_run_gives_the_numbers_of_a_call_without(tmp_path):
         (rc.pgd, {"eps": [0.1, 0.9], "norm": 2, "steps": 5}),
     ):
         more |= {"samples": 60} if "rate" in function.__name__ else {}
-        found = function(model, x, y=y, run=tmp_path, progress=False, **more)
-        plain = function(model, x, y=y, progress=False, **more)
-        for name in set(found.columns()) - {"n_forward"}:  # the engine's probes come by block
+        found = function(model, x, y=y, run=tmp_path, **more)
+        plain = function(model, x, y=y, **more)
+        for name in set(found.columns()) - {"n_forward"}:  # in blocks no set-up is counted
             left, right = found.columns()[name], plain.columns()[name]
             if left.dtype.kind == "f":
                 np.testing.assert_allclose(left, right, rtol=1e-5)
@@ -92,7 +94,7 @@ def test_a_run_gives_the_numbers_of_a_call_without(tmp_path):
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
 def test_rows_give_the_record_back_bit_for_bit(kind):
     model = Small().to(kind)
-    record = rc.distance_to_error(model, X[:5].to(kind), effort=5, progress=False)
+    record = rc.distance_to_error(model, X[:5].to(kind), effort=5)
     rows = rows_of(record)
     again = record_of(type(rows).from_bytes(rows.to_bytes()))
     assert same(record, again)
@@ -145,7 +147,7 @@ def test_targets_go_with_their_images(tmp_path):
     model, y = Slab(16, 0.5), torch.zeros(9, dtype=torch.long)
     targets = torch.tensor([1, 2] * 4 + [1])
     found = rc.distance_to_error(
-        model, grey(9)[0], y, targets=targets, effort=10, run=tmp_path, block=2, progress=False
+        rc.Engine(model, block=2), grey(9)[0], y, targets=targets, effort=10, run=tmp_path
     )
     assert found.targets.tolist() == targets.tolist()
     assert found.label_adv.tolist() == targets.tolist()
@@ -206,7 +208,8 @@ def test_the_first_interrupt_finishes_the_block_in_flight(tmp_path, capsys):
     assert done % 4 == 0
     again = Counted()
     assert same(rate(tmp_path / "run", again), want)
-    assert interrupted.seen + again.seen - ASKED == model.seen  # not an evaluation was lost
+    # not an evaluation was lost: the model was looked at once more, and its largest batch
+    assert interrupted.seen + again.seen == model.seen + ASKED + SET_UP + SPREAD
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
@@ -282,5 +285,5 @@ def test_provenance_tells_of_blocks_and_sessions(tmp_path):
 @pytest.mark.parametrize(("block", "words"), [(2, "2 blocks"), (4, "1 block"), (1, "4 blocks")])
 def test_blocks_are_counted_in_words(block, words):
     x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = rc.error_rate(Small(), x, 0.1, samples=5, block=block, progress=False)
+    found = rc.error_rate(rc.Engine(Small(), block=block), x, 0.1, samples=5)
     assert found.provenance.notes[-1] == f"measured in {words}"

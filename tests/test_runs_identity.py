@@ -255,7 +255,7 @@ def test_what_all_logits_have_in_common_does_not_hide_how_they_differ(common):
 @pytest.mark.parametrize("images", [torch.float16, torch.float32, torch.float64])
 def test_a_run_asks_the_model_in_the_type_of_its_parameters(model, images, tmp_path):
     net, x = Small().eval().to(model), torch.full((2, 3, 8, 8), 0.5, dtype=images)
-    how = {"samples": 5, "progress": False}
+    how = {"samples": 5}
     kept = rc.error_rate(net, x, 0.05, run=tmp_path, **how)
     assert same(kept, rc.error_rate(net, x, 0.05, run=tmp_path, **how))
     assert kept.n_errors.tolist() == rc.error_rate(net, x, 0.05, **how).n_errors.tolist()

@@ -59,7 +59,7 @@ def make():
 
 def nearest(model, x, y):
     """An attack, as a user would write it."""
-    return rc.distance_to_error(model, x, y, effort=5, progress=False).x_adv
+    return rc.distance_to_error(model, x, y, effort=5).x_adv
 
 
 MEASURES = {
@@ -83,10 +83,10 @@ MEASURES = {
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_run_that_failed_goes_on_to_the_same_record(tmp_path, name):
     measure = MEASURES[name]
-    plain = measure(Watched(), X, progress=False)
+    plain = measure(Watched(), X)
     model = Watched()
-    want = measure(model, X, progress=False, run=tmp_path / "whole", block=2)
-    for column in set(want.columns()) - {"n_forward"}:  # probes come by block
+    want = measure(rc.Engine(model, block=2), X, run=tmp_path / "whole")
+    for column in set(want.columns()) - {"n_forward"}:  # in blocks no set-up is counted
         left, right = want.columns()[column], plain.columns()[column]
         if left.dtype.kind == "f":
             np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-6)
@@ -94,32 +94,32 @@ def test_a_run_that_failed_goes_on_to_the_same_record(tmp_path, name):
             assert left.tolist() == right.tolist(), column
     broken = Watched(ASKED + (model.seen - ASKED) * 2 // 3, stop)
     with pytest.raises(RuntimeError, match="stopped here"):
-        measure(broken, X, progress=False, run=tmp_path / "b", block=2)
+        measure(rc.Engine(broken, block=2), X, run=tmp_path / "b")
     (half,) = runs.progress(tmp_path / "b")
     assert 0 < half.images < len(X)
     again = Watched()
-    assert same(measure(again, X, progress=False, run=tmp_path / "b", block=2), want)
+    assert same(measure(rc.Engine(again, block=2), X, run=tmp_path / "b"), want)
     assert again.seen < model.seen
     with pytest.raises(ValueError, match="seed must be that of the run"):
-        measure(Watched(), X, progress=False, run=tmp_path / "b", block=2, seed=1)
+        measure(rc.Engine(Watched(), block=2), X, run=tmp_path / "b", seed=1)
 
 
 def test_sigmas_and_points_go_with_their_images(tmp_path):
     model = Sparse()
-    sigma = rc.sigma_at_error_rate(model, X, 0.3, samples=60, progress=False)
+    sigma = rc.sigma_at_error_rate(model, X, 0.3, samples=60)
     points = X + 0.2 * torch.randn(X.shape, generator=torch.Generator().manual_seed(1))
     how = {"sigma": sigma, "up": points, "across": "orthogonal", "samples": 60, "size": 9}
-    want = rc.church_windows(model, X, progress=False, **how)
-    found = rc.church_windows(model, X, progress=False, run=tmp_path, block=1, **how)
+    want = rc.church_windows(model, X, **how)
+    found = rc.church_windows(rc.Engine(model, block=1), X, run=tmp_path, **how)
     assert found.classes.tolist() == want.classes.tolist()
     assert found.sigma.tolist() == want.sigma.tolist()
-    other = rc.sigma_at_error_rate(model, X, 0.3, samples=60, seed=1, progress=False)
+    other = rc.sigma_at_error_rate(model, X, 0.3, samples=60, seed=1)
     with pytest.raises(ValueError, match="sigma must be that of the run"):
-        rc.church_windows(model, X, progress=False, run=tmp_path, **how | {"sigma": other})
+        rc.church_windows(model, X, run=tmp_path, **how | {"sigma": other})
 
 
 def test_sigmas_of_an_audit_are_a_grid_unless_they_have_two_dimensions(tmp_path):
-    how = {"points": 20, "samples": 60, "progress": False}
+    how = {"points": 20, "samples": 60}
     grid = rc.audit_attack(Sparse(), X[:2], None, nearest, sigma=[0.1, 0.2], run=tmp_path, **how)
     assert grid.sigma.tolist() == [[0.1, 0.2]] * 2
     rows = np.array([[0.1], [0.2]])
@@ -128,7 +128,7 @@ def test_sigmas_of_an_audit_are_a_grid_unless_they_have_two_dimensions(tmp_path)
 
 
 def test_another_attack_is_another_run(tmp_path):
-    how = {"sigma": 0.2, "points": 20, "samples": 60, "progress": False, "run": tmp_path}
+    how = {"sigma": 0.2, "points": 20, "samples": 60, "run": tmp_path}
     rc.audit_attack(Sparse(), X[:1], None, nearest, **how)
     with pytest.raises(ValueError, match="attack must be that of the run"):
         rc.audit_attack(Sparse(), X[:1], None, lambda model, x, y: x + 0.1, **how)
@@ -179,7 +179,7 @@ def test_an_attack_is_known_by_its_settings(name):
 
 
 def test_an_attack_of_other_settings_is_refused(tmp_path):
-    how = {"sigma": 0.2, "points": 20, "samples": 60, "progress": False, "run": tmp_path}
+    how = {"sigma": 0.2, "points": 20, "samples": 60, "run": tmp_path}
     first = rc.audit_attack(Sparse(), X[:1], None, Moves(0.1), **how)
     again = rc.audit_attack(Sparse(), X[:1], None, Moves(0.1), **how)
     assert np.array_equal(again.sigma, first.sigma)
@@ -190,15 +190,15 @@ def test_an_attack_of_other_settings_is_refused(tmp_path):
 def test_one_function_is_kept_under_several_names(tmp_path):
     for norm in ("2", "inf"):
         with runs.named(f"l{norm}"):
-            rc.pgd(Sparse(), X, eps=0.1, norm=norm, steps=3, run=tmp_path, progress=False)
+            rc.pgd(Sparse(), X, eps=0.1, norm=norm, steps=3, run=tmp_path)
     assert {each.function for each in runs.progress(tmp_path)} == {"pgd, l2", "pgd, linf"}
     with runs.named("l2"), pytest.raises(ValueError, match="norm must be that of the run"):
-        rc.pgd(Sparse(), X, eps=0.1, norm="inf", steps=3, run=tmp_path, progress=False)
+        rc.pgd(Sparse(), X, eps=0.1, norm="inf", steps=3, run=tmp_path)
 
 
 # -- a report -----------------------------------------------------------------------------------
 
-REPORT = {"samples": 60, "points": 10, "effort": 5, "windows": 2, "size": 17, "progress": False}
+REPORT = {"samples": 60, "points": 10, "effort": 5, "windows": 2, "size": 17}
 
 
 def test_a_report_goes_on_and_refuses_what_has_changed(tmp_path):

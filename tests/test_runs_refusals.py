@@ -112,7 +112,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["head", "cut", "noise", "other", "image"])
 def test_a_damaged_file_is_named_and_what_can_be_read_is_saved(tmp_path, damage):
-    want = rc.distance_to_error(Small(), X, run=tmp_path, effort=5, block=1, progress=False)
+    want = rc.distance_to_error(rc.Engine(Small(), block=1), X, run=tmp_path, effort=5)
     path = tmp_path / FILE
     content = bytearray(path.read_bytes())
     middle = len(content) * 9 // 10
@@ -130,7 +130,7 @@ def test_a_damaged_file_is_named_and_what_can_be_read_is_saved(tmp_path, damage)
     path.write_bytes(bytes(content))
 
     def again():
-        return rc.distance_to_error(Small(), X, run=tmp_path, effort=5, block=1, progress=False)
+        return rc.distance_to_error(rc.Engine(Small(), block=1), X, run=tmp_path, effort=5)
 
     with pytest.raises(ValueError, match="damaged or another kind of file"):
         again()

@@ -20,8 +20,6 @@ from robustcore.search.quantile import CHECKING, DONE, PILOTING
 from robustcore.search.radii import Radii
 from robustcore.stats import group_ranks
 
-QUIET = {"progress": False}
-
 
 def radii(model, x, samples, seed=0):
     """(B, N), sorted: where each draw comes to err, by its height over the plane at sigma 1."""
@@ -53,7 +51,7 @@ def ranks(samples, rate, confidence):
 def test_quantile_gives_order_statistics_of_the_radii(model_type, rate, samples, confidence):
     model, (x, y) = model_type(16, 0.5), grey(30)
     record = rc.sigma_at_error_rate(
-        model, x, rate, y, samples=samples, confidence=confidence, sigma_max=4.0, seed=3, **QUIET
+        model, x, rate, y, samples=samples, confidence=confidence, sigma_max=4.0, seed=3
     )
     known = radii(model, x, samples, seed=3)
     low, rank, high = ranks(samples, rate, confidence)
@@ -77,7 +75,7 @@ def test_quantile_gives_order_statistics_of_the_radii(model_type, rate, samples,
 
 def test_bisection_gives_guesses_that_bound_the_same_order_statistics():
     model, (x, y), samples, rate = HalfSpace(16, 0.5), grey(10), 300, 0.05
-    record = rc.sigma_at_error_rate(model, x, rate, y, samples=samples, method="bisection", **QUIET)
+    record = rc.sigma_at_error_rate(model, x, rate, y, samples=samples, method="bisection")
     known = radii(model, x, samples)
     low, rank, high = ranks(samples, rate, 0.95)
     assert (record.bracket_low <= known[:, rank - 1]).all()
@@ -123,7 +121,7 @@ def test_sigma_max_does_not_set_the_answer(model_type, distance, sigma_max):
     known = radii(HalfSpace(16, distance), x, samples)[:, int(0.1 * samples)]
     for more in ({}, {"rtol": 0.05}, {"method": "bisection"}):
         record = rc.sigma_at_error_rate(
-            model, x, 0.1, y, samples=samples, sigma_max=sigma_max, **more, **QUIET
+            model, x, 0.1, y, samples=samples, sigma_max=sigma_max, **more
         )
         assert (record.status == "found").all()
         assert (record.bracket_low > 0).all()
@@ -139,7 +137,7 @@ def test_splitting_finds_images_next_to_the_boundary_from_any_sigma_max(model_ty
     model, (x, y) = model_type(16, 2.4e-6), grey(3)
     for sigma_max in (1.0, 1e8):
         record = rc.sigma_at_error_rate(
-            model, x, 1e-4, y, samples=500, sigma_max=sigma_max, method="splitting", **QUIET
+            model, x, 1e-4, y, samples=500, sigma_max=sigma_max, method="splitting"
         )
         assert (record.status == "found").all()
         assert record.sigma == pytest.approx(model.sigma(1e-4), rel=0.15)
@@ -152,7 +150,7 @@ def test_a_model_that_errs_in_the_faintest_noise_ends_the_search():
 
     x, y = grey(2)
     for method in ("quantile", "bisection"):
-        record = rc.sigma_at_error_rate(fragile, x, 0.1, y, samples=50, method=method, **QUIET)
+        record = rc.sigma_at_error_rate(fragile, x, 0.1, y, samples=50, method=method)
         assert (record.sigma < 1e-6).all()
 
 
@@ -399,12 +397,12 @@ def test_no_draw_bounds_sigma_from_below_or_above_where_no_rank_does():
     (x, y), samples = grey(6), 100
     few = HalfSpace(16, 0.5)
     assert ranks(samples, 0.02, 0.95)[0] == 0
-    record = rc.sigma_at_error_rate(few, x, 0.02, y, samples=samples, sigma_max=4.0, **QUIET)
+    record = rc.sigma_at_error_rate(few, x, 0.02, y, samples=samples, sigma_max=4.0)
     assert (record.sigma_low == 0).all()
     assert (record.bracket_low > 0).all()
     slab, known = Slab(16, 0.5), radii(Slab(16, 0.5), x, samples)
     high = ranks(samples, 0.98, 0.95)[2]
     assert high == samples + 1
-    record = rc.sigma_at_error_rate(slab, x, 0.98, y, samples=samples, sigma_max=1e4, **QUIET)
+    record = rc.sigma_at_error_rate(slab, x, 0.98, y, samples=samples, sigma_max=1e4)
     assert np.isinf(record.sigma_high).all()
     assert record.sigma == pytest.approx(known[:, 98], rel=0.02)

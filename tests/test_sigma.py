@@ -47,9 +47,7 @@ def test_interval_covers_sigma(model_type, rate, samples, rtol):
     model = model_type(16, 0.5)
     repeats = REPEATS * 1000 // samples
     x, y = grey(repeats)
-    record = rc.sigma_at_error_rate(
-        model, x, rate, y, samples=samples, rtol=rtol, sigma_max=10, progress=False
-    )
+    record = rc.sigma_at_error_rate(model, x, rate, y, samples=samples, rtol=rtol, sigma_max=10)
     truth = model.sigma(rate)
     assert (record.status == "found").all()
     assert within(covers(record, truth), repeats)
@@ -63,7 +61,7 @@ def test_interval_covers_sigma(model_type, rate, samples, rtol):
 def test_rate_of_one_in_samples_has_no_lower_bound():
     model = HalfSpace(16, 0.5)
     x, y = grey(REPEATS)
-    record = rc.sigma_at_error_rate(model, x, 0.001, y, sigma_max=10, progress=False)
+    record = rc.sigma_at_error_rate(model, x, 0.001, y, sigma_max=10)
     assert (record.sigma_low == 0).all()
     assert within(covers(record, model.sigma(0.001)), REPEATS, 0.975, 0.99)
 
@@ -74,9 +72,7 @@ def test_linear_models_in_3_to_150528_dimensions(shape):
     model = HalfSpace(n, 0.5)
     images, samples = (2, 400) if n > 10_000 else (8, 1000)
     x, y = grey(images, shape)
-    record = rc.sigma_at_error_rate(
-        model, x, 0.05, y, samples=samples, confidence=1 - 1e-6, progress=False
-    )
+    record = rc.sigma_at_error_rate(model, x, 0.05, y, samples=samples, confidence=1 - 1e-6)
     assert covers(record, model.sigma(0.05)) == images
     assert covers(record, 2 * model.sigma(0.05)) == 0
 
@@ -92,7 +88,7 @@ def test_both_methods_find_the_same(model_type, rate):
         model, (x, y) = model_type(16, 0.5), grey(12)
     sigma_max = 4.0
     a, b = (
-        rc.sigma_at_error_rate(model, x, rate, y, method=m, sigma_max=sigma_max, progress=False)
+        rc.sigma_at_error_rate(model, x, rate, y, method=m, sigma_max=sigma_max)
         for m in ("quantile", "bisection")
     )
     # bisection calls censored only what stands the whole of its last bracket
@@ -112,7 +108,7 @@ def test_both_methods_find_the_same(model_type, rate):
 def test_bisection_is_the_papers():
     """A plain loop, image by image, over the same noise."""
     model, (x, y) = HalfSpace(16, 0.3), grey(3)
-    record = rc.sigma_at_error_rate(model, x, 0.01, y, method="bisection", progress=False)
+    record = rc.sigma_at_error_rate(model, x, 0.01, y, method="bisection")
     for i in range(3):
         low, high, guess = 0.0, 1.0, 0.1
         while high - low > 0.001:
@@ -129,7 +125,7 @@ def test_bisection_is_the_papers():
 def test_error_rate_at_sigma_is_the_rate():
     model = Small().eval()
     x = torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = rc.sigma_at_error_rate(model, x, 0.05, progress=False)
+    found = rc.sigma_at_error_rate(model, x, 0.05)
     for i in np.flatnonzero(found.status == "found"):
         at = rc.error_rate(model, x[i], found.sigma[i], found.labels[i], ids=[i]).rate.item()
         assert at == pytest.approx(found.error_rate[i], abs=0.003)
@@ -138,9 +134,7 @@ def test_error_rate_at_sigma_is_the_rate():
 
 def test_misclassified_and_censored():
     x, _ = grey(2)
-    record = rc.sigma_at_error_rate(
-        HalfSpace(16, 5.0), x, 0.01, torch.tensor([0, 1]), progress=False
-    )
+    record = rc.sigma_at_error_rate(HalfSpace(16, 5.0), x, 0.01, torch.tensor([0, 1]))
     assert record.status.tolist() == ["censored", "misclassified"]
     assert record.sigma.tolist() == [np.inf, 0]
     assert record.sigma_low.tolist() == [1, 0]
@@ -154,7 +148,7 @@ def test_misclassified_and_censored():
 def test_near_sigma_max(method, distance):
     """sigma 0.82, 0.95 and 1.07 with an end of 1: bounds may be beyond what sigma is not."""
     model, (x, y) = HalfSpace(16, distance), grey(40)
-    record = rc.sigma_at_error_rate(model, x, 0.01, y, method=method, progress=False)
+    record = rc.sigma_at_error_rate(model, x, 0.01, y, method=method)
     truth = model.sigma(0.01)
     # fewer than 31 of 40 in 2 of 100,000 tries at 95 %, in 87 of 100 for intervals half as wide
     assert covers(record, truth) >= 31
@@ -181,7 +175,7 @@ def test_answers_with_the_same_errors_have_the_same_sigma(answer, rtol):
     soft = HalfSpace(16, 0.5)
     x, y = grey(20 if rtol else 6)
     a, b = (
-        rc.sigma_at_error_rate(model, x, 0.05, y, rtol=rtol, progress=False)
+        rc.sigma_at_error_rate(model, x, 0.05, y, rtol=rtol)
         for model in (soft, lambda v: answer(soft(v)))
     )
     if rtol:  # the one may be fitted, the other ranked
@@ -201,7 +195,7 @@ def test_errors_that_come_and_go_along_a_ray():
         return torch.stack([(~wrong).float(), torch.full_like(radius, 0.5)], 1)
 
     x, y = grey(8)
-    record = rc.sigma_at_error_rate(shell, x, 0.1, y, progress=False)
+    record = rc.sigma_at_error_rate(shell, x, 0.1, y)
     assert (record.status == "found").all()
     truth = 1.0 / np.sqrt(np.quantile(np.random.default_rng(0).chisquare(16, 10**6), 0.9))
     np.testing.assert_allclose(record.sigma, truth, rtol=0.05)
@@ -211,9 +205,9 @@ def test_answers_do_not_depend_on_company_order_or_batch_size():
     model = Small().eval()
     x = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
     model = model.double()
-    whole = rc.sigma_at_error_rate(model, x, 0.05, progress=False)
+    whole = rc.sigma_at_error_rate(model, x, 0.05)
     order = torch.tensor([7, 2, 3, 0])
-    part = rc.sigma_at_error_rate(model, x[order], 0.05, ids=order, batch_size=37, progress=False)
+    part = rc.sigma_at_error_rate(rc.Engine(model, batch_size=37), x[order], 0.05, ids=order)
     for name in ("sigma", "sigma_low", "sigma_high", "bracket_low", "n_samples"):
         np.testing.assert_allclose(
             getattr(part, name), getattr(whole, name)[order], rtol=1e-9, err_msg=name
@@ -227,15 +221,15 @@ def test_more_images_than_a_block(monkeypatch):
     model, (x, y) = HalfSpace(16, 0.5), grey(11)
     with monkeypatch.context() as patch:
         patch.setattr("robustcore.noise.BLOCK", 4)
-        blocks = rc.sigma_at_error_rate(model, x, 0.05, y, progress=False)
-    whole = rc.sigma_at_error_rate(model, x, 0.05, y, progress=False)
+        blocks = rc.sigma_at_error_rate(model, x, 0.05, y)
+    whole = rc.sigma_at_error_rate(model, x, 0.05, y)
     np.testing.assert_allclose(blocks.sigma, whole.sigma, rtol=1e-6)
     np.testing.assert_array_equal(blocks.n_forward, whole.n_forward)
 
 
 def test_quantile_costs_little_more_than_each_draw_once():
     model, (x, y) = HalfSpace(16, 0.5), grey(100)
-    record = rc.sigma_at_error_rate(model, x, 0.01, y, progress=False)
+    record = rc.sigma_at_error_rate(model, x, 0.01, y)
     assert record.n_forward.mean() < 1150
     assert record.n_forward.min() >= 1000
 

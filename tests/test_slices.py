@@ -116,7 +116,7 @@ def test_trace_of_the_linf_ball(seed):
 
 
 def windows(model, x, y=None, **more):
-    return rc.church_windows(model, x, y, **{"progress": False, "size": 65, **more})
+    return rc.church_windows(model, x, y, **{"size": 65, **more})
 
 
 def test_a_half_space_is_seen_as_one():
@@ -140,7 +140,7 @@ def test_a_half_space_is_seen_as_one():
 def test_the_noise_error_is_a_draw_that_error_rate_counts():
     model, (x, y) = HalfSpace(48, 0.3), grey(2, (3, 4, 4))
     record = windows(model, x, y, sigma=0.15, samples=100)
-    rates = rc.error_rate(model, x, 0.15, y, samples=100, progress=False)
+    rates = rc.error_rate(model, x, 0.15, y, samples=100)
     assert record.error_rate.tolist() == rates.rate[:, 0].tolist()
     axes = [np.asarray(axis, float) for axis in (record.axis_across, record.axis_up)]
     for i in range(2):
@@ -164,14 +164,22 @@ def test_the_first_noise_error_names_the_class_that_is_attacked_and_all_is_count
         assert record.class_rate[i] == int((classes == errors[0]).sum()) / samples
         assert record.error_rate[i] == len(errors) / samples
         attack = rc.distance_to_error(
-            model, x[i], y[i], method="pgd", eps=eps, targets=errors[:1], ids=[i], progress=False
+            rc.Engine(model, progress=False),
+            x[i],
+            y[i],
+            method="pgd",
+            eps=eps,
+            targets=errors[:1],
+            ids=[i],
         )
+        set_up = Evaluator(model, x[i], y[i]).n_forward[0] - 1
         axes = [np.asarray(axis, float)[i] for axis in (record.axis_across, record.axis_up)]
         point = sum(c * axis for c, axis in zip(record.points[i, 1], axes, strict=True))
         assert np.allclose(point, (attack.x_adv[0] - x[i]).numpy(), atol=1e-5)
         # each draw, each error's class, each node and both points, once
         own = samples + len(errors) + record.n_evaluated[i] + 2
-        assert record.n_forward[i] == before[i] + own + attack.n_forward[0]
+        # the window's attack finds the engine set up, this one made its own
+        assert record.n_forward[i] == before[i] + own + attack.n_forward[0] - set_up
         assert record.n_backward[i] == attack.n_backward[0]
 
 
@@ -188,8 +196,9 @@ def test_two_sides_of_a_slab_are_not_connected():
 
 def test_refined_windows_of_a_network_are_those_of_the_full_grid():
     model, x, y = rc.load_example("cifar10-natural", images=2)
-    shared = {"sigma": 0.05, "samples": 100, "size": 49, "compile": False}
-    mine, full = (windows(model, x[:1], y[:1], coarse=c, **shared) for c in (8, 1))
+    shared = {"sigma": 0.05, "samples": 100, "size": 49}
+    engine = rc.Engine(model, compile=False)
+    mine, full = (windows(engine, x[:1], y[:1], coarse=c, **shared) for c in (8, 1))
     assert mine.drawn.all()
     assert (mine.classes == full.classes).mean() >= 0.999
     assert full.evaluated.all()
@@ -207,9 +216,8 @@ def test_a_window_does_not_depend_on_the_others():
     assert together.axis_across.is_contiguous()  # although the model takes channels last
     assert together.axis_up.is_contiguous()
     for i in np.flatnonzero(together.drawn)[:2]:
-        alone = windows(
-            model, x[i], sigma=shared["sigma"][i], samples=300, ids=[int(i)], batch_size=7
-        )
+        engine = rc.Engine(model, batch_size=7)
+        alone = windows(engine, x[i], sigma=shared["sigma"][i], samples=300, ids=[int(i)])
         assert np.array_equal(alone.classes[0], together.classes[i])
         assert alone.points[0] == pytest.approx(together.points[i], abs=1e-5)
         assert alone.n_evaluated[0] == together.n_evaluated[i]
@@ -262,12 +270,13 @@ def test_images_without_a_window_say_why():
 @pytest.mark.usefixtures("batches_not_compared")
 def test_sigma_is_found_where_none_is_given_and_taken_from_a_record():
     model, (x, y) = HalfSpace(48, 0.3), grey(2, (3, 4, 4))
-    found = rc.sigma_at_error_rate(model, x, 0.05, y, progress=False)
+    found = rc.sigma_at_error_rate(model, x, 0.05, y)
     record = windows(model, x, y, rate=0.05)
     assert record.sigma.tolist() == found.sigma.tolist()
     given = windows(model, x, y, sigma=found)
     assert given.sigma.tolist() == found.sigma.tolist()
-    assert ((record.n_forward - given.n_forward) == found.n_forward).all()
+    set_up = Evaluator(model, x, y).n_forward - 1  # once for both, in the window
+    assert ((record.n_forward - given.n_forward) == found.n_forward - set_up).all()
     with pytest.raises(ValueError, match="sigma must hold the ids of x"):
         windows(model, x, y, sigma=found, ids=[4, 5])
 
@@ -327,7 +336,7 @@ def test_noisy_copies_are_the_draws_that_are_counted():
     model = Small().eval()
     x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     y = model(x).argmax(1)
-    rates = rc.error_rate(model, x, [0.1, 0.4], y, samples=20, seed=5, progress=False)
+    rates = rc.error_rate(model, x, [0.1, 0.4], y, samples=20, seed=5)
     draws = [rc.noisy_copies(x, [0.1, 0.4], sample=k, seed=5) for k in range(20)]
     wrong = sum((model(d.flatten(0, 1)).argmax(1).view(3, 2) != y[:, None]).long() for d in draws)
     assert wrong.tolist() == rates.n_errors.tolist()

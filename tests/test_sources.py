@@ -60,7 +60,7 @@ def folder(tmp_path):
 
 
 def rate(x, y=None, **more):
-    return rc.error_rate(Small(), x, 0.1, y, samples=20, block=4, progress=False, **more)
+    return rc.error_rate(rc.Engine(Small(), block=4), x, 0.1, y, samples=20, **more)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_model_says_where_and_in_which_type_images_are_read():
             seen.append(x.dtype)
             return super().forward(x)
 
-    rc.error_rate(Half().to(torch.bfloat16), X.numpy(), 0.1, samples=5, progress=False)
+    rc.error_rate(Half().to(torch.bfloat16), X.numpy(), 0.1, samples=5)
     assert set(seen) == {torch.bfloat16}
 
 
@@ -299,7 +299,7 @@ def test_a_label_that_is_none_is_refused_by_its_image(label, error, message):
         with pytest.raises(error, match=message):
             rate(x)
     with pytest.raises(error, match=message):  # where a block holds this image alone
-        rc.error_rate(Small(), Labelled(labels), 0.1, samples=5, block=1, progress=False)
+        rc.error_rate(rc.Engine(Small(), block=1), Labelled(labels), 0.1, samples=5)
 
 
 def test_items_with_and_without_a_label_are_refused():
@@ -307,7 +307,7 @@ def test_items_with_and_without_a_label_are_refused():
     with pytest.raises(ValueError, match="for each image or for none, image 1 had none"):
         rate(mixed)
     with pytest.raises(ValueError, match="for each image or for none, image 0 had none"):
-        rc.error_rate(Small(), mixed[1:], 0.1, samples=5, block=1, progress=False)
+        rc.error_rate(rc.Engine(Small(), block=1), mixed[1:], 0.1, samples=5)
 
 
 @pytest.mark.parametrize("kind", [int, np.int16, np.uint8, torch.tensor, lambda k: np.array([k])])
@@ -326,13 +326,13 @@ def test_an_image_alone_is_one_image(channels):
         return torch.stack([x.mean((1, 2, 3)), x.amax((1, 2, 3)) - 0.5], 1)
 
     for x in (image, image.numpy(), (255 * image).byte(), image[None]):
-        found = rc.error_rate(grey, x, 0.1, samples=5, progress=False)
+        found = rc.error_rate(grey, x, 0.1, samples=5)
         assert len(found) == 1
 
 
 @pytest.mark.parametrize("form", [lambda x: x.numpy(), lambda x: [x[0]], lambda x: x, Subset])
 def test_attacks_of_one_image_in_every_form(form, tmp_path):
-    arguments = {"eps": 0.01, "steps": 2, "progress": False}
+    arguments = {"eps": 0.01, "steps": 2}
     image = form(X[:1]) if form is not Subset else Subset(TensorDataset(X), [0])
     found = rc.pgd(Small(), image, Y[:1], run=tmp_path, **arguments)
     want = rc.pgd(Small(), X[:1], Y[:1], **arguments)
@@ -353,7 +353,7 @@ def test_what_may_be_a_batch_is_not_taken_for_an_image(shape, message):
     x = torch.zeros(shape)
     for form in (x, x.numpy(), x.byte(), x.byte().numpy()):
         with pytest.raises(ValueError, match=message):
-            rc.error_rate(lambda x: x.flatten(1)[:, :2], form, 0.1, samples=5, progress=False)
+            rc.error_rate(lambda x: x.flatten(1)[:, :2], form, 0.1, samples=5)
 
 
 # -- the same images at every reading ------------------------------------------------------------
@@ -409,7 +409,7 @@ def test_other_sets_that_change_are_refused():
 
 def test_a_report_knows_images_that_change(tmp_path):
     with pytest.raises(ValueError, match="same image each time it is read, image 0 was"):
-        rc.report(Small(), Augmented(range(40)), out=tmp_path, progress=False)
+        rc.report(Small(), Augmented(range(40)), out=tmp_path)
 
 
 class Short(Sliced):

@@ -16,45 +16,42 @@ from robustcore.streams import Stream
 SOURCES = Path(rc.__file__).parent
 MODEL = HalfSpace(192, 0.3)
 X, Y = grey(3, (3, 8, 8))
-QUIET = {"progress": False}
 METHODS = {
-    "error_rate": ({Stream.NOISE}, lambda: rc.error_rate(MODEL, X, 0.2, Y, samples=20, **QUIET)),
+    "error_rate": ({Stream.NOISE}, lambda: rc.error_rate(MODEL, X, 0.2, Y, samples=20)),
     "sigma": (
         {Stream.NOISE},
-        lambda: rc.sigma_at_error_rate(MODEL, X, 0.1, Y, samples=50, **QUIET),
+        lambda: rc.sigma_at_error_rate(MODEL, X, 0.1, Y, samples=50),
     ),
     "pgd": (
         {Stream.NOISE, Stream.STARTS},  # the clean pass adds no noise
-        lambda: rc.pgd(MODEL, X, Y, eps=0.1, norm=2, steps=2, **QUIET),
+        lambda: rc.pgd(MODEL, X, Y, eps=0.1, norm=2, steps=2),
     ),
     "distance": (
         {Stream.NOISE, Stream.STARTS, Stream.NEAREST_ERROR},
-        lambda: rc.distance_to_error(MODEL, X, Y, effort=300, restarts=2, **QUIET),
+        lambda: rc.distance_to_error(MODEL, X, Y, effort=300, restarts=2),
     ),
     "noisy": (
         {Stream.NOISY_POINTS},
-        lambda: rc.noisy_distance(MODEL, X, Y, sigma=0.1, points=20, samples=50, **QUIET),
+        lambda: rc.noisy_distance(MODEL, X, Y, sigma=0.1, points=20, samples=50),
     ),
     "audit": (
         {Stream.AUDIT},
         lambda: rc.audit_attack(
-            MODEL, X, Y, lambda model, x, y: x, sigma=0.3, points=20, samples=50, **QUIET
+            MODEL, X, Y, lambda model, x, y: x, sigma=0.3, points=20, samples=50
         ),
     ),
     "curve": (
         {Stream.RARE_ERRORS},
-        lambda: rc.error_curve(
-            MODEL, X, Y, rates=(0.1, 1e-3), samples=200, second_look=False, **QUIET
-        ),
+        lambda: rc.error_curve(MODEL, X, Y, rates=(0.1, 1e-3), samples=200, second_look=False),
     ),
     "certify": (
         {Stream.CERTIFY},
-        lambda: rc.certify(MODEL, X, Y, sigma=0.1, n0=10, n=20, **QUIET),
+        lambda: rc.certify(MODEL, X, Y, sigma=0.1, n0=10, n=20),
     ),
-    "predict": ({Stream.CERTIFY}, lambda: rc.predict(MODEL, X, Y, sigma=0.1, n=20, **QUIET)),
+    "predict": ({Stream.CERTIFY}, lambda: rc.predict(MODEL, X, Y, sigma=0.1, n=20)),
     "windows": (
         {Stream.NOISE, Stream.STARTS, Stream.SLICES},
-        lambda: rc.church_windows(MODEL, X, Y, across="orthogonal", samples=200, size=20, **QUIET),
+        lambda: rc.church_windows(MODEL, X, Y, across="orthogonal", samples=200, size=20),
     ),
 }
 
@@ -81,8 +78,8 @@ def streams(monkeypatch):
             "random_start": watched("random_start", Stream.STARTS),
         }
     )
-    monkeypatch.setattr("robustcore.evaluator.select", lambda backend, device: watched_bodies)
-    monkeypatch.setattr("robustcore.evaluator.fuse", lambda *arguments: None)
+    monkeypatch.setattr("robustcore.engine.select", lambda backend, device: watched_bodies)
+    monkeypatch.setattr("robustcore.engine.fuse", lambda *arguments: None)
     return used
 
 

@@ -6,6 +6,7 @@ from test_pinned import LABELS, MODEL, PICTURES, WRONG, X, Y, outward, spot
 
 import robustcore as rc
 from robustcore import provenance
+from robustcore.engine import Engine
 from robustcore.evaluator import Evaluator
 from robustcore.network import Network
 
@@ -36,18 +37,18 @@ class Bar:
 @pytest.fixture
 def work(monkeypatch):
     """(bars, evaluations planned of each engine, those of looks that nobody asked for)."""
-    planned, looks, compiled, spend = [], [], Network.compile, Evaluator._spend
+    planned, looks, asked, compared = [], [], Engine.compiled_for, Network.compared_since
 
-    def compile(self, wanted, evaluations, *more):
+    def compiled_for(self, evaluations, images):
         planned.append(evaluations)
-        return compiled(self, wanted, evaluations, *more)
+        return asked(self, evaluations, images)
 
-    def spent(self, evaluations):
-        looks.append(evaluations)
-        spend(self, evaluations)
+    def compared_since(self):
+        looks.append(compared(self))
+        return looks[-1]
 
-    monkeypatch.setattr(Network, "compile", compile)
-    monkeypatch.setattr(Evaluator, "_spend", spent)
+    monkeypatch.setattr(Engine, "compiled_for", compiled_for)
+    monkeypatch.setattr(Network, "compared_since", compared_since)
     monkeypatch.setattr(provenance, "tqdm", Bar)
     Bar.made = []
     return Bar.made, planned, looks
@@ -158,5 +159,5 @@ def test_bars_end_where_they_said_and_engines_know_what_is_to_come(name, work):
 def test_a_bar_is_shown_on_a_terminal_alone_unless_asked_for(work):
     bars, *_ = work
     for progress in (None, True, False):
-        rc.error_rate(MODEL, X, 0.1, samples=5, progress=progress)
+        rc.error_rate(rc.Engine(MODEL, progress=progress), X, 0.1, samples=5)
     assert [bar.disable for bar in bars] == [None, False, True]

@@ -45,7 +45,7 @@ ROBUST = [name for name in zoo.names() if "robust_accuracy" in zoo.card(name)]
 def robust(name, images, eps, steps):
     """Images that PGD leaves right, as the card's attack: of 2.5 eps / steps, one random start."""
     model, x, y = rc.load_example(name, images)
-    found = rc.pgd(model, x, y, eps=eps, steps=steps, step_size=2.5 * eps / steps, progress=False)
+    found = rc.pgd(model, x, y, eps=eps, steps=steps, step_size=2.5 * eps / steps)
     return int((~found.fooled).sum())
 
 

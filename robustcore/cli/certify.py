@@ -7,7 +7,6 @@ import argparse
 from robustcore.certify import certify
 from robustcore.cli.common import (
     classes,
-    engine,
     example,
     number,
     print_cost,
@@ -31,9 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    model, x, y = example(args)
+    engine, x, y = example(args)
     found = certify(
-        model,
+        engine,
         x,
         y,
         sigma=args.sigma,
@@ -41,10 +40,8 @@ def run(args: argparse.Namespace) -> int:
         n=args.n,
         alpha=args.alpha,
         radius=args.radius,
-        precision=args.precision,
-        progress=True,
         run=args.kept,
-        **engine(args),
+        seed=args.seed,
     )
     if not leads():
         return 0

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustcore import inputs, kernels, zoo
 from robustcore.cli import models
+from robustcore.engine import Engine
 from robustcore.results import Record
 from robustcore.results.files import write_whole
 from robustcore.runs import leads
@@ -72,19 +73,19 @@ def results(args: argparse.Namespace) -> None:
         inputs.folder("--out", args.out)
 
 
-def example(args: argparse.Namespace) -> tuple[Any, Any, Tensor]:
+def example(args: argparse.Namespace) -> tuple[Engine, Any, Tensor]:
     """The model, images and labels asked for, once it is known that results can be written."""
     results(args)
     device = torch.device(args.device)
     if args.data is not None:
         x = LabelledFolder(args.data, args.labels, args.size, args.images)
-        return models.load(args.model, device), x, torch.from_numpy(x.y)
+        return engine(models.load(args.model, device), args), x, torch.from_numpy(x.y)
     for option in ("labels", "size"):
         if getattr(args, option) is not None:
             raise ValueError(f"--{option} must be left out without --data")
     images = inputs.integer("--images", 40 if args.images is None else args.images, 1, 1000)
     data = args.model.partition("-")[0] if args.model in zoo.names() else "cifar10"
-    model = models.load(args.model, device)
+    model = engine(models.load(args.model, device), args)
     return model, *zoo.load_images(images, device, data)
 
 
@@ -105,8 +106,15 @@ class Numbers(Sequence[str]):
         return 2**62
 
 
-def engine(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in ("seed", "batch_size", "backend", "compile")}
+def engine(model: Any, args: argparse.Namespace) -> Engine:
+    return Engine(
+        model,
+        batch_size=args.batch_size,
+        backend=args.backend,
+        compile=args.compile,
+        precision=getattr(args, "precision", None),
+        progress=True,
+    )
 
 
 def fraction(text: str, more: str = "") -> float:

@@ -9,10 +9,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from robustcore import runs
-from robustcore.cli.common import engine, example, print_cost, print_table, write, write_figure
+from robustcore.cli.common import example, print_cost, print_table, write, write_figure
 from robustcore.corruptions import COMMON, NAMES, corruption_benchmark
 from robustcore.corruptions.benchmark import STORAGE
 from robustcore.distance import pgd
+from robustcore.engine import Engine
 from robustcore.plot.figure5 import corruption_accuracy
 from robustcore.results import CorruptionResult, PGDResult, Record
 from robustcore.results.corruptions import OMITTED
@@ -37,10 +38,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    model, x, y = example(args)
+    engine, x, y = example(args)
     reference = _reference(args)
     found = corruption_benchmark(
-        model,
+        engine,
         x,
         y,
         corruptions=args.corruptions,
@@ -48,11 +49,10 @@ def run(args: argparse.Namespace) -> int:
         storage=args.storage,
         quality=args.quality,
         confidence=args.confidence,
-        progress=True,
         run=args.kept,
-        **engine(args),
+        seed=args.seed,
     )
-    robust = _robust(args, model, x, y)
+    robust = _robust(args, engine, x, y)
     if not runs.leads():
         return 0
     accuracy = found.accuracy.reshape(len(found.names), -1)
@@ -79,14 +79,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _robust(args: argparse.Namespace, model: Any, x: Any, y: Any) -> list[PGDResult]:
+def _robust(args: argparse.Namespace, engine: Engine, x: Any, y: Any) -> list[PGDResult]:
     """Robust accuracy, where it was asked for, under each norm."""
     found = []
     for norm, eps in EPS.items() if args.with_robustness else ():
         with runs.named(f"l{norm}"):
-            each = pgd(
-                model, x, y, eps=eps, norm=norm, progress=True, run=args.kept, **engine(args)
-            )
+            each = pgd(engine, x, y, eps=eps, norm=norm, seed=args.seed, run=args.kept)
         found.append(each)
     return found
 

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from robustcore import plot
 from robustcore.cli.common import (
     classes,
-    engine,
     example,
     number,
     print_cost,
@@ -34,9 +33,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    model, x, y = example(args)
+    engine, x, y = example(args)
     found = error_curve(
-        model,
+        engine,
         x,
         y,
         args.rates,
@@ -44,9 +43,8 @@ def run(args: argparse.Namespace) -> int:
         moves=args.moves,
         confidence=args.confidence,
         sigma_max=args.sigma_max,
-        progress=True,
         run=args.kept,
-        **engine(args),
+        seed=args.seed,
     )
     if not leads():
         return 0

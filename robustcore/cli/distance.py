@@ -6,7 +6,6 @@ import argparse
 
 from robustcore.cli.common import (
     classes,
-    engine,
     example,
     fraction,
     number,
@@ -51,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, option) not in (None, False):
             flag = option.replace("_", "-")
             raise ValueError(f"--{flag} must be left out with --method {args.method}")
-    model, x, y = example(args)
+    engine, x, y = example(args)
     near = distance_to_error(
-        model,
+        engine,
         x,
         y,
         norm=args.norm,
@@ -66,9 +65,8 @@ def run(args: argparse.Namespace) -> int:
         step_size=args.step_size,
         loss=args.loss,
         refine=args.refine,
-        progress=True,
         run=args.kept,
-        **engine(args),
+        seed=args.seed,
     )
     if not leads():
         return 0

@@ -6,7 +6,6 @@ import argparse
 
 from robustcore.cli.common import (
     classes,
-    engine,
     example,
     number,
     print_cost,
@@ -32,9 +31,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    model, x, y = example(args)
+    engine, x, y = example(args)
     found = noisy_distance(
-        model,
+        engine,
         x,
         y,
         sigma=args.sigma,
@@ -43,9 +42,8 @@ def run(args: argparse.Namespace) -> int:
         samples=args.samples,
         confidence=args.confidence,
         method=args.method,
-        progress=True,
         run=args.kept,
-        **engine(args),
+        seed=args.seed,
     )
     if not leads():
         return 0

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robustcore import inputs, zoo
 from robustcore.cli import models
-from robustcore.cli.common import engine, engine_options, results
+from robustcore.cli.common import engine_options, results
 from robustcore.report import SECTIONS, report
 from robustcore.results import Record
 from robustcore.runs import leads
@@ -76,9 +76,8 @@ def run(args: argparse.Namespace) -> int:
         sections=args.sections,
         rate=args.rate,
         records=given,
-        progress=True,
         run=args.kept,
-        **engine(args),
+        seed=args.seed,
         size=settings.pop("nodes"),
         **settings,
     )

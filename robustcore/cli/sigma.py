@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from robustcore import plot
 from robustcore.cli.common import (
     classes,
-    engine,
     example,
     number,
     print_cost,
@@ -42,9 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    model, x, y = example(args)
+    engine, x, y = example(args)
     found = sigma_at_error_rate(
-        model,
+        engine,
         x,
         args.rate,
         y,
@@ -53,14 +52,12 @@ def run(args: argparse.Namespace) -> int:
         confidence=args.confidence,
         sigma_max=args.sigma_max,
         method=args.method,
-        precision=args.precision,
-        progress=True,
         run=args.kept,
-        **engine(args),
+        seed=args.seed,
     )
     near = None
     if args.with_distance:
-        near = distance_to_error(model, x, y, progress=True, run=args.kept, **engine(args))
+        near = distance_to_error(engine, x, y, seed=args.seed, run=args.kept)
     if not leads():
         return 0
     columns = _sigma_columns(found, classes(args))

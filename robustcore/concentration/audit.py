@@ -15,6 +15,7 @@ from robustcore import inputs
 from robustcore.arguments import reals
 from robustcore.concentration.noisy_points import correct, draw_points, per_image_sigma, sigma_at
 from robustcore.concentration.trial import Attack, Trial
+from robustcore.engine import Engine
 from robustcore.evaluator import Evaluator
 from robustcore.gradients import Gradients
 from robustcore.network import Model
@@ -30,7 +31,7 @@ BLOCK_ELEMENTS = 2**25  # pixels of all points attacked together: bounds the mem
 
 @by_blocks({"sigma": 2}, smallest=1)
 def audit_attack(
-    model: Model,
+    model: Model | Engine,
     x: Any,  # (B, C, H, W) or (C, H, W)
     y: Any,  # (B,), or None
     attack: Attack,
@@ -44,13 +45,7 @@ def audit_attack(
     sigma_max: float = 1.0,
     seed: int = 0,
     ids: Any = None,
-    pixels: tuple[float, float] | None = (0.0, 1.0),
-    batch_size: int | None = None,
-    backend: str | None = None,
-    compile: bool | None = None,
-    progress: bool | None = None,
     run: str | os.PathLike[str] | None = None,
-    block: int | None = None,
 ) -> AuditResult:
     """Prove, where it can be proven, that an attack misses errors.
 
@@ -70,9 +65,8 @@ def audit_attack(
     confidence: of each verdict, over all sigmas; see AuditResult.
     eps: the l2 radius within which the attack looks. Its share of draws with an error there is held
         against Phi(Phi^-1(mu) + eps / sigma), which the theorem wants. None: medians.
-    model, x, y, seed, ids, pixels, batch_size, backend, compile, progress, run, block: as in
-        `distance_to_error`. In a run an attack that is no function is known by the modules,
-        tensors and functions that it holds.
+    model, x, y, seed, ids, run: as in `distance_to_error`. In a run an attack that is no function
+        is known by the modules, tensors and functions that it holds.
 
     A draw that is an error has distance 0 and is not attacked. A returned image that the model gets
     right counts as not found, after it has been moved outward by up to a thousandth of its distance
@@ -86,6 +80,7 @@ def audit_attack(
     Source: Ford et al. (2019), section 5 and appendix E, read as a test; Hoeffding (1956).
     """
     start = time.perf_counter()
+    engine = Engine.of(model)
     points = inputs.integer("points", points, 1, 2**20)
     samples = inputs.integer("samples", samples, 1, 2**32)
     confidence = inputs.fraction("confidence", confidence)
@@ -94,20 +89,27 @@ def audit_attack(
     if samples < points:
         raise ValueError(f"samples must be at least points = {points}, was {samples}")
     inputs.function("attack", attack)
-    batch = inputs.images(x, model)
+    batch = engine.images(x)
     n = len(batch)
-    engine = {"seed": seed, "ids": ids, "batch_size": batch_size, "backend": backend}
-    engine |= {"compile": compile}
     rates = _rates(error_rates)
     rates = rates if sigma is None else rates[:0]
-    noise = np.empty((n, len(rates))) if sigma is None else _sigmas(sigma, n)
+    noise = np.empty((n, len(rates))) if sigma is None else _sigmas(sigma, n, engine)
     _enough(points, confidence, noise.shape[1])
     spent = np.zeros(n, np.int64)
     for g, rate in enumerate(rates):
-        noise[:, g], _, forward = sigma_at(model, batch, rate, y, sigma_max, engine, progress)
+        noise[:, g], _, forward = sigma_at(engine, batch, rate, y, sigma_max, seed, ids)
         spent += forward
     planned = n * noise.shape[1] * samples
-    evaluator = Evaluator(model, batch, y, stream=Stream.AUDIT, planned=planned, **engine)
+    evaluator = Evaluator(
+        engine,
+        batch,
+        y,
+        ids=ids,
+        seed=seed,
+        stream=Stream.AUDIT,
+        planned=planned,
+        exact=True,
+    )
     wrong = ~(evaluator.clean_margins > 0)
     trial = Trial(evaluator, attack)
     clean = np.full(n, np.inf)
@@ -117,7 +119,7 @@ def audit_attack(
     distances = np.zeros((*grid, points))
     judged = (~wrong).nonzero()[0]
     block = max(1, BLOCK_ELEMENTS // (points * batch[0].numel()))
-    with bar(len(judged) * (grid[1] * points + 1), "attacks", progress) as shown:
+    with bar(len(judged) * (grid[1] * points + 1), "attacks", engine.progress) as shown:
         rows = torch.as_tensor(judged, device=evaluator.device)
         if len(judged):
             gradients = Gradients(evaluator.among(evaluator.x[rows], rows), None, 2.0)
@@ -174,14 +176,14 @@ def _rates(error_rates: Any) -> np.ndarray:
     return rates
 
 
-def _sigmas(sigma: Any, n: int) -> np.ndarray:
+def _sigmas(sigma: Any, n: int, engine: Engine) -> np.ndarray:
     """A number, G numbers or (B, G) to (B, G)."""
     grid = reals("sigma", sigma, "a number or a list of numbers")
     if grid.ndim == 2 and grid.size:
         if len(grid) != n:
             raise ValueError(f"sigma must have a row for each of {n} images, had {len(grid)}")
-        return np.stack([per_image_sigma(column, n) for column in grid.T], 1)
-    grid = inputs.sigmas(grid)
+        return np.stack([per_image_sigma(column, n, engine) for column in grid.T], 1)
+    grid = inputs.sigmas(grid, engine.ranges)
     return np.broadcast_to(grid, (n, grid.size)).copy()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from robustcore import inputs
 from robustcore.attack import Found, Steps, projected
 from robustcore.concentration.median_search import MedianSearch
+from robustcore.engine import Engine
 from robustcore.evaluator import Evaluator
 from robustcore.gradients import Gradients
 from robustcore.network import Model
@@ -36,7 +37,7 @@ DEAR = 9  # evaluations that a point costs, about: decides whether compiling pay
 
 @by_blocks({"sigma": 1})
 def noisy_distance(
-    model: Model,
+    model: Model | Engine,
     x: Any,  # (B, C, H, W) or (C, H, W)
     y: Any = None,  # (B,)
     *,
@@ -51,21 +52,14 @@ def noisy_distance(
     sigma_max: float = 1.0,
     seed: int = 0,
     ids: Any = None,
-    pixels: tuple[float, float] | None = (0.0, 1.0),
-    batch_size: int | None = None,
-    backend: str | None = None,
-    compile: bool | None = None,
-    progress: bool | None = None,
     run: str | os.PathLike[str] | None = None,
-    block: int | None = None,
 ) -> NoisyDistance:
     """The median distance (l2) from draws of N(x, sigma^2 I) to their nearest errors, eps*.
 
     Whatever the model, it is at most -sigma * Phi^-1(mu), with mu the error rate at sigma: the
     Gaussian isoperimetric inequality, with equality where the errors are a half-space.
 
-    model, x, y, seed, ids, pixels, batch_size, backend, compile, progress, run, block: as in
-        `distance_to_error`.
+    model, x, y, seed, ids, run: as in `distance_to_error`.
     sigma: noise in pixel units of [0, 1], one for all images or one for each; or
     error_rate: mu, to find sigma(x, mu) first, at most sigma_max, with max(1000, 10 / mu) draws of
         their own. Give one of the two.
@@ -87,6 +81,7 @@ def noisy_distance(
     Source: Ford et al. (2019), section 5; Borell (1975); Sudakov and Tsirelson (1978).
     """
     start = time.perf_counter()
+    engine = Engine.of(model)
     method = inputs.choice("method", method, METHODS)
     points = inputs.integer("points", points, 1, 2**20)
     samples = inputs.integer("samples", samples, 1, 2**32)
@@ -103,22 +98,22 @@ def noisy_distance(
         raise ValueError(f"give one of sigma and error_rate, {given} given")
     sigma_max = inputs.positive("sigma_max", sigma_max)
     error_rate = None if error_rate is None else inputs.fraction("error_rate", error_rate)
-    engine = {"seed": seed, "ids": ids, "batch_size": batch_size, "backend": backend}
-    engine |= {"compile": compile}
-    batch = inputs.images(x, model)
+    batch = engine.images(x)
     censored = np.zeros(len(batch), bool)
     spent = np.zeros(len(batch), np.int64)
     if error_rate is None:
-        noise = per_image_sigma(sigma, len(batch))
+        noise = per_image_sigma(sigma, len(batch), engine)
     else:
-        noise, censored, spent = sigma_at(model, batch, error_rate, y, sigma_max, engine, progress)
+        noise, censored, spent = sigma_at(engine, batch, error_rate, y, sigma_max, seed, ids)
     evaluator = Evaluator(
-        model,
+        engine,
         batch,
         y,
+        ids=ids,
+        seed=seed,
         stream=Stream.NOISY_POINTS,
         planned=len(batch) * (samples + DEAR * points),
-        **engine,
+        exact=True,
     )
     n = len(batch)
     seen = np.empty((n, points))
@@ -126,7 +121,7 @@ def noisy_distance(
     backward = np.zeros(n, np.int64)
     usable = np.zeros(n, bool)
     together = max(1, BLOCK_ELEMENTS // (points * batch[0].numel()))
-    with bar(n, "images", progress) as shown, torch.no_grad():
+    with bar(n, "images", engine.progress) as shown, torch.no_grad():
         for first in range(0, n, together):
             rows = np.arange(first, min(first + together, n))
             for more, draws in in_rounds(rows, points, samples):
@@ -191,27 +186,21 @@ def median_ranks(points: int, confidence: float) -> tuple[int, int]:
     return low, high
 
 
-def per_image_sigma(sigma: Any, n: int) -> np.ndarray:
+def per_image_sigma(sigma: Any, n: int, engine: Engine) -> np.ndarray:
     """One sigma for all images, or one for each, to (n,)."""
-    grid = inputs.sigmas(sigma)
+    grid = inputs.sigmas(sigma, engine.ranges)
     if len(grid) not in (1, n):
         raise ValueError(f"sigma must be one number or one for each of {n} images, had {len(grid)}")
     return np.broadcast_to(grid, n).copy()
 
 
 def sigma_at(
-    model: Model,
-    x: Tensor,
-    rate: float,
-    y: Any,
-    sigma_max: float,
-    engine: dict[str, Any],
-    progress: bool | None,
+    engine: Engine, x: Tensor, rate: float, y: Any, sigma_max: float, seed: int, ids: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(sigma, where it is sigma_max because it is censored there, evaluations), each (B,)."""
     samples = max(1000, math.ceil(10 / rate))
     found = sigma_at_error_rate(
-        model, x, rate, y, samples=samples, sigma_max=sigma_max, progress=progress, **engine
+        engine, x, rate, y, samples=samples, sigma_max=sigma_max, seed=seed, ids=ids
     )
     censored = found.status == "censored"
     return np.where(censored, sigma_max, found.sigma), censored, found.n_forward

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from robustcore.evaluator import Evaluator
 from robustcore.gradients import Gradients
+from robustcore.warning import PixelRangeWarning
 
 Attack = Callable[[Any, Tensor, Tensor], Any]  # (model, x (n, C, H, W), y (n,)) to images
 
@@ -42,7 +44,9 @@ class Trial:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         evaluator = self.evaluator
         x = gradients.images(gradients.x[slots]).contiguous().to(evaluator.dtype)
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings():
+            # noisy images lie where noise has left them, and the caller was told of the others
+            warnings.simplefilter("ignore", PixelRangeWarning)
             found = self.attack(evaluator.network.model, x.clone(), gradients.y[slots].clone())
         found = _images(found, x)
         finite = torch.isfinite(found).flatten(1).all(1)

@@ -20,6 +20,7 @@ from robustcore.corruptions.corrupt import corrupted, known_name, parameter_set,
 from robustcore.corruptions.digital import through_jpeg
 from robustcore.corruptions.kernels import Kernels, select
 from robustcore.corruptions.parameters import COMMON
+from robustcore.engine import Engine
 from robustcore.evaluator import PROBE, Evaluator
 from robustcore.network import Model, likeliest
 from robustcore.provenance import bar, provenance
@@ -49,7 +50,7 @@ class Condition:
 
 @by_blocks(smallest=SMALLEST, per_batch=1)
 def corruption_benchmark(
-    model: Model,
+    model: Model | Engine,
     x: Any,  # (B, C, H, W)
     y: Any = None,  # (B,)
     *,
@@ -61,12 +62,7 @@ def corruption_benchmark(
     seed: int = 0,
     ids: Any = None,
     parameters: str | None = None,
-    batch_size: int | None = None,
-    backend: str | None = None,
-    compile: bool | None = None,
-    progress: bool | None = None,
     run: str | os.PathLike[str] | None = None,
-    block: int | None = None,
 ) -> CorruptionResult:
     """Accuracy under each corruption at each severity, the 15 by 5 of the benchmark by default.
 
@@ -79,9 +75,8 @@ def corruption_benchmark(
     storage: what a file would have done to the corrupted images. "memory" leaves them as floats,
         as the paper measures; "uint8" cuts to 8 bits, as CIFAR-10-C is stored; "jpeg" compresses
         that at `quality` (1 to 95), as ImageNet-C is stored at 85. Clean images are left alone.
-    seed, ids, parameters: as in `corrupt`; no result depends on batch_size.
-    backend: of the corruptions, as in `corrupt`. batch_size, compile, progress, confidence, run,
-        block: as in `error_rate`.
+    seed, ids, parameters: as in `corrupt`; no result depends on the batch size.
+    confidence, run: as in `error_rate`. The corruptions are made by the backend of the `Engine`.
 
     A tie or a NaN among the logits is an error. Cost: B * (1 + conditions) evaluations of the model
     and a few more on the first images. Raises ValueError, TypeError or RuntimeError naming the
@@ -90,6 +85,7 @@ def corruption_benchmark(
     Source: Hendrycks and Dietterich (2019); Ford et al. (2019), section 6.
     """
     start = time.perf_counter()
+    engine = Engine.of(model)
     wanted = asked(corruptions, severities)
     storage = inputs.choice("storage", storage, STORAGE)
     quality = inputs.integer("quality", quality, 1, 95)
@@ -98,7 +94,7 @@ def corruption_benchmark(
     images = pixels(x, tuple(name for name, _ in wanted))
     n = len(images)
     names = inputs.identifiers(ids, n, images.device)
-    bodies = select(backend, images.device)
+    bodies = select(engine.backend, images.device)
     chosen = parameter_set(parameters, images.shape[2:])
 
     def condition(name: str, severity: int) -> Condition:
@@ -116,7 +112,7 @@ def corruption_benchmark(
         return replace(made, backend=bodies.name)  # of the corruptions, not of the margins
 
     return measure(
-        model,
+        engine,
         images[:PROBE],
         [Condition("clean", 0, images.__getitem__), *(condition(*each) for each in wanted)],
         y,
@@ -124,9 +120,6 @@ def corruption_benchmark(
         names,
         confidence=confidence,
         seed=seed,
-        batch_size=batch_size,
-        compile=compile,
-        progress=progress,
         finish=finish,
     )
 
@@ -141,7 +134,7 @@ def stored(bodies: Kernels, x: Tensor, storage: str, quality: int) -> Tensor:
 
 
 def measure(
-    model: Model,
+    engine: Engine,
     first: Tensor,
     conditions: list[Condition],
     y: Any,
@@ -150,27 +143,23 @@ def measure(
     *,
     confidence: float,
     seed: int,
-    batch_size: int | None,
-    compile: bool | None,
-    progress: bool | None,
     finish: Callable[[Evaluator], Any],
 ) -> CorruptionResult:
     """Run every condition; conditions[0] holds the clean images, `first` a few of them."""
     confidence = inputs.fraction("confidence", confidence)
     labels = None if y is None else inputs.labels(y, n, first.device)
     evaluator = Evaluator(
-        model,
+        engine,
         first,
         None if labels is None else labels[: len(first)],
         seed=seed,
         box=(0.0, 1.0),
-        batch_size=batch_size,
-        compile=compile,
+        exact=True,
         planned=n * len(conditions),
     )
     correct = torch.zeros(n, len(conditions), dtype=torch.bool, device=first.device)
     answers = torch.zeros(n, dtype=torch.int64, device=first.device)
-    with torch.no_grad(), bar(n * len(conditions), "evaluations", progress) as shown:
+    with torch.no_grad(), bar(n * len(conditions), "evaluations", engine.progress) as shown:
         for column, part, images in _ahead(conditions, n, evaluator.batch_size):
             logits = _logits(evaluator, images)
             if labels is None and column == 0:
@@ -222,11 +211,11 @@ def _ahead(conditions: list[Condition], n: int, size: int) -> Iterator[tuple[int
 
 def _logits(evaluator: Evaluator, images: Tensor) -> Tensor:
     """(S, K), in smaller pieces where the memory does not hold the whole."""
-    network, parts, low = evaluator.network, [], 0
+    parts, low = [], 0
     while low < len(images):
         piece = images[low : low + evaluator.batch_size].float()
         try:
-            logits = network(piece.contiguous(memory_format=network.layout))
+            logits = evaluator.logits(evaluator.formatted(piece))
         except RuntimeError as error:
             if evaluator.batch_size == 1 or not out_of_memory(error):
                 raise

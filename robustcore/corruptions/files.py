@@ -18,6 +18,7 @@ from torch import Tensor
 from robustcore import inputs
 from robustcore.corruptions.benchmark import Condition, Images, asked, device_of, measure
 from robustcore.corruptions.parameters import COMMON
+from robustcore.engine import Engine
 from robustcore.evaluator import PROBE
 from robustcore.network import Model
 from robustcore.provenance import provenance
@@ -102,7 +103,7 @@ class ArrayFile:
 
 
 def corruption_benchmark_files(
-    model: Model,
+    model: Model | Engine,
     folder: str | os.PathLike[str],
     x: Any,
     y: Any = None,
@@ -110,9 +111,6 @@ def corruption_benchmark_files(
     corruptions: Sequence[str] = COMMON,
     severities: Sequence[int] = (1, 2, 3, 4, 5),
     confidence: float = 0.95,
-    batch_size: int | None = None,
-    compile: bool | None = None,
-    progress: bool | None = None,
 ) -> CorruptionResult:
     """As `corruption_benchmark`, on the published files that a user has.
 
@@ -129,10 +127,9 @@ def corruption_benchmark_files(
     wanted = asked(corruptions, severities)
     root = inputs.path("folder", folder)
     confidence = inputs.fraction("confidence", confidence)
-    compile = inputs.optional_flag("compile", compile)
-    progress = inputs.optional_flag("progress", progress)
+    engine = Engine.of(model)
     clean = inputs.images(x) if isinstance(x, Tensor) else x
-    device, n = device_of(model, x), len(clean)
+    device, n = device_of(engine.model, x), len(clean)
     try:
         arrays = any(root.glob("*.npy"))
     except OSError as error:
@@ -153,22 +150,21 @@ def corruption_benchmark_files(
         return Condition(name, severity, lambda part: held(name, severity)[part].to(device))
 
     conditions = [condition(*each) for each in wanted]
-    return measure(
-        model,
-        inputs.images(clean[:PROBE]).to(device),
-        [Condition("clean", 0, lambda part: inputs.images(clean[part]).to(device)), *conditions],
-        y,
-        n,
-        torch.arange(n, device="cpu"),
-        confidence=confidence,
-        seed=0,
-        batch_size=batch_size,
-        compile=compile,
-        progress=progress,
-        finish=lambda evaluator: provenance(
-            evaluator, "corruption files", None, start, {"folder": root.name}
-        ),
-    )
+    clean_images = Condition("clean", 0, lambda part: inputs.images(clean[part]).to(device))
+    with engine.used():
+        return measure(
+            engine,
+            inputs.images(clean[:PROBE]).to(device),
+            [clean_images, *conditions],
+            y,
+            n,
+            torch.arange(n, device="cpu"),
+            confidence=confidence,
+            seed=0,
+            finish=lambda evaluator: provenance(
+                evaluator, "corruption files", None, start, {"folder": root.name}
+            ),
+        )
 
 
 def _loaded(file: Path, name: str) -> np.ndarray:

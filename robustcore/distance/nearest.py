@@ -12,6 +12,7 @@ import torch
 from robustcore import inputs
 from robustcore.attack import projected, smallest_radius, verify
 from robustcore.distance.task import Task
+from robustcore.engine import Engine
 from robustcore.network import Model
 from robustcore.provenance import bar
 from robustcore.results import DistanceResult
@@ -27,7 +28,7 @@ RTOL = 0.01  # of the radius that eps="search" finds
 
 @by_blocks({"targets": 1})
 def distance_to_error(
-    model: Model,
+    model: Model | Engine,
     x: Any,  # (B, C, H, W) or (C, H, W)
     y: Any = None,  # (B,)
     *,
@@ -44,18 +45,12 @@ def distance_to_error(
     refine: bool = False,
     seed: int = 0,
     ids: Any = None,
-    pixels: tuple[float, float] | None = (0.0, 1.0),
-    batch_size: int | None = None,
-    backend: str | None = None,
-    compile: bool | None = None,
-    progress: bool | None = None,
     run: str | os.PathLike[str] | None = None,
-    block: int | None = None,
 ) -> DistanceResult:
     """The nearest error that the search finds around each image: an upper bound of the distance.
 
-    model, x, y, ids, pixels, batch_size, backend, progress, run, block: as in `error_rate`; the
-        model must let gradients through to its input. compile=True compiles it; None does not.
+    model, x, y, ids, run: as in `error_rate`; the model must let gradients through to its input.
+        It is compiled by an `Engine` with compile=True alone.
     norm: 2 or inf, also "L2", "Linf". Distances are in pixel units of [0, 1].
     method: "minimum" searches for the least distance by itself (robustcore.attack.minimum_norm).
         "pgd" is the paper's way: projected descent in a ball of radius eps, which stops at its
@@ -89,6 +84,7 @@ def distance_to_error(
     Source: Ford et al. (2019), section 4; Hasofer and Lind (1974); Madry et al. (2018).
     """
     start = time.perf_counter()
+    engine = Engine.of(model)
     method = inputs.choice("method", method, METHODS)
     given = {"effort": effort, "eps": eps, "steps": steps, "step_size": step_size, "loss": loss}
     refine = inputs.flag("refine", refine)
@@ -105,17 +101,15 @@ def distance_to_error(
         steps = 100 if search else PAPER_STEPS
     steps = inputs.integer("steps", steps, 1)
     step_size = None if step_size is None else inputs.positive("step_size", step_size)
-    task = Task.start(
-        model, x, y, norm, box, targets, restarts, loss, seed, ids, batch_size, backend, compile
-    )
+    task = Task.start(engine, x, y, norm, box, targets, restarts, loss, seed, ids)
     if radius is None:
         radius = DEFAULT_EPS[task.norm]
     else:
-        inputs.radii(radius, task.norm)  # held against the range of pixels
+        inputs.radii(radius, task.norm, engine.ranges)  # held against the range of pixels
     if step_size is None and not search:
         step_size = radius / PAPER_SHARE
     how = task.steps(steps, step_size, False, nearest=not search)
-    with bar(len(task.right), "images", progress) as shown, torch.no_grad():
+    with bar(len(task.right), "images", engine.progress) as shown, torch.no_grad():
         if method == "minimum":
             task.nearest(effort, shown.update)
         elif search:

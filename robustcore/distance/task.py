@@ -11,9 +11,9 @@ from torch import Tensor
 
 from robustcore import inputs
 from robustcore.attack import Found, Steps, minimum_norm, refine
+from robustcore.engine import Engine
 from robustcore.evaluator import Evaluator
 from robustcore.gradients import LOSSES, Gradients, dlr_classes
-from robustcore.network import Model
 from robustcore.provenance import provenance
 from robustcore.results import DistanceResult
 
@@ -30,7 +30,7 @@ class Task:
     box: tuple[float, float] | None
     restarts: int
     loss: str
-    engine: Evaluator
+    evaluator: Evaluator
     gradients: Gradients
     found: Found
     logits: Tensor  # of the images
@@ -39,27 +39,24 @@ class Task:
 
     @staticmethod
     def start(
-        model: Model, x: Tensor, y: Any, norm: float | str, box: Any, targets: Any, restarts: int,
-        loss: str, seed: int, ids: Any, batch_size: int | None, backend: str | None,
-        compile: bool | None,
-    ) -> Task:  # fmt: skip
+        engine: Engine,
+        x: Tensor,
+        y: Any,
+        norm: float | str,
+        box: Any,
+        targets: Any,
+        restarts: int,
+        loss: str,
+        seed: int,
+        ids: Any,
+    ) -> Task:
         which = inputs.norm(norm)
         restarts = inputs.integer("restarts", restarts, 1, 2**20)
         loss = inputs.choice("loss", loss, LOSSES)
-        images = inputs.images(x, model)
+        images = engine.images(x)
         bounds = _held(inputs.box_around(box, images), images.dtype)
-        engine = Evaluator(
-            model,
-            images,
-            y,
-            ids=ids,
-            seed=seed,
-            box=bounds,
-            batch_size=batch_size,
-            backend=backend,
-            compile=compile,
-        )
-        gradients = Gradients(engine, None, which)
+        evaluator = Evaluator(engine, images, y, ids=ids, seed=seed, box=bounds, exact=True)
+        gradients = Gradients(evaluator, None, which)
         rows = torch.arange(len(images), device=images.device)
         logits = gradients.logits(rows, gradients.x)
         needed = dlr_classes(targets is not None) if loss == "dlr" else 2
@@ -69,14 +66,14 @@ class Task:
                 f"'dlr', which compares {needed} of them"
             )
         if targets is not None:
-            gradients.targets = inputs.targets(targets, engine.y, logits.shape[1])
+            gradients.targets = inputs.targets(targets, evaluator.y, logits.shape[1])
         margin, label = gradients.judged(rows, logits)
         wrong = ~(margin > 0)
         found = Found.nothing(gradients)
         found.distance[wrong], found.label[wrong] = 0.0, label[wrong]
         right = (~wrong).nonzero().flatten()
         return Task(
-            images, which, bounds, restarts, loss, engine, gradients, found, logits, wrong, right
+            images, which, bounds, restarts, loss, evaluator, gradients, found, logits, wrong, right
         )
 
     @property
@@ -85,24 +82,31 @@ class Task:
 
     def steps(self, steps: int, size: float | None, random_start: bool, nearest: bool) -> Steps:
         return Steps(
-            steps, self.restarts, self.loss, size, random_start, self.box, self.engine.seed,
-            self.engine.ids, nearest,
+            steps, self.restarts, self.loss, size, random_start, self.box, self.evaluator.seed,
+            self.evaluator.ids, nearest,
         )  # fmt: skip
 
     def nearest(self, effort: int, progress: Any) -> None:
         block = max(1, BLOCK_ELEMENTS // (9 * self.gradients.x.shape[1]))
         for rows in self.right.split(block) if len(self.right) else ():
             minimum_norm(
-                self.gradients, self.found, rows, self.logits[rows], effort=effort,
-                restarts=self.restarts, box=self.box, seed=self.engine.seed, ids=self.engine.ids,
-            )  # fmt: skip
+                self.gradients,
+                self.found,
+                rows,
+                self.logits[rows],
+                effort=effort,
+                restarts=self.restarts,
+                box=self.box,
+                seed=self.evaluator.seed,
+                ids=self.evaluator.ids,
+            )
             progress(len(rows))
 
     def refine(self) -> None:
         refine(self.gradients, self.found, self.right, 0.0, HALVINGS)
 
     def distances(self, method: str, start: float, settings: dict[str, Any]) -> DistanceResult:
-        found, engine, gradients = self.found, self.engine, self.gradients
+        found, evaluator, gradients = self.found, self.evaluator, self.gradients
         x_adv = gradients.images(found.point).to(self.x.dtype).contiguous()
         known = torch.isfinite(found.distance)
         x_adv = torch.where((known & ~self.wrong).view(-1, 1, 1, 1), x_adv, self.x)
@@ -112,24 +116,26 @@ class Task:
         masked = ~known & ~gradients.usable
         status = np.where(masked.cpu().numpy(), "masked", "not_found")
         status = np.where(known.cpu().numpy(), "found", status)
-        wanted = torch.full_like(engine.y, -1) if gradients.targets is None else gradients.targets
+        wanted = (
+            torch.full_like(evaluator.y, -1) if gradients.targets is None else gradients.targets
+        )
         columns = {
-            "labels": engine.y,
+            "labels": evaluator.y,
             "targets": wanted,
             "distance": distance,
             "label_adv": found.label,
             "restart": found.restart,
             "step": found.step,
-            "ids": engine.ids,
+            "ids": evaluator.ids,
             "n_backward": gradients.n_backward,
         }
         return DistanceResult(
             **{name: value.cpu().numpy() for name, value in columns.items()},
-            n_forward=engine.n_forward + gradients.n_forward.cpu().numpy(),
+            n_forward=evaluator.n_forward + gradients.n_forward.cpu().numpy(),
             status=np.where(self.wrong.cpu().numpy(), "misclassified", status),
             x_adv=x_adv,
             norm=self.name,
-            provenance=provenance(engine, method, None, start, settings),
+            provenance=provenance(evaluator, method, None, start, settings),
         )
 
 

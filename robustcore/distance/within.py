@@ -13,6 +13,7 @@ import torch
 from robustcore import inputs
 from robustcore.attack import projected, verify
 from robustcore.distance.task import Task
+from robustcore.engine import Engine
 from robustcore.network import Model
 from robustcore.provenance import bar
 from robustcore.results import PGDResult
@@ -21,7 +22,7 @@ from robustcore.runs import by_blocks
 
 @by_blocks({"targets": 1})
 def pgd(
-    model: Model,
+    model: Model | Engine,
     x: Any,  # (B, C, H, W) or (C, H, W)
     y: Any = None,  # (B,)
     *,
@@ -36,13 +37,7 @@ def pgd(
     box: tuple[float, float] | None = (0.0, 1.0),
     seed: int = 0,
     ids: Any = None,
-    pixels: tuple[float, float] | None = (0.0, 1.0),
-    batch_size: int | None = None,
-    backend: str | None = None,
-    compile: bool | None = None,
-    progress: bool | None = None,
     run: str | os.PathLike[str] | None = None,
-    block: int | None = None,
 ) -> PGDResult:
     """Robust accuracy under projected gradient descent, at one radius or a grid of radii.
 
@@ -63,16 +58,15 @@ def pgd(
     Determinism, errors and the meaning of masked as in `distance_to_error`.
     """
     start = time.perf_counter()
-    grid = inputs.radii(eps, inputs.norm(norm))
+    engine = Engine.of(model)
+    grid = inputs.radii(eps, inputs.norm(norm), engine.ranges)
     steps = inputs.integer("steps", steps, 1)
     step_size = None if step_size is None else inputs.positive("step_size", step_size)
     random_start = inputs.flag("random_start", random_start)
-    task = Task.start(
-        model, x, y, norm, box, targets, restarts, loss, seed, ids, batch_size, backend, compile
-    )
+    task = Task.start(engine, x, y, norm, box, targets, restarts, loss, seed, ids)
     how = task.steps(steps, step_size, random_start, nearest=False)
     fooled = np.zeros((len(task.gradients.x), len(grid)), bool)
-    with bar(len(grid) * len(fooled), "images", progress) as shown, torch.no_grad():
+    with bar(len(grid) * len(fooled), "images", engine.progress) as shown, torch.no_grad():
         for g, radius in enumerate(grid):
             left = torch.isinf(task.found.distance).nonzero().flatten()
             radii = torch.full((len(left),), float(radius), dtype=torch.float32, device=left.device)

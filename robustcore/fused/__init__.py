@@ -48,7 +48,7 @@ from robustcore.fused.pack import pack
 from robustcore.fused.packed import Packed
 from robustcore.fused.reference import ReferenceNet
 
-__all__ = ["Fused", "NotPackable", "Packed", "fuse", "pack"]
+__all__ = ["Fused", "NotPackable", "Packed", "agrees", "fuse", "pack"]
 
 # Backends that fuse an ordinary module unasked: those measured to be faster so. The others have
 # not been measured yet; benchmarks/gpu.sh does it.
@@ -136,50 +136,54 @@ def _body(packed: Packed, backend: str, device: torch.device, clip: Any) -> Any:
 
 def fuse(
     model: Any,
-    x: Tensor,
+    shape: tuple[int, ...],
+    device: torch.device,
     dtype: torch.dtype,
     backend: str,
     clip: Any,
-    logits: Tensor,
-    ranges: Tensor,
 ) -> Fused | None:
     """`model` in one kernel with its noise, or None where it must be called as it is.
 
     That is so for anything but a network that `pack` takes, on a backend that is UNASKED, for
-    float32 images; and for one whose own `logits` (B, K) of the images x the packed network does
-    not reproduce; `ranges` (K,) are those of its logits over images. On the other backends a
-    network is fused when it is Packed by the user; on a GPU one that begins with a convolution up
-    to that layer's answers. Draws in the features are the user's wish: ValueError where they cannot
-    be made.
+    float32 images of this shape (C, H, W). On the other backends a network is fused when it is
+    Packed by the user; on a GPU one that begins with a convolution up to that layer's answers.
+    Draws in the features are the user's wish: ValueError where they cannot be made. Whether the
+    fused network says what the model says is for `agrees` to see.
     """
     packed = model if isinstance(model, Packed) else None
-    how = (backend, x.device, clip)
+    how = (backend, device, clip)
     if packed is not None and packed.draws == "features":
         if dtype != torch.float32:
             raise ValueError(f"x must be torch.float32 for draws='features', was {dtype}")
         if clip is not None:
             raise ValueError(f"clip must be None for draws='features', was {clip}")
         return Fused(packed, *how)
-    if not dtype == logits.dtype == torch.float32:
+    if dtype != torch.float32:
         return None
     if packed is None:
         if backend not in UNASKED or not isinstance(model, nn.Module):
             return None
         try:
-            packed = pack(model, tuple(x.shape[1:]))
+            packed = pack(model, shape)
         except NotPackable:
             return None
     fused = Fused(packed, *how)
     if isinstance(fused.body, ReferenceNet):
         return None
-    return fused if _agrees(fused, x, logits, ranges) else None
+    return fused
 
 
-def _agrees(fused: Fused, x: Tensor, logits: Tensor, ranges: Tensor) -> bool:
-    """Whether the packed network says of the images what the model says."""
+def agrees(fused: Fused, x: Tensor, logits: Tensor, ranges: Tensor) -> bool:
+    """Whether the packed network says of images x what the model says, which are `logits` (B, K).
+
+    `ranges` (K,) are those of its logits over images. A network packed to draw in its features is
+    the user's wish, and is not held against anything.
+    """
+    if fused.packed.draws == "features":
+        return True
     rows = torch.arange(len(x), device=x.device)
-    mine = fused.logits(x, rows, torch.zeros_like(x[:, 0, 0, 0]), rows, rows, seed=0)
-    if not bool(logits.isfinite().any()):
+    if logits.dtype != torch.float32 or not bool(logits.isfinite().any()):
         return False
+    mine = fused.logits(x, rows, torch.zeros_like(x[:, 0, 0, 0]), rows, rows, seed=0)
     coarse = x.is_cuda and not fused.packed.dense and torch.backends.cudnn.allow_tf32
     return bool(difference(mine, logits, ranges).amax() <= (TF32 if coarse else AGREE))

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robustcore import inputs
+from robustcore.engine import Engine
 from robustcore.evaluator import Evaluator
 from robustcore.gradients import Gradients, NoGradients
-from robustcore.network import Model
 from robustcore.rare.bridge import Bridge
 from robustcore.rare.crossings import Crossings
 from robustcore.rare.found import Found, joined
@@ -35,16 +34,18 @@ PAST = 0.3  # in the log rate: so far below a goal a bridge is best, which moves
 MEMORY = 2**26  # pixels of all particles held at a time
 
 
-def engine_of(model: Model, x: Any, y: Any, settings: Settings, **how: Any) -> Evaluator:
-    """The engine.
+def evaluator_of(engine: Engine, x: Any, y: Any, settings: Settings, **names: Any) -> Evaluator:
+    """The images on their way down.
 
     Raises ValueError for a randomised model, one that draws its noise in features, and margins that
     are not finite.
     """
-    x = inputs.images(x, model)
+    x = engine.images(x)
     images = len(x)
     planned = images * settings.planned()
-    evaluator = Evaluator(model, x, y, stream=Stream.RARE_ERRORS, planned=planned, **how)
+    evaluator = Evaluator(
+        engine, x, y, stream=Stream.RARE_ERRORS, planned=planned, exact=True, **names
+    )
     if evaluator.randomized:
         raise ValueError(
             "model must give one answer to one input for splitting, was randomised: what a "

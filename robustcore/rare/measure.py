@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from robustcore import inputs
 from robustcore.arguments import reals, shown
+from robustcore.engine import Engine
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
-from robustcore.rare.descent import descend, engine_of
+from robustcore.rare.descent import descend, evaluator_of
 from robustcore.rare.found import Found
 from robustcore.rare.path import LOWEST
 from robustcore.rare.settings import SURVIVORS, Goal, Settings
@@ -37,7 +38,7 @@ LEAST_SAMPLES = 2 * math.ceil(SURVIVORS / PROBABILITY)
 
 @by_blocks()
 def error_curve(
-    model: Model,
+    model: Model | Engine,
     x: Any,  # (B, C, H, W) or (C, H, W)
     y: Any = None,  # (B,)
     rates: Sequence[float] = RATES,  # G values
@@ -51,14 +52,8 @@ def error_curve(
     bridge: bool = True,
     seed: int = 0,
     ids: Any = None,
-    pixels: tuple[float, float] | None = (0.0, 1.0),
     clip: tuple[float, float] | None = None,
-    batch_size: int | None = None,
-    backend: str | None = None,
-    compile: bool | None = None,
-    progress: bool | None = None,
     run: str | os.PathLike[str] | None = None,
-    block: int | None = None,
 ) -> ErrorCurve:
     """sigma(x, mu) for rates mu down to 1e-15, all from one descent (robustcore.rare.splitting).
 
@@ -96,6 +91,7 @@ def error_curve(
     Meng and Wong (1996).
     """
     start = time.perf_counter()
+    engine = Engine.of(model)
     grid = rates_of("rates", rates)
     confidence = inputs.fraction("confidence", confidence)
     settings = Settings(
@@ -107,13 +103,9 @@ def error_curve(
         bridge=inputs.flag("bridge", bridge),
     )
     settings.check(float(grid.min()))
-    evaluator = engine_of(
-        model, x, y, settings, seed=seed, ids=ids, clip=clip, batch_size=batch_size,
-        backend=backend, compile=compile,
-    )  # fmt: skip
-    with bar(
-        len(evaluator.x) * settings.planned(float(grid.min())), "evaluations", progress
-    ) as shown:
+    evaluator = evaluator_of(engine, x, y, settings, seed=seed, ids=ids, clip=clip)
+    planned = len(evaluator.x) * settings.planned(float(grid.min()))
+    with bar(planned, "evaluations", engine.progress) as shown:
         found = descend(evaluator, settings, Goal.at_rates(grid), shown, confidence)
     sigma, low, high, status = _sigmas(found, np.log(grid), confidence, settings.sigma_max)
     return ErrorCurve(
@@ -133,7 +125,7 @@ def error_curve(
 
 
 def splitting_sigma(
-    model: Model,
+    engine: Engine,
     x: Any,
     rate: float,
     y: Any,
@@ -141,20 +133,18 @@ def splitting_sigma(
     samples: int,
     confidence: float,
     sigma_max: float,
-    progress: bool | None,
     note: str | None,
-    **engine: Any,
+    **names: Any,
 ) -> RareSigma:
     """`sigma_at_error_rate` by splitting. note: why it was chosen, for the record."""
     start = time.perf_counter()
     grid = rates_of("error_rate", [rate])
     settings = Settings(samples, PROBABILITY, MOVES, sigma_max, True)
-    evaluator = engine_of(model, x, y, settings, **engine)
+    evaluator = evaluator_of(engine, x, y, settings, **names)
     if note is not None:
         evaluator.notes.append(note)
-    with bar(
-        len(evaluator.x) * settings.planned(float(grid.min())), "evaluations", progress
-    ) as shown:
+    planned = len(evaluator.x) * settings.planned(float(grid.min()))
+    with bar(planned, "evaluations", engine.progress) as shown:
         found = descend(evaluator, settings, Goal.at_rates(grid), shown, confidence)
     found_at = _sigmas(found, np.log(grid), confidence, sigma_max)
     sigma, low, high = (each[:, 0] for each in found_at[:3])
@@ -188,22 +178,21 @@ def splitting_sigma(
 
 
 def splitting_rate(
-    model: Model,
+    engine: Engine,
     x: Any,
     grid: Floats,
     y: Any,
     *,
     samples: int,
     confidence: float,
-    progress: bool | None,
-    **engine: Any,
+    **names: Any,
 ) -> RareErrorRate:
     """`error_rate` by splitting: plain draws where errors are common, splitting below."""
     start = time.perf_counter()
     settings = Settings(samples, PROBABILITY, MOVES, max(1.0, float(grid.max())), True)
-    evaluator = engine_of(model, x, y, settings, **engine)
+    evaluator = evaluator_of(engine, x, y, settings, **names)
     count = len(evaluator.x)
-    with bar(count * settings.planned(), "evaluations", progress) as shown:
+    with bar(count * settings.planned(), "evaluations", engine.progress) as shown:
         found = descend(evaluator, settings, Goal.at_sigmas(grid), shown, confidence)
         started = (grid <= found.start[:, None]) | found.uncommon[:, None]  # nan starts nowhere
         split = started & (grid > 0) & ~found.unknown[:, None]

@@ -243,7 +243,7 @@ class Particles:
     def _judged(self, slots: Slots, part: slice, z: Tensor, sigma: Tensor) -> Tensor:
         engine, points = self.evaluator, self.points(slots, part, z, sigma)
         points = points.contiguous(memory_format=engine.network.layout)
-        margin, _ = engine.kernels.margins(engine.network(points), engine.y, slots.image[part])
+        margin, _ = engine.kernels.margins(engine.logits(points), engine.y, slots.image[part])
         self.progress(len(z))
         return margin
 

@@ -73,17 +73,15 @@ def nearest(evaluator: Evaluator, rows: Ints) -> tuple[torch.Tensor, Floats, Int
     Raises NoGradients for a model without them.
     """
     at = torch.as_tensor(rows, device=evaluator.device)
-    near = distance_to_error(
-        evaluator.network.model,
-        evaluator.x[at].to(evaluator.dtype),
-        evaluator.y[at],
-        effort=EFFORT,
-        seed=evaluator.seed,
-        ids=evaluator.ids[at],
-        batch_size=evaluator.batch_size,
-        backend=evaluator.kernels.name,
-        progress=False,
-    )
+    with evaluator.engine.part_of():
+        near = distance_to_error(
+            evaluator.engine,
+            evaluator.x[at].to(evaluator.dtype),
+            evaluator.y[at],
+            effort=EFFORT,
+            seed=evaluator.seed,
+            ids=evaluator.ids[at],
+        )
     return near.x_adv.float(), near.distance, near.n_forward, near.n_backward
 
 

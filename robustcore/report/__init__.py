@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from robustcore import blame, inputs
+from robustcore.engine import Engine
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
@@ -63,9 +65,8 @@ class Report:
         return f'<ul>{"".join(lines)}</ul><a href="{escape(str(self.path))}">{escape(PAGE)}</a>'
 
 
-@inputs.ranged
 def report(
-    models: Model | Mapping[str, Model],
+    models: Model | Engine | Mapping[str, Model | Engine],
     x: Any,  # (B, C, H, W)
     y: Any = None,  # (B,)
     *,
@@ -82,11 +83,6 @@ def report(
     records: Mapping[str, Mapping[str, Record]] | None = None,
     seed: int = 0,
     ids: Any = None,
-    pixels: tuple[float, float] | None = (0.0, 1.0),
-    batch_size: int | None = None,
-    backend: str | None = None,
-    compile: bool | None = None,
-    progress: bool | None = None,
     run: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Measure one model or several on the same images, and write report.html to the folder `out`.
@@ -94,10 +90,9 @@ def report(
     The page is one file that needs no network and no script. Beside it stands each record as npz,
     JSON and CSV, named MODEL.RECORD.
 
-    models: a callable, or {name: callable}; x, y, ids, pixels, seed, batch_size, backend,
-        compile, progress, run: as in `error_rate`. y None measures each model against its own
-        answers, if x brings no labels. In a process group all share the work, and the first writes
-        the page.
+    models: a callable or an `Engine`, or {name: one of them}; x, y, ids, seed, run: as in
+        `error_rate`. y None measures each model against its own answers, if x brings no labels. In
+        a process group all share the work, and the first writes the page.
     data, classes: what the page calls the images and the labels. sections: those wanted, of
         SECTIONS. A section that cannot be made, such as distances of a model without gradients, is
         left out and the page says why; one that ends in an error of the model or of a library is
@@ -110,16 +105,10 @@ def report(
     Cost: about 2.5 * samples evaluations and 3 * effort gradients an image. Raises ValueError,
     TypeError or RuntimeError naming the argument, OSError where `out` cannot be written.
     """
-    named: dict[str, Any] = dict(models) if isinstance(models, Mapping) else {"model": models}
-    if not named:
-        raise ValueError("models must hold at least one model, held none")
-    for name, model in named.items():
-        if not isinstance(name, str):
-            raise TypeError(f"models must be named by strings, one was named {inputs.shown(name)}")
-        if not callable(model):
-            raise TypeError(f"models must be callable, one was {inputs.shown(model)}")
+    named = _engines(models)
+    first = next(iter(named.values()))
     floating = isinstance(x, Tensor) and x.is_floating_point()
-    batch = inputs.images(x) if floating else open_source(x, y, next(iter(named.values())))
+    batch = inputs.images(x) if floating else open_source(x, y, first.model)
     n = len(batch) if isinstance(batch, Tensor) else batch.n
     where = batch.device if isinstance(batch, Tensor) else torch.device("cpu")
     labels = None if y is None or is_path(y) else inputs.labels(y, n, where)
@@ -130,9 +119,6 @@ def report(
     data = inputs.string("data", data)
     known = _known(records)
     run = None if run is None else inputs.path("run", run)
-    progress = inputs.optional_flag("progress", progress)
-    compile = inputs.optional_flag("compile", compile)
-    shared = {"seed": seed, "batch_size": batch_size, "backend": backend, "compile": compile}
     job = Job(
         x=batch,
         y=labels,
@@ -144,36 +130,17 @@ def report(
         points=inputs.integer("points", points, 1, 2**20),
         windows=inputs.integer("windows", windows, 0),
         size=inputs.integer("size", size, 2, 1000),
-        shared=shared | {"ids": ids, "progress": progress, "run": run},
+        shared={"seed": seed, "ids": ids, "run": run},
     )
     folder = inputs.path("out", out)
     if leads():
         inputs.folder("out", folder)
-    for name, model in named.items():
-        given = known.get(name, {})
-        try:
-            _check(model, job, given)
-        except (TypeError, ValueError, RuntimeError) as error:
-            if not str(error).startswith("model "):
-                raise
-            kinds = (TypeError, ValueError, RuntimeError)
-            kind = next(each for each in kinds if isinstance(error, each))
-            raise kind(f"models: of {name!r}, {error}") from error
-        job.records[name] = given
     chosen = {name: each for name, each in SECTIONS.items() if name in sections}
-    with bar(len(chosen) * len(named), "parts", progress if leads() else False) as shown:
-        for section, module in chosen.items():
-            for name, model in named.items():
-                shown.set_postfix_str(f"{section}, {name}")
-                try:
-                    with kept_as(name):
-                        job.records[name] |= module.measure(model, job, name)
-                except (RunError, OSError):  # of the run or the disk, not of the model
-                    raise
-                except Exception as why:
-                    told = job.skipped if blame.is_ours(why) else job.failed
-                    told.setdefault(section, []).append(f"{name}: {blame.sentence(why)}.")
-                shown.update()
+    with contextlib.ExitStack() as stack:
+        for engine in named.values():
+            stack.enter_context(engine.used())
+        _check_all(named, known, job)
+        _measure(named, chosen, job, first.progress)
     path = folder / PAGE
     if not leads():
         return Report(path, {}, {}, {}, job.records)
@@ -198,6 +165,19 @@ def report(
     )
 
 
+def _engines(models: Any) -> dict[str, Engine]:
+    """An engine for each model, by name."""
+    named = dict(models) if isinstance(models, Mapping) else {"model": models}
+    if not named:
+        raise ValueError("models must hold at least one model, held none")
+    for name, model in named.items():
+        if not isinstance(name, str):
+            raise TypeError(f"models must be named by strings, one was named {inputs.shown(name)}")
+        if not isinstance(model, Engine) and not callable(model):
+            raise TypeError(f"models must be callable, one was {inputs.shown(model)}")
+    return {name: Engine.of(model) for name, model in named.items()}
+
+
 def _known(records: Any) -> dict[str, dict[str, Record]]:
     """Records by model and name, where they are that."""
     if records is None:
@@ -208,6 +188,43 @@ def _known(records: Any) -> dict[str, dict[str, Record]]:
     ):
         raise TypeError(f"records must be {{model: {{name: record}}}}, was {inputs.shown(records)}")
     return {name: dict(its) for name, its in records.items()}
+
+
+def _check_all(
+    engines: Mapping[str, Engine], known: Mapping[str, dict[str, Record]], job: Job
+) -> None:
+    """Each model and its records; an error says which of the models it is about."""
+    for name, engine in engines.items():
+        given = known.get(name, {})
+        try:
+            _check(engine, job, given)
+        except (TypeError, ValueError, RuntimeError) as error:
+            if not str(error).startswith("model "):
+                raise
+            kinds = (TypeError, ValueError, RuntimeError)
+            kind = next(each for each in kinds if isinstance(error, each))
+            raise kind(f"models: of {name!r}, {error}") from error
+        job.records[name] = given
+
+
+def _measure(
+    engines: Mapping[str, Engine], chosen: Mapping[str, Any], job: Job, progress: bool | None
+) -> None:
+    """Every section of every model, to the job."""
+    total = len(chosen) * len(engines)
+    with bar(total, "parts", progress if leads() else False) as shown:
+        for section, module in chosen.items():
+            for name, engine in engines.items():
+                shown.set_postfix_str(f"{section}, {name}")
+                try:
+                    with kept_as(name):
+                        job.records[name] |= module.measure(engine, job, name)
+                except (RunError, OSError):  # of the run or the disk, not of the model
+                    raise
+                except Exception as why:
+                    reasons = job.skipped if blame.is_ours(why) else job.failed
+                    reasons.setdefault(section, []).append(f"{name}: {blame.sentence(why)}.")
+                shown.update()
 
 
 def _shown(name: str, module: Any, job: Job) -> Section:
@@ -224,7 +241,7 @@ def _shown(name: str, module: Any, job: Job) -> Section:
     return replace(made, skipped=[*made.skipped, *skipped], failed=failed)
 
 
-def _check(model: Model, job: Job, given: Mapping[str, Record]) -> None:
+def _check(engine: Engine, job: Job, given: Mapping[str, Record]) -> None:
     """Model and images, all that are at hand or are held by records, before anything is measured.
 
     Raises as `error_rate`, and ValueError for records of other images or another rate.
@@ -236,8 +253,7 @@ def _check(model: Model, job: Job, given: Mapping[str, Record]) -> None:
         at = slice(first, first + CHECKED)
         x, y = job.source.block(first, min(n, first + CHECKED))
         y = y if job.y is None else job.y[at]
-        seed, backend = job.shared["seed"], job.shared["backend"]
-        checked = Evaluator(model, x, y, ids=ids[at], seed=seed, backend=backend, compile=False)
+        checked = Evaluator(engine, x, y, ids=ids[at], seed=job.shared["seed"], exact=True)
         labels.append(checked.y.cpu().numpy())
         how = provenance(checked, "", None, 0.0, {})
         for name, record in given.items():

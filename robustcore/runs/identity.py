@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustcore.engine import Engine
 from robustcore.results import Record
 from robustcore.runs.behaviour import Behaviour, difference
 from robustcore.runs.errors import Changed
 from robustcore.runs.rows import rows_of
 from robustcore.sources import digest
 
-HOLDERS = (nn.Module, Tensor, types.FunctionType, types.MethodType, functools.partial)
+HOLDERS = (Engine, nn.Module, Tensor, types.FunctionType, types.MethodType, functools.partial)
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 MEANING = {
     "x": "the images",
@@ -85,7 +86,10 @@ def _describe(value: Any, parts: _Parts, seen: dict[int, int]) -> None:
         parts.structure.append(f"the same as {seen[id(value)]}")
         return
     seen[id(value)] = len(seen)
-    if isinstance(value, nn.Module):
+    if isinstance(value, Engine):
+        for each in (value.model, tuple(value.settings.items())):
+            _describe(each, parts, seen)
+    elif isinstance(value, nn.Module):
         _describe_module(getattr(value, "_orig_mod", value), parts, seen)  # of torch.compile
     elif isinstance(value, Tensor):
         parts.weights.append(value)

@@ -18,15 +18,14 @@ import torch
 from torch import Tensor
 
 from robustcore import inputs
-from robustcore.evaluator import BATCH_PIXELS
-from robustcore.network import planned_times
+from robustcore.engine import BATCH_PIXELS, Engine
 from robustcore.provenance import bar
 from robustcore.results import Record
 from robustcore.runs import ranks
 from robustcore.runs.behaviour import behaviour
 from robustcore.runs.identity import of_model, plain, versions
 from robustcore.runs.rows import Rows, record_of, rows_of
-from robustcore.runs.store import Store, ran_out
+from robustcore.runs.store import Store
 from robustcore.sources import Source, digest, labels_of, open_source
 
 P = ParamSpec("P")
@@ -58,7 +57,9 @@ def by_blocks(
     smallest: int = SMALLEST,
     per_batch: int = PER_BATCH,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """For a function of (model, x, y, ids=, run=, block=, ...) whose record is image by image.
+    """For a function of (model, x, y, ids=, run=, ...) whose record is image by image.
+
+    The function is given an engine for its model, made here of a bare one.
 
     A tensor alone, without `run` and outside a process group, goes straight to the function.
     Anything else is cut into blocks of images that are measured one by one, by as many processes
@@ -80,22 +81,21 @@ def by_blocks(
                 raise TypeError(f"{function.__name__}() {error}") from None
             bound.apply_defaults()
             given = bound.arguments
-            for name in ("progress", "compile"):
-                if name in given:
-                    given[name] = inputs.optional_flag(name, given[name])
+            engine = given["model"] = Engine.of(given["model"])
             if given["run"] is not None:
                 inputs.path("run", given["run"])
-            asked = given["run"] is not None or given["block"] is not None
+            cut = engine.block is not None and not engine.within_set
+            asked = given["run"] is not None or cut
             read = not isinstance(given["x"], Tensor) or given["x"].dtype == torch.uint8
             # gradients work and numpy warns as it does by default, whatever the caller's modes
             with (
                 torch.inference_mode(False),
                 np.errstate(all="warn", under="ignore"),
-                inputs.call(given.get("pixels")),
+                engine.used(),
             ):
                 if asked or read or ranks.grouped():
-                    cut = _Whole(function, given, per_image or {}, smallest, per_batch)
-                    return cast(R, cut.record())
+                    whole = _Whole(function, given, per_image or {}, smallest, per_batch)
+                    return cast(R, whole.record())
                 return function(*bound.args, **bound.kwargs)
 
         return measured
@@ -116,13 +116,10 @@ class _Whole:
     ) -> None:
         self.function = function
         self.arguments = dict(given)
-        self.arguments.pop("pixels", None)  # changes no number
-        self.run, block, y, ids = (
-            self.arguments.pop(name) for name in ("run", "block", "y", "ids")
-        )
-        self.progress = self.arguments.pop("progress")
-        self.model, x = self.arguments.pop("model"), self.arguments.pop("x")
-        self.source = open_source(x, y, self.model)
+        self.run, y, ids = (self.arguments.pop(name) for name in ("run", "y", "ids"))
+        self.engine, x = self.arguments.pop("model"), self.arguments.pop("x")
+        model = self.engine.model
+        self.source = open_source(x, y, model)
         n = self.source.n
         self.y = labels_of(self.source, y)
         self.ids = inputs.identifiers(ids, n, torch.device("cpu"))
@@ -131,19 +128,18 @@ class _Whole:
             for name, dims in per_image.items()
             if _has_entries(self.arguments[name], dims, n)
         }
-        device = x.device if isinstance(x, Tensor) else _device(self.model)
-        if block is not None:
-            block = inputs.integer("block", block, 1)
-        batch = self.arguments.get("batch_size")
-        self._batch = None if batch is None else inputs.integer("batch_size", batch, 1)
+        device = x.device if isinstance(x, Tensor) else _device(model)
+        block = self.engine.block
+        batch = self.engine.asked_batch
         largest = block or max(smallest, _largest(batch, self.source, device, per_batch))
         self.spans = spans(n, largest, smallest if block is None else None)
         self.identity = {
             "function": ", ".join((function.__name__, *_names.get())),
-            "model": of_model(self.model),
+            "model": of_model(model),
             "x": self.source.about,
             "y": None if self.y is None else digest(self.y),
             "ids": None if ids is None else digest(self.ids),
+            **self.engine.settings,
             **{name: _kept(name, value) for name, value in self.arguments.items()},
             **{name: _kept(name, value) for name, value in self.per_image.items()},
             "block": largest if block else f"at most {largest}",
@@ -158,7 +154,9 @@ class _Whole:
             crew.agree(self.identity)
             does = None
             if self.run is not None or crew.size > 1:
-                does = crew.tried(lambda: behaviour(self.model, self.source, self._batch))
+                does = crew.tried(
+                    lambda: behaviour(self.engine.model, self.source, self.engine.asked_batch)
+                )
                 crew.behave(does)
 
             def begin() -> tuple[list[int], int | None]:
@@ -167,11 +165,11 @@ class _Whole:
                 return sorted(store.blocks_done()), store.batch_size()
 
             done, batch_size = crew.led(begin)
-            if batch_size is not None:
-                self.arguments["batch_size"] = batch_size
+            if batch_size is not None:  # memory ran out before
+                self.engine.limit_batch(batch_size)
             todo = sorted(set(range(len(self.spans))) - set(done))
             shown = stack.enter_context(
-                bar(self.source.n, "images", self.progress if crew.rank == 0 else False)
+                bar(self.source.n, "images", self.engine.progress if crew.rank == 0 else False)
             )
             shown.initial = shown.n = sum(b - a for a, b in (self.spans[k] for k in done))
             spent = 0
@@ -204,18 +202,15 @@ class _Whole:
         first, last = self.spans[k]
         x, y = self.source.block(first, last)
         at = slice(first, last)
-        with ranks.alone(), planned_times(self.source.n / (last - first)):
+        with ranks.alone(), self.engine.part_of(self.source.n):
             record = self.function(
-                self.model,
+                self.engine,
                 x,
                 y=y if self.y is None else self.y[at],
                 ids=self.ids[at],
-                progress=False,
                 **self.arguments,
                 **{name: value[at] for name, value in self.per_image.items()},
             )
-        if ran_out(record.provenance.notes):  # do not run out again at every block
-            self.arguments["batch_size"] = record.provenance.batch_size
         return rows_of(record)
 
 

@@ -13,7 +13,6 @@ from robustcore.distance import distance_to_error
 from robustcore.evaluator import Evaluator
 from robustcore.geometry import typical_noise_norm
 from robustcore.gradients import Gradients
-from robustcore.network import Model
 from robustcore.provenance import bar
 from robustcore.slices.grid import Grid
 from robustcore.streams import Stream
@@ -31,23 +30,19 @@ class Planes:
     -1. After `find` and `span`: points (B, 2, 2), axes (2, B, D) in the engine's memory order.
     """
 
-    def __init__(
-        self, model: Model, x: Tensor, engine: Evaluator, samples: int, progress: bool | None
-    ) -> None:
-        self.model, self.x, self.engine, self.samples = model, x, engine, samples
-        self.progress = progress
-        self.gradients = Gradients(engine, None, 2.0)
-        self.y = engine.y.cpu().numpy()
-        self.status = np.where(engine.clean_margins > 0, "drawn", "misclassified").astype("U20")
+    def __init__(self, x: Tensor, evaluator: Evaluator, samples: int) -> None:
+        self.x, self.evaluator, self.samples = x, evaluator, samples
+        self.progress = evaluator.engine.progress
+        self.gradients = Gradients(evaluator, None, 2.0)
+        self.y = evaluator.y.cpu().numpy()
+        self.status = np.where(evaluator.clean_margins > 0, "drawn", "misclassified").astype("U20")
         self.n_forward = np.zeros(len(x), np.int64)
         self.n_backward = np.zeros(len(x), np.int64)
 
     @property
     def shared(self) -> dict[str, Any]:
         """Arguments that methods called on the way share with this one."""
-        engine = self.engine
-        names = {"seed": engine.seed, "ids": engine.ids, "batch_size": engine.batch_size}
-        return names | {"backend": engine.kernels.name, "progress": self.progress}
+        return {"seed": self.evaluator.seed, "ids": self.evaluator.ids}
 
     @property
     def drawn(self) -> np.ndarray:
@@ -67,7 +62,7 @@ class Planes:
             return
         slots = np.repeat(rows, samples), np.tile(np.arange(samples), len(rows))
         with bar(len(slots[0]), "noisy images", self.progress) as shown:
-            margins = self.engine.margins(slots[0], sigma[slots[0]], slots[1], shown.update)
+            margins = self.evaluator.margins(slots[0], sigma[slots[0]], slots[1], shown.update)
         wrong = ~(margins.reshape(-1, samples) > 0)
         self.error_rate[rows] = self.class_rate[rows] = wrong.mean(1)
         some = wrong.any(1)
@@ -121,9 +116,9 @@ class Planes:
             at = torch.as_tensor(some, device=self.x.device)
             wanted = self.wanted[some]
             found = distance_to_error(
-                self.model, self.x[at], self.engine.y[at], method=attack, eps=each,
+                self.evaluator.engine, self.x[at], self.evaluator.y[at], method=attack, eps=each,
                 targets=inputs.tensor(wanted) if (wanted >= 0).all() else None,
-                **self.shared | {"ids": self.engine.ids[at]},
+                **self.shared | {"ids": self.evaluator.ids[at]},
             )  # fmt: skip
             self.n_forward[some] += found.n_forward
             self.n_backward[some] += found.n_backward
@@ -135,17 +130,17 @@ class Planes:
 
     def _noisy(self, rows: np.ndarray, draws: np.ndarray, stream: int = Stream.NOISE) -> Tensor:
         """Draws of images rows (S,) at their sigma, as points (S, D) float32."""
-        engine, device = self.engine, self.x.device
+        evaluator, device = self.evaluator, self.x.device
         rows, draws = np.ascontiguousarray(rows), np.ascontiguousarray(draws)
-        out = engine.x.new_empty((len(rows), *self.x.shape[1:]))
-        engine.kernels.perturb(
-            engine.x,
+        out = evaluator.x.new_empty((len(rows), *self.x.shape[1:]))
+        evaluator.kernels.perturb(
+            evaluator.x,
             torch.as_tensor(rows, device=device),
             torch.as_tensor(self.sigma[rows], device=device).float(),
             torch.as_tensor(draws, device=device),
-            engine.ids,
+            evaluator.ids,
             out,
-            seed=engine.seed,
+            seed=evaluator.seed,
             stream=stream,
         )
         return self.gradients.flat(out)
@@ -163,7 +158,7 @@ class Planes:
         flat = ~(rest.norm(dim=1) > FLAT * across.norm(dim=1))  # also where one has no length
         flat &= torch.as_tensor(self.status == "drawn", device=flat.device)
         if bool(flat.any()):
-            image = int(self.engine.ids[flat.nonzero()[0, 0]])
+            image = int(self.evaluator.ids[flat.nonzero()[0, 0]])
             raise ValueError(f"across and up must span a plane, those of image {image} did not")
         self.axes = torch.stack([rest / rest.norm(dim=1, keepdim=True), axis_up])
         moves = torch.stack([across, up])
@@ -197,7 +192,7 @@ class Planes:
         self, rows: np.ndarray, coordinates: np.ndarray, shown: Any
     ) -> tuple[np.ndarray, np.ndarray]:
         """Class and margin of points of the planes, coordinates (S, 2) across and up."""
-        size, device = self.engine.batch_size, self.x.device
+        size, device = self.evaluator.batch_size, self.x.device
         images = torch.as_tensor(rows, device=device)
         place = torch.as_tensor(coordinates, device=device).float()
         axes = self.axes.float()
@@ -217,7 +212,7 @@ class Planes:
         logits = self.gradients.logits(rows, points)
         margin, other = self.gradients.judged(rows, logits)
         margin = margin.double()
-        given = torch.where(margin > 0, self.engine.y[rows], other)
+        given = torch.where(margin > 0, self.evaluator.y[rows], other)
         return margin, torch.where(logits.isnan().any(1), -1, given).double()
 
     def _classes(self, rows: np.ndarray, points: Tensor) -> np.ndarray:

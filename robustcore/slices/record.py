@@ -32,7 +32,7 @@ def record_of(planes: Planes, grid: Grid, names: tuple[str, ...], how: Provenanc
     predicted = half_space_distance(usable, np.where(np.isfinite(rate), rate, 0.5))
     across, up = (planes.gradients.images(axis.float()).contiguous() for axis in planes.axes)
     return SliceResult(
-        ids=planes.engine.ids.cpu().numpy(),
+        ids=planes.evaluator.ids.cpu().numpy(),
         labels=planes.y,
         status=planes.status,
         sigma=planes.sigma,
@@ -51,7 +51,7 @@ def record_of(planes: Planes, grid: Grid, names: tuple[str, ...], how: Provenanc
         margin=margin,
         evaluated=evaluated,
         n_evaluated=n_evaluated,
-        n_forward=planes.engine.n_forward
+        n_forward=planes.evaluator.n_forward
         + planes.n_forward
         + planes.gradients.n_forward.cpu().numpy(),
         n_backward=planes.n_backward,

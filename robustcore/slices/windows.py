@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robustcore import inputs
 from robustcore.distance import METHODS
+from robustcore.engine import Engine
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
 from robustcore.noise import sigma_at_error_rate
@@ -29,7 +30,7 @@ USUAL_SHARE = 0.1  # of nodes that are evaluated: decides whether compiling pays
 
 @by_blocks({"sigma": 1, "across": 4, "up": 4}, smallest=1)
 def church_windows(
-    model: Model,
+    model: Model | Engine,
     x: Any,  # (B, C, H, W) or (C, H, W)
     y: Any = None,  # (B,)
     *,
@@ -44,18 +45,12 @@ def church_windows(
     attack: str = "pgd",
     seed: int = 0,
     ids: Any = None,
-    pixels: tuple[float, float] | None = (0.0, 1.0),
-    batch_size: int | None = None,
-    backend: str | None = None,
-    compile: bool | None = None,
-    progress: bool | None = None,
     run: str | os.PathLike[str] | None = None,
-    block: int | None = None,
 ) -> SliceResult:
     """The plane through each image and two points: class, margin, and the shape of the errors.
 
-    model, x, y, ids, pixels, batch_size, backend, compile, progress, run, block: as in
-        `error_rate`; the model must let gradients through where a direction is "adversarial".
+    model, x, y, ids, run: as in `error_rate`; the model must let gradients through where a
+        direction is "adversarial".
     across, up: what spans the plane. "noise": the first of the draws at sigma that the model gets
         wrong, not clipped. "adversarial": an error found by an attack that aims at the class of the
         noise error, or at any wrong class where there is no noise error in the plane.
@@ -81,6 +76,7 @@ def church_windows(
     Source: Ford et al. (2019), Fig. 3 and appendix G; Warde-Farley and Goodfellow (2016).
     """
     start = time.perf_counter()
+    engine = Engine.of(model)
     samples = inputs.integer("samples", samples, 1, 2**20)
     size = inputs.integer("size", size, 2, LARGEST)
     extent = inputs.positive("extent", extent)
@@ -95,22 +91,20 @@ def church_windows(
     if names[0] == names[1] != "given":
         raise ValueError(f"across and up must differ, both were {across!r}")
     rate = inputs.fraction("rate", rate)
-    batch = inputs.images(x, model)
+    batch = engine.images(x)
     for name, value in (("across", across), ("up", up)):
         if isinstance(value, Tensor):
             _points(name, value, batch)
-    engine = Evaluator(
-        model,
+    evaluator = Evaluator(
+        engine,
         batch,
         y,
         ids=ids,
         seed=seed,
-        batch_size=batch_size,
-        backend=backend,
-        compile=compile,
         planned=int(len(batch) * (samples + USUAL_SHARE * size**2)),
+        exact=True,
     )
-    planes = Planes(model, batch, engine, samples, progress)
+    planes = Planes(batch, evaluator, samples)
     planes.noise(_sigmas(sigma, rate, planes))
     planes.find((across, up), attack)
     planes.span()
@@ -119,7 +113,7 @@ def church_windows(
         **{"across": names[0], "up": names[1], "attack": attack, "coarse": coarse},
         **{"extent": extent, "rate": rate if sigma is None else None},
     }
-    how = provenance(engine, "adaptive" if coarse > 1 else "full", samples, start, settings)
+    how = provenance(evaluator, "adaptive" if coarse > 1 else "full", samples, start, settings)
     return record_of(planes, grid, names, how)
 
 
@@ -139,19 +133,24 @@ def _points(name: str, value: Tensor, x: Tensor) -> None:
 
 def _sigmas(sigma: Any, rate: float, planes: Planes) -> np.ndarray:
     """Sigma of each image, float64 (B,): given, or found; 0 and inf where there is none."""
-    ids, n = planes.engine.ids.cpu().numpy(), len(planes.x)
+    ids, n = planes.evaluator.ids.cpu().numpy(), len(planes.x)
     if sigma is None:
         sigma = sigma_at_error_rate(
-            planes.model, planes.x, rate, planes.engine.y, samples=planes.samples, **planes.shared
+            planes.evaluator.engine,
+            planes.x,
+            rate,
+            planes.evaluator.y,
+            samples=planes.samples,
+            **planes.shared,
         )
         planes.n_forward += sigma.n_forward
     if isinstance(sigma, SigmaResult):
         if not np.array_equal(sigma.ids, ids):
             raise ValueError(f"sigma must hold the ids of x, {ids[:4]}..., held {sigma.ids[:4]}...")
-        how = provenance(planes.engine, "", None, 0.0, {})
+        how = provenance(planes.evaluator, "", None, 0.0, {})
         refuse_other_images("sigma and x", sigma.provenance, how, ids.tolist())
         return sigma.sigma
-    values = inputs.sigmas(sigma)
+    values = inputs.sigmas(sigma, planes.evaluator.engine.ranges)
     if len(values) not in (1, n):
         raise ValueError(f"sigma must be one, or one for each of {n} images, were {len(values)}")
     if values.min() <= 0:

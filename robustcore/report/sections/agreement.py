@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from robustcore import plot
+from robustcore.engine import Engine
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Skip, Table, figure, number
 from robustcore.results import Record, compare
@@ -16,7 +17,7 @@ FACTOR = 2.0  # an image agrees where the ratio is within this factor of 1
 SHOWN = 8
 
 
-def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
+def measure(engine: Engine, job: Job, name: str) -> dict[str, Record]:
     found = job.records[name]
     if "sigma" not in found or "distance" not in found:
         raise Skip("it needs both sigma and the nearest error")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from robustcore.concentration import audit_attack
 from robustcore.distance import distance_to_error
+from robustcore.engine import Engine
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Skip, Table, number
 from robustcore.results import Record
@@ -23,7 +24,7 @@ WORDS = {
 }
 
 
-def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
+def measure(engine: Engine, job: Job, name: str) -> dict[str, Record]:
     sigma = job.records[name].get("sigma")
     if sigma is None:
         raise Skip("it needs sigma")
@@ -31,15 +32,15 @@ def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
     if not len(rows):
         raise Skip("no image has a sigma between 0 and the largest tried")
     x, y = job.part(rows)
-    engine = {each: job.shared[each] for each in ("batch_size", "backend", "compile")}
 
     def attack(model: Any, x: Tensor, y: Tensor) -> Tensor:
-        found = distance_to_error(model, x, y, effort=job.effort, progress=False, **engine)
+        with engine.part_of():
+            found = distance_to_error(engine, x, y, effort=job.effort)
         at: Tensor = found.x_adv
         return at
 
     found = audit_attack(
-        model,
+        engine,
         x,
         y,
         attack,

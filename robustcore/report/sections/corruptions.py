@@ -8,6 +8,7 @@ import numpy as np
 
 from robustcore import plot
 from robustcore.corruptions import corruption_benchmark
+from robustcore.engine import Engine
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Skip, Table, figure, number
 from robustcore.results import Record
@@ -15,8 +16,8 @@ from robustcore.results import Record
 NAME, TITLE = "corruptions", "Corruptions"
 
 
-def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
-    return {"corruptions": corruption_benchmark(model, job.x, job.y, **job.shared)}
+def measure(engine: Engine, job: Job, name: str) -> dict[str, Record]:
+    return {"corruptions": corruption_benchmark(engine, job.x, job.y, **job.shared)}
 
 
 def show(job: Job) -> Section:

@@ -8,6 +8,7 @@ import numpy as np
 
 from robustcore import plot
 from robustcore.distance import distance_to_error, pgd
+from robustcore.engine import Engine
 from robustcore.geometry import typical_noise_norm
 from robustcore.report.job import Job, median_with_interval
 from robustcore.report.page import Section, Skip, Table, figure, number
@@ -18,11 +19,11 @@ LINF = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
 STEPS = 40
 
 
-def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
+def measure(engine: Engine, job: Job, name: str) -> dict[str, Record]:
     found = job.records[name].get("distance")
     if found is None:
-        found = distance_to_error(model, job.x, job.y, effort=job.effort, **job.shared)
-    robust = pgd(model, job.x, job.y, eps=LINF, norm="Linf", steps=STEPS, **job.shared)
+        found = distance_to_error(engine, job.x, job.y, effort=job.effort, **job.shared)
+    robust = pgd(engine, job.x, job.y, eps=LINF, norm="Linf", steps=STEPS, **job.shared)
     return {"distance": found, "robust_linf": robust}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from robustcore import plot
 from robustcore.copies import noisy_copies
+from robustcore.engine import Engine
 from robustcore.noise import error_rate, sigma_at_error_rate
 from robustcore.report.job import Job, median_with_interval
 from robustcore.report.page import Section, Table, figure, number
@@ -19,14 +20,14 @@ CURVE_SAMPLES = 50  # draws of each image at each sigma: the mean over images is
 PANELS, PANEL_GRID = 5, (0.0, 0.05, 0.1, 0.2, 0.4)
 
 
-def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
+def measure(engine: Engine, job: Job, name: str) -> dict[str, Record]:
     found = job.records[name].get("sigma")
     if found is None:
         found = sigma_at_error_rate(
-            model, job.x, job.rate, job.y, samples=job.samples, **job.shared
+            engine, job.x, job.rate, job.y, samples=job.samples, **job.shared
         )
     samples = min(job.samples, CURVE_SAMPLES)
-    curve = error_rate(model, job.x, GRID, job.y, samples=samples, **job.shared)
+    curve = error_rate(engine, job.x, GRID, job.y, samples=samples, **job.shared)
     return {"sigma": found, "error_rate": curve}
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from robustcore import plot
 from robustcore.concentration import noisy_distance
+from robustcore.engine import Engine
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Skip, Table, figure, number
 from robustcore.results import Record
@@ -16,7 +15,7 @@ NAME, TITLE = "noisy-points", "Noisy points and the bound"
 MISTAKEN = 0.05  # probability of accusing a search that misses nothing, at any image of a model
 
 
-def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
+def measure(engine: Engine, job: Job, name: str) -> dict[str, Record]:
     sigma = job.records[name].get("sigma")
     if sigma is None:
         raise Skip("it needs sigma")
@@ -25,7 +24,7 @@ def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
         raise Skip("no image has a sigma between 0 and the largest tried")
     x, y = job.part(rows)
     found = noisy_distance(
-        model,
+        engine,
         x,
         y,
         sigma=sigma.sigma[rows],

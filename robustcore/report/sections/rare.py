@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from robustcore import plot
+from robustcore.engine import Engine
 from robustcore.rare import error_curve, monotone
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Skip, Table, figure, number
@@ -20,7 +21,7 @@ THROUGH = 0.01
 LEAST, MOST = 200, 600  # first draws of each
 
 
-def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
+def measure(engine: Engine, job: Job, name: str) -> dict[str, Record]:
     sigma = job.records[name].get("sigma")
     if sigma is None:
         raise Skip("it needs sigma")
@@ -30,7 +31,7 @@ def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
     x, y = job.part(rows)
     samples = min(max(job.samples, LEAST), MOST)
     how = job.shared | {"ids": sigma.ids[rows]}
-    return {"rare": error_curve(model, x, y, RATES, samples=samples, **how)}
+    return {"rare": error_curve(engine, x, y, RATES, samples=samples, **how)}
 
 
 def with_plain_draws(curve: ErrorCurve, sigma: SigmaResult) -> tuple[ErrorCurve, int]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from robustcore.engine import Engine
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Table
 from robustcore.results import Record
@@ -18,7 +19,7 @@ from robustcore.results import Record
 NAME, TITLE = "settings", "Settings"
 
 
-def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
+def measure(engine: Engine, job: Job, name: str) -> dict[str, Record]:
     return {}
 
 

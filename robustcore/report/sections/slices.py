@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from robustcore import plot
+from robustcore.engine import Engine
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Skip, Table, figure, number
 from robustcore.results import Record
@@ -15,7 +16,7 @@ from robustcore.slices import church_windows
 NAME, TITLE = "slices", "Slices"
 
 
-def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
+def measure(engine: Engine, job: Job, name: str) -> dict[str, Record]:
     sigma = job.records[name].get("sigma")
     if sigma is None:
         raise Skip("it needs sigma")
@@ -24,7 +25,7 @@ def measure(model: Any, job: Job, name: str) -> dict[str, Record]:
         raise Skip("no image has a sigma between 0 and the largest tried")
     x, y = job.part(rows)
     found = church_windows(
-        model,
+        engine,
         x,
         y,
         sigma=sigma.sigma[rows],
