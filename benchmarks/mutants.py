@@ -509,7 +509,8 @@ def tried(mutant: Mutant, known: Map, worker: Tests) -> dict[str, Any]:
 def _error(said: str) -> str:
     """Why tests could not be collected."""
     lines = [line for line in said.splitlines() if line.startswith(("E  ", "ERROR"))]
-    return f"import: {lines[-1] if lines else said[-200:]}"
+    text = lines[-1] if lines else said[-200:]
+    return f"import: {text.replace(f'{WORK}{os.sep}', '')}"  # no path of a machine
 
 
 class Verdicts:
