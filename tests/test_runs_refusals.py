@@ -13,8 +13,10 @@ from test_runs import X, rate, same
 
 import robustcore as rc
 from robustcore import runs
+from robustcore.runs import sealed
 from robustcore.runs.errors import FILE
 from robustcore.runs.lock import LOCK
+from robustcore.runs.rows import rows_of
 
 
 def changed(model, value=1e-3):
@@ -148,6 +150,15 @@ def test_a_damaged_file_is_named_and_what_can_be_read_is_saved(tmp_path, damage)
     assert same(again(), want)
 
 
+def test_a_repair_asks_for_as_many_rows_as_the_images_of_the_file_need(tmp_path, monkeypatch):
+    for _ in range(6):  # sessions
+        rate(tmp_path)
+    monkeypatch.setattr(sys.modules["robustcore.runs.repair"], "FEW", 3)
+    assert runs.repair(tmp_path) == (20, 20)
+    (progress,) = runs.progress(tmp_path)
+    assert (progress.sessions, progress.images) == (6, 20)
+
+
 def test_a_file_of_another_program_is_left_alone(tmp_path):
     with sqlite3.connect(tmp_path / FILE) as other:
         other.execute("CREATE TABLE mine (a)")
@@ -174,3 +185,108 @@ def test_one_process_at_a_time(tmp_path):
     with runs.Store(tmp_path), pytest.raises(RuntimeError, match="by this very process"):
         rate(tmp_path)
     assert (tmp_path / LOCK).exists()
+
+
+# -- whole rows that do not belong together ------------------------------------------------------
+
+
+def replaced(db, table, at, values):
+    """Rows of a table, by their number, with other values in column `at`, and their checksums."""
+    rows = [list(row) for row in sealed.rows(db, table, None, "ORDER BY rowid")]
+    for number, value in values.items():
+        rows[number][at] = value
+        sealed.put(db, table, rows[number])
+
+
+FORGED = {
+    "an image in the place of another of its block": (
+        lambda db: replaced(db, "images", 3, {1: 0}),
+        "block 0 holds an image in the place of another",
+    ),
+    "an image in the place of one of another block": (
+        lambda db: replaced(db, "images", 3, {4: 0, 5: 1, 6: 2, 7: 3}),
+        "block 1 holds an image in the place of another",
+    ),
+    "images beyond the last": (
+        lambda db: replaced(db, "measurements", 4, {0: 19}),
+        "it holds an image beyond the last",
+    ),
+    "images before the first": (
+        lambda db: replaced(db, "images", 3, {0: -4, 1: -3, 2: -2, 3: -1}),
+        "it holds an image beyond the last",
+    ),
+    "a block that counts others": (
+        lambda db: replaced(db, "blocks", 2, {2: 3}),
+        "block 2 does not hold the images it was written with",
+    ),
+    "a block of none": (
+        lambda db: [
+            db.execute("DELETE FROM images WHERE block = 4"),
+            replaced(db, "blocks", 2, {4: 0}),
+        ],
+        "block 4 does not hold the images it was written with",
+    ),
+    "no measurement": (
+        lambda db: db.execute("DELETE FROM measurements"),
+        "block 0 does not hold the images it was written with",
+    ),
+    "a block that is gone": (
+        lambda db: db.execute("DELETE FROM blocks WHERE block = 3"),
+        "the row of block 3 is missing",
+    ),
+    "a table more": (
+        lambda db: db.execute("CREATE TABLE more (a)"),
+        "its tables are not those of a run",
+    ),
+    "another format": (
+        lambda db: db.execute("PRAGMA user_version=7"),
+        "run must be of format 2, that in .* is of format 7",
+    ),
+    "another kind": (
+        lambda db: db.execute("PRAGMA application_id=7"),
+        "run must be a folder of robustcore, .* is another kind of file",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", FORGED)
+def test_rows_that_do_not_belong_together_are_refused(tmp_path, change):
+    rate(tmp_path, samples=20)
+    forge, message = FORGED[change]
+    with sqlite3.connect(tmp_path / FILE, isolation_level=None) as db:
+        forge(db)
+    db.close()
+    content = (tmp_path / FILE).read_bytes()
+    for use in (lambda: rate(tmp_path, samples=20), lambda: runs.progress(tmp_path)):
+        with pytest.raises(ValueError, match=message):
+            use()
+    assert (tmp_path / FILE).read_bytes() == content
+
+
+def test_a_record_is_given_of_all_images_alone():
+    """Of a store itself, as the file is looked at as a whole before."""
+    rows = rows_of(rc.error_rate(Small(), X[:2], 0.1, samples=20))
+    identity = {"function": "error_rate"}
+    with runs.Store(None) as store:
+        store.begin(identity, 3, 1)
+        store.commit(0, 0, 0, rows)
+        with pytest.raises(ValueError, match="it holds 2 of 3 images"):
+            store.rows()
+    with runs.Store(None) as store:
+        store.begin(identity, 2, 1)
+        store.commit(0, 1, 0, rows)
+        with pytest.raises(ValueError, match="image 0 is not in its place"):
+            store.rows()
+    other = rows_of(rc.error_rate(Small(), X[2:4], [0.1, 0.2], samples=20))
+    with runs.Store(None) as store:
+        store.begin(identity, 4, 1)
+        store.commit(0, 0, 0, rows)
+        with pytest.raises(RuntimeError, match="every block of a run must give records of one"):
+            store.commit(1, 2, 0, other)
+        assert store.blocks_done() == {0}
+
+
+def test_only_a_run_of_the_command_line_can_be_repeated_by_it(tmp_path):
+    rate(tmp_path, samples=20)
+    with pytest.raises(ValueError, match=r"that in .* was begun from Python: make the same call"):
+        runs.command_of(tmp_path)

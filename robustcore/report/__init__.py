@@ -155,7 +155,7 @@ def report(
         f"Random noise and nearest errors of {several} on {n} images ({data}). "
         f"robustcore {version('robustcore')}, {when}."
     )
-    write_text(path, render(f"Robustness of {several}", lead, pages))
+    write_text(path, render(f"Robustness of {several}", lead, pages), name="out")
     return Report(
         path=path,
         verdicts={each.title: tuple(each.verdicts) for each in pages if each.verdicts},
@@ -292,7 +292,7 @@ def _write(record: Record, folder: Path, stem: str) -> None:
         "provenance": vars(record.provenance),
         "columns": {name: values.tolist() for name, values in record.columns().items()},
     }
-    write_text(folder / f"{stem}.json", json.dumps(_finite(text), indent=1) + "\n")
+    write_text(folder / f"{stem}.json", json.dumps(_finite(text), indent=1) + "\n", name="out")
 
 
 def _finite(value: Any) -> Any:

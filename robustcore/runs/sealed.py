@@ -132,9 +132,10 @@ def _check_rows(db: sqlite3.Connection, folder: Path | None) -> None:
     taken: dict[str, set[int]] = {settings: set() for settings in totals}
     for settings, block, images, *_ in rows(db, "blocks", folder):
         its = positions.pop((settings, block), [])
-        if settings not in totals or len(its) != images:
+        if settings not in totals or not its or len(its) != images:
             raise damaged(folder, f"block {block} does not hold the images it was written with")
-        if max(its) - min(its) >= images or not taken[settings].isdisjoint(its):
+        twice = len(set(its)) < images or not taken[settings].isdisjoint(its)
+        if twice or max(its) - min(its) >= images:
             raise damaged(folder, f"block {block} holds an image in the place of another")
         taken[settings].update(its)
     if positions:
