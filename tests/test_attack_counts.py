@@ -147,6 +147,32 @@ def test_an_image_leaves_at_its_first_error(fused):
     assert inside.n_backward.tolist() == [40, 40]
 
 
+@pytest.mark.parametrize(
+    ("most", "calls"), [(4096, [3, 6, 12]), (4, [3, 4, 2, 4, 4, 4]), (1, None)]
+)
+def test_descents_go_into_the_fused_kernel_as_many_at_a_time_as_memory_allows(
+    most, calls, monkeypatch
+):
+    """Three images and restarts 1, 2 and 4 at a time: a call takes whole images, one at least."""
+    from robustcore.attack import descents
+
+    model, x = far(True), images(3, (3, 2, 2))
+    how = {"eps": 0.1, "steps": 3, "restarts": 7}
+    whole = rc.pgd(model, x, **how)
+    took, descend = [], descents._descend
+
+    def counted(gradients, found, rows, radius, group, how):
+        took.append(len(rows) * len(group))
+        return descend(gradients, found, rows, radius, group, how)
+
+    monkeypatch.setattr(descents, "_descend", counted)
+    monkeypatch.setattr(descents, "DESCENTS", most)
+    parts = rc.pgd(model, x, **how)
+    assert took == (calls or [1] * 3 + [2] * 3 + [4] * 3)
+    for name in ("fooled", "distance", "restart", "step", "n_forward", "n_backward"):
+        assert np.array_equal(getattr(parts, name), getattr(whole, name)), name
+
+
 @pytest.mark.parametrize("norm", [2, "Linf"])
 def test_the_papers_steps_are_a_hundred_and_fiftieth_of_the_radius(norm):
     x, y = grey(1)

@@ -2,7 +2,7 @@
 masked gradients; and with attacks that err, cheat or insist on the unit box."""
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -284,11 +284,13 @@ def pinned(within, sigmas, images=1, draws=200, errors=1587, eps=None):
         n_not_errors=np.zeros(cells, int), n_not_finite=np.zeros(cells, int),
         clean_distance=np.ones(images), noise_distance=np.ones(images),
         misclassified=np.zeros(images, bool), n_forward=np.ones(images, int),
-        distances=distance, confidence=0.95, eps=eps, provenance=PROVENANCE,
+        distances=distance, confidence=0.95, eps=eps, provenance=provenance(),
     )  # fmt: skip
 
 
-PROVENANCE = rc.audit_attack(*half_space(1), exact(), samples=100, points=20).provenance
+@cache
+def provenance():
+    return rc.audit_attack(*half_space(1), exact(), samples=100, points=20).provenance
 
 
 @pytest.mark.parametrize(("sigmas", "images"), [(1, 1), (3, 1), (3, 4)])
@@ -306,6 +308,80 @@ def test_verdicts_change_at_the_counts_of_the_binomial_tails(sigmas, images):
     cells = counts[binom.cdf(counts, draws, 0.5) <= tail / images].max()
     assert pinned(cells, sigmas, images).proven.all()
     assert not pinned(cells + 1, sigmas, images).proven.any()
+
+
+def with_near(hits):
+    """A record of 200 distances of each cell, of which hits (images, sigmas) are near."""
+    hits = np.asarray(hits)
+    record = pinned(0, hits.shape[1], hits.shape[0])
+    near = np.arange(200) < hits[..., None]
+    return replace(record, distances=np.where(near, 1e-9, 1e3))
+
+
+@pytest.mark.parametrize(("images", "sigmas"), [(1, 1), (4, 1), (2, 3)])
+def test_half_of_the_error_is_for_the_one_cell_that_is_farthest_off(images, sigmas):
+    counts, tail = np.arange(201), 0.8 * 0.025 / (images * sigmas)
+    few = counts[binom.cdf(counts, 200, 0.5) <= tail].max()
+    hits = np.full((images, sigmas), 200)
+    for count, missed in ((few, True), (few + 1, False)):
+        hits[-1, -1] = count
+        assert (with_near(hits).overall == MISSED) == missed
+
+
+@pytest.mark.parametrize("sigmas", [1, 3])
+def test_the_other_half_is_for_all_draws_together_shared_among_sigmas(sigmas):
+    images, counts = 4, np.arange(801)
+
+    def overall(total):  # the same at every sigma, about as many for each image
+        of_image = total // images + (np.arange(images) < total % images)
+        return with_near(np.tile(of_image[:, None], sigmas)).overall
+
+    few = counts[binom.cdf(counts, 800, 0.5) <= 0.8 * 0.025 / sigmas].max()
+    many = counts[binom.sf(counts - 1, 800, 0.5) <= 0.8 * 0.05 / sigmas].min()
+    assert [overall(few), overall(few + 1)] == [MISSED, UNDECIDED]
+    assert [overall(many - 1), overall(many)] == [UNDECIDED, CONSISTENT]
+
+
+def test_where_no_image_is_judged_nothing_is_said_of_the_attack():
+    record = replace(pinned(0, 2, 3), misclassified=np.ones(3, bool))
+    assert record.overall == UNDECIDED
+    assert not record.proven.any()
+    assert record.verdict.tolist() == [MISCLASSIFIED] * 3
+
+
+@pytest.mark.parametrize(
+    ("clean", "eps", "noise", "nearer"),
+    [
+        (1.0, None, 0.9, True),
+        (1.0, None, 1.0, False),
+        (1.0, 0.5, 0.4, True),
+        (1.0, 0.5, 0.5, False),  # within what the attack was asked for
+        (1.0, 2.0, 0.9, True),
+        (1.0, 2.0, 1.5, False),
+        (np.inf, 2.0, 1.5, True),
+        (np.inf, None, 1.5, True),
+    ],
+)
+def test_noise_is_nearer_than_what_the_attack_found_or_was_asked_for(clean, eps, noise, nearer):
+    record = replace(
+        pinned(0, 1, 2, eps=eps), clean_distance=np.full(2, clean),
+        noise_distance=np.full(2, noise), misclassified=np.array([False, True]),
+    )  # fmt: skip
+    assert record.noise_nearer.tolist() == [nearer, False]
+
+
+@pytest.mark.parametrize("images", [1, 4])
+def test_overall_the_limits_of_rates_are_shared_among_cells(images):
+    low = beta.ppf(0.2 * 0.025 / images, 1587, 10_000 - 1587 + 1)
+    high = beta.isf(0.2 * 0.05 / images, 1587 + 1, 10_000 - 1587)
+    farthest, nearest = -SIGMA * norm.ppf([low, high])
+    for radius, said in (
+        (farthest * 1.0021, MISSED), (farthest * 1.0019, UNDECIDED),
+        (nearest * 1.0021, UNDECIDED), (nearest * 1.0019, CONSISTENT),
+    ):  # fmt: skip
+        record = pinned(0, 1, images)
+        record = replace(record, distances=np.full((images, 1, 200), radius))
+        assert record.overall == said, radius / nearest
 
 
 def test_the_radius_is_taken_at_the_limit_of_the_rate_that_favours_the_attack():
@@ -330,6 +406,23 @@ def test_within_a_radius_the_share_is_the_theorems():
     few = counts[binom.cdf(counts, draws, share) <= 0.8 * 0.05].max()
     assert pinned(few, 1, eps=eps).verdict.tolist() == [MISSED]
     assert pinned(few + 1, 1, eps=eps).verdict.tolist() == [UNDECIDED]
+
+
+def test_an_attack_may_write_to_the_images_and_classes_that_it_is_given():
+    model, x, y = half_space(3)
+    how = {"sigma": SIGMA, "points": 20, "samples": 50}
+
+    def in_place(model, x, y):
+        x.copy_(exact(1.2)(model, x, y))
+        y.fill_(1)
+        return x
+
+    plain = rc.audit_attack(model, x, y, exact(1.2), **how)
+    found = rc.audit_attack(model, x, y, in_place, **how)
+    for name in ("distances", "clean_distance", "n_errors", "n_not_errors", "labels"):
+        assert np.array_equal(getattr(found, name), getattr(plain, name)), name
+    assert (x == 0.5).all()
+    assert (y == 0).all()
 
 
 def test_what_an_attack_returns_may_carry_gradients():

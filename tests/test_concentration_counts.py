@@ -6,6 +6,8 @@ import torch
 from models import HalfSpace, grey
 
 import robustcore as rc
+from robustcore.concentration.median_search import MedianSearch
+from robustcore.concentration.noisy_points import draw_points
 from robustcore.evaluator import Evaluator
 from robustcore.kernels import reference
 
@@ -118,6 +120,54 @@ def test_sigma_is_found_with_ten_draws_for_each_error_it_expects(rate, samples):
     assert (found.n_forward - given.n_forward).tolist() == (noise.n_forward - set_up).tolist()
     assert found.n_errors.tolist() == given.n_errors.tolist()
     assert found.distances.tolist() == given.distances.tolist()
+
+
+class Three(torch.nn.Module):
+    """Linear, of three classes: the second largest logit is far off, the smallest near."""
+
+    def __init__(self):
+        super().__init__()
+        chance = torch.Generator().manual_seed(5)
+        towards = torch.randn(2, 16, generator=chance, dtype=torch.float64)
+        self.w = (towards / towards.norm(dim=1, keepdim=True)).float() * torch.tensor(
+            [[1.0], [9.0]]
+        )
+        self.lead = torch.tensor([0.9, 1.8])  # at 0.9 and at 0.2
+
+    def heights(self, x):
+        return (x.flatten(1) - 0.5) @ self.w.T + self.lead
+
+    def forward(self, x):
+        return torch.cat([torch.zeros(len(x), 1), -self.heights(x)], 1)
+
+
+def test_two_gradients_go_towards_the_nearest_boundary_and_others_towards_the_likeliest_class():
+    model, n = Three(), 60
+    x, y = grey(2)
+    evaluator = Evaluator(model, x, y, stream=NOISY)
+    points = draw_points(evaluator, np.arange(2), np.full(2, 0.02), n)
+    asked = []
+
+    class Watched(MedianSearch):
+        def _step(self, slots, turn, classes):
+            spent = self.spent[slots].tolist()
+            super()._step(slots, turn, classes)
+            classes = self.classes[slots] if callable(classes) else classes
+            asked.extend(zip(slots.tolist(), spent, classes.tolist(), strict=True))
+
+    Watched(points, n, (20, 40)).run()
+    noisy = points.x.view(-1, 1, 4, 4)
+    nearest = 1 + (model.heights(noisy) / model.w.norm(dim=1)).argmin(1)
+    assert (nearest == 2).all()
+    assert (model(noisy)[:, 1] > model(noisy)[:, 2]).all()
+    taken = {
+        spent: [(slot, at) for slot, before, at in asked if before == spent] for spent in range(4)
+    }
+    assert len(taken[0]) == 2 * n
+    assert min(len(taken[spent]) for spent in (1, 2)) > 0
+    for spent in (0, 1):
+        assert all(at == nearest[slot] for slot, at in taken[spent])
+    assert all(at == -1 for _, at in taken[2] + taken[3])
 
 
 def test_medians_and_their_intervals_are_order_statistics():

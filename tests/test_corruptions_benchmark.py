@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import binomtest
 from torch import nn
 
 from robustcore.corruptions import (
@@ -253,8 +254,10 @@ def test_images_may_stay_on_disk(x, tmp_path):
     found = corruption_benchmark(Engine(Bright(), batch_size=6), files, **FEW)
     assert np.array_equal(found.correct, corruption_benchmark(Bright(), x, **FEW).correct)
     assert ImageFiles(paths, size=(32, 20))[:2].shape == (2, 3, 32, 20)
-    with pytest.raises(ValueError, match="size must be at most that of"):
-        ImageFiles(paths, size=(40, 20))[:2]
+    for size in ((33, 20), (20, 33)):
+        with pytest.raises(ValueError, match="size must be at most that of"):
+            ImageFiles(paths, size=size)[:2]
+    assert ImageFiles(paths, size=(32, 32))[:2].shape == (2, 3, 32, 32)
     Image.new("RGB", (40, 50)).save(tmp_path / "odd.png")
     with pytest.raises(ValueError, match=r"pictures of one size, .*odd\.png"):
         ImageFiles([paths[0], tmp_path / "odd.png"])[:2]
@@ -266,11 +269,19 @@ def test_cifar_files_are_read_severity_by_severity(x, tmp_path):
     parts = [corrupt(x, "fog", severity) for severity in range(1, 6)]
     pixels = (torch.cat(parts) * 255 + 1e-3).floor().byte().permute(0, 2, 3, 1).numpy()
     np.save(tmp_path / "fog.npy", pixels)
-    about = {"corruptions": ["fog"], "severities": [2, 5]}
+    about = {"corruptions": ["fog"], "severities": [2, 5], "confidence": 0.8}
     found = corruption_benchmark_files(Engine(Bright(), batch_size=8), tmp_path, x, **about)
     same = corruption_benchmark(Bright(), x, labels, storage="uint8", **about)
     assert np.array_equal(found.correct, same.correct)
     assert found.clean_correct.all()
+    for record in (found, same):
+        interval = binomtest(len(x), len(x)).proportion_ci(0.8)  # of the clean images
+        assert record.columns()["accuracy_low"][0] == pytest.approx(interval.low, rel=1e-12)
+    few = corruption_benchmark_files(Bright(), tmp_path, x[:5], **about)  # of longer files
+    assert np.array_equal(few.correct, same.correct[:5])
+    more, twice = torch.cat([x, x]), labels.repeat(2)
+    with pytest.raises(ValueError, match=f"x must be the {len(x)} images of fog, was {len(more)}"):
+        corruption_benchmark_files(Bright(), tmp_path, more, twice, **about)
     for bad, message in (({"corruptions": ["mist"]}, "one of"), ({"severities": [6]}, "in .1, 5")):
         with pytest.raises(ValueError, match=message):
             corruption_benchmark_files(Bright(), tmp_path, x, **{**about, **bad})

@@ -44,6 +44,20 @@ def test_uniforms_have_the_same_bits(fast, n):
 
 
 @pytest.mark.parametrize("body", BODIES)
+def test_draws_are_those_of_the_ids_whatever_their_strides(body):
+    apart = torch.arange(40_000)[::2]  # a copy of them is given back to the system when it is freed
+    ids = apart.clone()
+    mean = torch.full((len(ids), 3), 20.0)
+    for draw in (
+        lambda ids: body.uniforms(ids, 3, DRAW),
+        lambda ids: body.poisson(mean, ids, DRAW),
+        lambda ids: body.shuffle_order(ids, (3, 3), 1, 1, DRAW),
+    ):
+        assert torch.equal(draw(apart), draw(ids))
+        assert not torch.equal(draw(apart), draw(ids.flip(0)))
+
+
+@pytest.mark.parametrize("body", BODIES)
 def test_uniforms_are_uniform(body):
     """False alarm: 1 in 1,000 by Kolmogorov and Smirnov; a slight bend is seen."""
     u = body.uniforms(torch.tensor([1]), 100_000, DRAW).double().numpy()[0]
@@ -103,6 +117,8 @@ def test_taps_agree(fast, random, border, shape):
     weight = torch.rand(3, 21, generator=random)
     mine, theirs = (body.taps(x, dy, dx, weight, border) for body in (fast, reference))
     assert torch.equal(mine, theirs)
+    apart = (each.repeat_interleave(2, -1)[..., ::2] for each in (x, dy, dx, weight))
+    assert torch.equal(fast.taps(*apart, border), theirs)
 
 
 def test_one_tap_moves_the_image(fast):

@@ -10,8 +10,10 @@ from torch.nn import functional
 
 import robustcore as rc
 from robustcore.attack.minimum_norm import SILENT
+from robustcore.concentration.median_search import MedianSearch
 from robustcore.evaluator import Evaluator
 from robustcore.gradients import PROBABILITIES, Gradients
+from robustcore.streams import Stream
 
 
 def sharp(k, head):
@@ -107,6 +109,31 @@ def test_the_distance_of_a_half_space_is_found_behind_a_silent_head(head, norm, 
     assert (near.distance <= want * 1.02).all()
     assert SILENT in near.provenance.notes
     assert_seen(model, x, y, near)
+
+
+@pytest.mark.parametrize("head", ["tanh", "clamped"])
+def test_noisy_points_are_searched_anew_behind_a_silent_head(head, monkeypatch):
+    """Medians of the points' own distances to a plane; without the search anew none is found."""
+    x = images(2)
+    body = Linear(x, classes=2)
+    body.weight[0], body.bias[0] = 0.0, 0.0
+    body.bias[1] = -(x.flatten(1) @ body.weight[1]).max() - 0.05
+
+    def model(t):
+        return SILENT_HEADS[head](body(t))
+
+    how = {"sigma": 0.001, "points": 20, "samples": 20}
+    near = rc.noisy_distance(model, x, [0, 0], **how)
+    rows = torch.arange(2).repeat_interleave(20)
+    draws = torch.arange(20).repeat(2)
+    engine = Evaluator(body, x, torch.zeros(2, dtype=torch.int64), stream=Stream.NOISY_POINTS)
+    points = engine.noisy(rows, torch.full((40,), 0.001), draws)
+    want = np.median(body.distances(points, 2).reshape(2, 20), 1)
+    assert (near.status == "found").all()
+    assert (near.distance >= want * (1 - 1e-4)).all()
+    assert (near.distance <= want * 1.02).all()
+    monkeypatch.setattr(MedianSearch, "_again", lambda self: None)
+    assert (rc.noisy_distance(model, x, [0, 0], **how).status != "found").all()
 
 
 def test_a_trained_network_keeps_its_distances_where_gradients_are_silent():

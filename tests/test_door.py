@@ -13,6 +13,7 @@ from torch import nn
 
 import robustcore as rc
 from robustcore import arguments, inputs
+from robustcore.slices.windows import LARGEST
 
 X, Y = grey(3)
 MODEL = HalfSpace(16, 0.5)
@@ -359,3 +360,98 @@ def test_compare_names_what_it_was_given():
         rc.compare(near, sigma)
     with pytest.raises(TypeError, match=r"noise must be a SigmaResult, .* was ErrorRate"):
         rc.compare(rc.error_rate(MODEL, X, 0.1, Y, **FEW), near)
+
+
+# -- bounds of integers --------------------------------------------------------------------------
+
+
+class Reached(Exception):
+    pass
+
+
+def reached(x):
+    """A model that is asked: what was given to the measurement is accepted."""
+    raise Reached
+
+
+PICTURE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+LARGEST_SEED = 2**63 - 1
+# call: (what it measures, then for each integer the least and the most that it may be)
+BOUNDS = {
+    "error_rate": (
+        lambda **k: rc.error_rate(reached, X, 0.1, **k),
+        {"samples": (1, 2**32), "seed": (0, LARGEST_SEED)},
+    ),
+    "sigma": (
+        lambda **k: rc.sigma_at_error_rate(reached, X, 0.5, **k),
+        {"samples": (1, 2**20), "seed": (0, LARGEST_SEED)},
+    ),
+    "curve": (
+        lambda **k: rc.error_curve(reached, X, **k),
+        {"samples": (2, 2**20), "moves": (1, 1000), "seed": (0, LARGEST_SEED)},
+    ),
+    "distance": (
+        lambda **k: rc.distance_to_error(reached, X, **k),
+        {"effort": (5, None), "restarts": (1, 2**20), "seed": (0, LARGEST_SEED)},
+    ),
+    "distance, pgd": (
+        lambda **k: rc.distance_to_error(reached, X, method="pgd", eps=0.1, **k),
+        {"steps": (1, None)},
+    ),
+    "pgd": (
+        lambda **k: rc.pgd(reached, X, eps=0.1, **k),
+        {"steps": (1, None), "restarts": (1, 2**20), "seed": (0, LARGEST_SEED)},
+    ),
+    "noisy points": (
+        lambda **k: rc.noisy_distance(reached, X, sigma=0.1, **{"samples": 2**20, **k}),
+        {"points": (1, 2**20), "samples": (1, 2**32), "seed": (0, LARGEST_SEED)},
+    ),
+    "noisy points, pgd": (
+        lambda **k: rc.noisy_distance(reached, X, sigma=0.1, method="pgd", **k),
+        {"steps": (1, None)},
+    ),
+    "audit": (
+        lambda **k: rc.audit_attack(
+            reached, X, None, lambda *given: None, sigma=0.1, **{"samples": 2**20, **k}
+        ),
+        {"points": (1, 2**20), "samples": (1, 2**32), "seed": (0, LARGEST_SEED)},
+    ),
+    "certify": (
+        lambda **k: rc.certify(reached, X, sigma=0.1, **k),
+        {"n0": (1, 2**31), "n": (1, 2**31), "seed": (0, LARGEST_SEED)},
+    ),
+    "predict": (
+        lambda **k: rc.predict(reached, X, sigma=0.1, **k),
+        {"n": (1, 2**31), "seed": (0, LARGEST_SEED)},
+    ),
+    "windows": (
+        lambda **k: rc.church_windows(reached, X, **k),
+        {"samples": (1, 2**20), "size": (2, LARGEST), "coarse": (1, 64), "seed": (0, LARGEST_SEED)},
+    ),
+    "corruptions": (
+        lambda **k: rc.corruption_benchmark(
+            reached, PICTURE, corruptions="fog", **{"storage": "jpeg", **k}
+        ),
+        {"quality": (1, 95), "severities": (1, 5), "seed": (0, LARGEST_SEED)},
+    ),
+    "an engine": (
+        lambda **k: rc.error_rate(rc.Engine(reached, **k), X, 0.1),
+        {"batch_size": (1, None), "block": (1, None)},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("call", "name"), [(call, name) for call, (_, bounds) in BOUNDS.items() for name in bounds]
+)
+def test_an_integer_may_be_its_bounds_and_nothing_beyond(call, name):
+    measure, bounds = BOUNDS[call]
+    low, high = bounds[name]
+    span = f"{name} must be at least {low}, was" if high is None else f"in [{low}, {high}], was"
+    for value in (low - 1, *([] if high is None else [high + 1])):
+        with pytest.raises(ValueError, match=re.escape(f"{span} {value}")):
+            measure(**{name: value})
+    for value in (low, *([] if high is None else [high])):
+        with pytest.raises((Reached, ValueError)) as raised:
+            measure(**{name: value})
+        assert span not in str(raised.value)  # too few draws for a rate are refused elsewhere

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from models import HalfSpace, Small, grey
+from models import HalfSpace, Slab, Small, grey
 
 import robustcore as rc
 from robustcore import rounds
@@ -157,6 +157,18 @@ def test_gains_of_every_loss_by_hand(loss, target, gain):
         of_two = gradients._gain(LOGITS, rows, loss, torch.tensor([2]))
         best = gradients._gain(LOGITS, rows, loss, torch.tensor([-1]))
         assert [float(of_two), float(best)] == [-2, -1]
+
+
+@pytest.mark.parametrize("model", [HalfSpace(16, 0.5), Slab(16, 0.5)])
+def test_what_a_gradient_tells_holds_no_graph(model):
+    _, y = grey(2)
+    x = 0.4 + 0.2 * torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    gradients = Gradients(Evaluator(model, x, y), None, 2.0)
+    gradient = torch.empty_like(gradients.x)
+    margin, gain, label = gradients(torch.arange(2), gradients.x, gradient, "margin", None)
+    assert not any(each.requires_grad for each in (margin, gain, label, gradient))
+    np.testing.assert_allclose(gain, -margin, rtol=1e-6)
+    assert (gradient.norm(dim=1) > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,25 @@ def test_compilation_is_chosen_by_the_work_to_come(monkeypatch):
     assert not Evaluator(rc.Engine(model, compile=False), images(2), planned=10**12).compiled
 
 
+def test_a_model_is_compiled_with_images_laid_out_as_those_of_batches(monkeypatch):
+    given = []
+
+    def compiled(model, **_):
+        def call(x):
+            given.append((len(x), x.is_contiguous(memory_format=torch.channels_last)))
+            return model(x)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    engine = Evaluator(rc.Engine(Small().eval(), compile=True, batch_size=64), images(3))
+    assert engine.network.layout is torch.channels_last
+    engine.margins(*table(3, 100))
+    assert given[0][0] == 64  # what it is compiled with, before any batch
+    assert len(given) > 2
+    assert all(laid_out for _, laid_out in given)
+
+
 def test_automatic_compilation_that_fails_is_recorded_and_a_wanted_one_raises(monkeypatch):
     def fail(model, **_):
         def call(x):

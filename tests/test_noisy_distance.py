@@ -171,6 +171,15 @@ def test_image_that_stands_all_noise_is_censored():
     assert np.isnan(found.ratio).all()
 
 
+def test_sigma_is_sought_up_to_sigma_max_and_not_to_its_default():
+    model, (x, y) = HalfSpace(16, 1.0), grey(2)
+    assert 0.5 < model.sigma(0.05) < 1
+    for sigma_max, status in ((0.5, "censored"), (1.0, "found")):
+        found = rc.noisy_distance(model, x, y, error_rate=0.05, sigma_max=sigma_max, points=20)
+        assert (found.status == status).all()
+        assert (found.sigma <= sigma_max).all()
+
+
 class Masked(nn.Module):
     """A half-space whose logits are rounded: right, but without a gradient."""
 

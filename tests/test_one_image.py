@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from models import Small
 
 import robustcore as rc
+from robustcore.corruptions import corrupt
 from robustcore.runs.rows import Rows, record_of, rows_of
 
 NET = Small().eval()
@@ -74,3 +77,56 @@ def test_tensors_of_a_record_come_back_from_rows(dtype, n):
                 assert torch.equal(mine, its)
             else:
                 np.testing.assert_array_equal(mine, its)
+
+
+BLOCKS = {
+    "distance": (
+        "distance.task.BLOCK_ELEMENTS",
+        lambda x: rc.distance_to_error(NET, x, effort=20),
+    ),
+    "noisy points": (
+        "concentration.noisy_points.BLOCK_ELEMENTS",
+        lambda x: rc.noisy_distance(NET, x, sigma=0.05, points=20, samples=30),
+    ),
+    "audit": (
+        "concentration.audit.BLOCK_ELEMENTS",
+        lambda x: rc.audit_attack(
+            NET, x, None, lambda model, x, y: x + 0.3, sigma=0.05, points=20, samples=30
+        ),
+    ),
+    "rare errors": (
+        "rare.descent.MEMORY",
+        lambda x: rc.error_curve(NET, x, rates=(0.1, 1e-3), samples=200, second_look=False),
+    ),
+    "the second look": (
+        "rare.second_look.BLOCK",
+        lambda x: rc.error_curve(NET, x, rates=(0.1, 1e-3), samples=200),
+    ),
+    "whether images are finite": (
+        "inputs.CHECKED",
+        lambda x: rc.error_rate(NET, x, 0.1, samples=20),
+    ),
+}
+
+
+@pytest.mark.parametrize("method", BLOCKS)
+def test_an_image_that_is_more_than_a_block_of_memory_is_measured_by_itself(method, monkeypatch):
+    name, measure = BLOCKS[method]
+    x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    whole = measure(x)
+    monkeypatch.setattr(f"robustcore.{name}", 1)
+    alone = measure(x)
+    for name, value in arrays(alone).items():
+        want = getattr(whole, name)
+        if value.dtype.kind == "f":  # a batch of another size rounds otherwise
+            np.testing.assert_allclose(value, want, rtol=1e-3, atol=1e-5, err_msg=name)
+        else:
+            np.testing.assert_array_equal(value, want, err_msg=name)
+
+
+def test_an_image_that_is_more_than_a_chunk_is_corrupted_by_itself(monkeypatch):
+    x = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    whole = {name: corrupt(x, name, 3) for name in ("shot_noise", "fog", "pixelate")}
+    monkeypatch.setattr(sys.modules["robustcore.corruptions.corrupt"], "CHUNK", 1)
+    for name, images in whole.items():
+        assert torch.equal(corrupt(x, name, 3), images), name

@@ -82,13 +82,17 @@ except Exception as error:
 
 
 def test_a_killed_rank_is_restarted_and_goes_on(tmp_path):
-    """SIGKILL of rank 1, then of rank 0, each in the middle of its work."""
+    """SIGKILL of rank 1, then of rank 0, each in its second block; there the other waits for it,
+    so that neither is done with all blocks before."""
     body = """
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
+def wait():
+    time.sleep(300)  # torchrun ends it when the other is dead
+
 victim = rank == 1 - attempt  # of the first two attempts
-model = Counted(350 if victim else None, die, pause=0.03)  # in its second block
+model = Counted(350 if attempt < 2 else None, die if victim else wait)
 found = rate(f"{folder}/run", model, block=2)
 found.save(f"{folder}/{rank}.npz")
 """

@@ -11,7 +11,7 @@ from models import HalfSpace, grey
 import robustcore as rc
 from robustcore.evaluator import Evaluator
 from robustcore.rare.descent import _less, _most_errors
-from robustcore.rare.settings import Goal
+from robustcore.rare.settings import Goal, Settings
 
 X, Y = grey(4, (1, 1, 3))
 HOW = {"samples": 500, "second_look": False}
@@ -117,6 +117,20 @@ def test_the_next_start_is_the_next_sigma_asked_for():
     less = _less(None, None, goal, start, among, None)
     assert less[:2].tolist() == [0.3, 0.03]
     assert np.isnan(less[2:]).all()
+
+
+@pytest.mark.parametrize(("most", "begun"), [(0.02, 0.04), (1e-3, 0.01), (0.15, 0.3), (0.05, 0.1)])
+def test_without_common_errors_a_descent_begins_at_twice_the_largest_rate(most, begun):
+    """At 0.01 at least; the sigma is that of the first 256 draws, as `sigma_at_error_rate` has."""
+    model, (x, y) = HalfSpace(3, 0.5), grey(3, (1, 1, 3))
+    settings = Settings(1000, 0.1, 3, 2.0, False)
+    less = _less(
+        Evaluator(model, x, y), settings, Goal.at_rates(np.array([1e-6, most])),
+        np.full(3, 2.0), np.array([True, True, False]), SHOWN,
+    )  # fmt: skip
+    want = rc.sigma_at_error_rate(model, x, begun, y, samples=256, sigma_max=2.0)
+    assert less[:2].tolist() == want.sigma[:2].tolist()
+    assert np.isnan(less[2])
 
 
 SHOWN = SimpleNamespace(update=lambda evaluations: None)

@@ -270,9 +270,30 @@ def test_progress_tells_speed_and_time_left(tmp_path):
     assert half.images_per_second == pytest.approx(half.images / half.seconds)
     assert half.seconds_left == pytest.approx((20 - half.images) / half.images_per_second)
     assert half.evaluations > 100 * half.images
+    assert half.evaluations_per_second == pytest.approx(half.evaluations / half.seconds)
     rate(tmp_path, Counted())
     (whole_,) = runs.progress(tmp_path)
     assert (whole_.images, whole_.seconds_left) == (20, 0)
+
+
+def test_progress_is_read_by_the_process_that_measures(tmp_path):
+    seen = []
+    rate(tmp_path, Counted(1500, lambda: seen.extend(runs.progress(tmp_path))))
+    (half,) = seen
+    assert half.running
+    assert 0 < half.images < half.total == 20
+    assert half.images % 4 == 0
+    (whole_,) = runs.progress(tmp_path)
+    assert not whole_.running
+
+
+def test_before_its_first_block_a_run_has_no_speed(tmp_path):
+    with pytest.raises(RuntimeError, match="stopped"):
+        rate(tmp_path, Counted(ASKED + 1, stop))
+    (begun,) = runs.progress(tmp_path)
+    assert (begun.images, begun.evaluations, begun.seconds) == (0, 0, 0)
+    speeds = begun.images_per_second, begun.evaluations_per_second, begun.seconds_left
+    assert np.isnan(speeds).all()
 
 
 def test_provenance_tells_of_blocks_and_sessions(tmp_path):

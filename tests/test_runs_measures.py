@@ -167,6 +167,11 @@ ATTACKS = {
     "a setting in a dictionary": (with_settings(far=0.1), with_settings(far=0.2)),
     "a setting in a list": (Moves([0.1, 1]), Moves([0.2, 1])),
     "a class in a closure": (of_class(Moves), of_class(OtherMoves)),
+    "an array of an object": (Moves(np.array([0.1])), Moves(np.array([0.2]))),
+    "a number of numpy's": (Moves(np.float32(0.1)), Moves(np.float32(0.2))),
+    "an engine's settings": tuple(Moves(rc.Engine(nearest, batch_size=size)) for size in (3, 4)),
+    "a method of an object": (Moves(Moves(0.1).__call__), Moves(Moves(0.2).__call__)),
+    "a model": (Moves(Sparse()), Moves(torch.nn.Sequential(Sparse()))),
     "a method": (Moves(0.1).__call__, Moves(0.2).__call__),
 }
 

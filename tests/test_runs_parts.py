@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from robustcore.results.archive import fits
-from robustcore.runs.behaviour import Behaviour, difference, probes
+from robustcore.runs.behaviour import Behaviour, behaviour, difference, probes
+from robustcore.runs.identity import plain
 from robustcore.runs.store import merged, ran_out
 from robustcore.runs.whole import _has_entries, _largest, spans
+from robustcore.sources import open_source
 
 
 def test_a_block_is_a_128th_of_what_is_left_between_its_bounds():
@@ -93,8 +95,61 @@ def test_a_model_is_asked_about_images_these_with_noise_and_noise_alone():
     uniform = low + scale * torch.rand(x.shape, generator=chance)
     want = torch.cat([x, x + 0.05 * scale * little, x + 0.3 * scale * much, uniform])
     torch.testing.assert_close(probes(x.double()), want)
+    assert not probes(x.requires_grad_()).requires_grad
     flat = probes(torch.full((1, 1, 2, 2), 0.5))  # of no range: that of 1
     assert float((flat[1:2] - 0.5).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize(("kind", "digits"), [(torch.bfloat16, 8), (torch.float16, 11)])
+def test_a_model_is_asked_again_with_inputs_that_are_four_roundings_larger(kind, digits):
+    class First(torch.nn.Module):
+        """Its logits are the first three numbers of an image."""
+
+        def __init__(self):
+            super().__init__()
+            self.none = torch.nn.Parameter(torch.zeros(1, dtype=kind))
+
+        def forward(self, t):
+            return t.flatten(1)[:, :3]
+
+    x = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(2))
+    found = behaviour(First(), open_source(x, None, First()), None)
+    asked = probes(x.to(kind)).flatten(1)[:, :3]
+    given, larger = ((asked * factor).to(kind).float() for factor in (1.0, 1 + 4 * 2.0**-digits))
+    assert found.rounding == 2.0**-digits
+    assert torch.equal(torch.from_numpy(found.outputs), given)
+    assert torch.equal(torch.from_numpy(found.spread), (given - larger).abs().amax(0))
+
+
+def test_what_a_model_answers_is_kept_although_it_returns_the_same_memory():
+    class Same(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("held", torch.zeros(100, 2))
+
+        def forward(self, t):
+            self.held[: len(t)] = t.flatten(1)[:, :2]
+            return self.held[: len(t)]
+
+    x = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(2))
+    found = behaviour(Same(), open_source(x, None, Same()), 3)
+    assert torch.equal(torch.from_numpy(found.outputs), probes(x).flatten(1)[:, :2])
+    assert (found.spread > 0).all()
+
+
+def test_a_model_that_writes_to_its_input_is_asked_the_same_again():
+    def model(t):
+        answer = t.flatten(1)[:, :2].clone()
+        t.zero_()
+        return answer
+
+    x = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(2))
+    found, want = (
+        behaviour(each, open_source(x, None, each), 3)
+        for each in (model, lambda t: t.flatten(1)[:, :2])
+    )
+    assert np.array_equal(found.outputs, want.outputs)
+    assert np.array_equal(found.spread, want.spread)
 
 
 def part(**more):
@@ -121,6 +176,21 @@ def test_blocks_have_one_provenance():
 def test_a_halved_batch_is_known_by_its_note():
     assert ran_out(["compiled", "out of memory: batch size halved to 4"])
     assert not ran_out(["the model ran out of memory"])
+
+
+def test_settings_are_kept_as_plain_values():
+    numbers = np.array([1.0, 2.0])
+    assert plain(numbers) == plain(torch.tensor([1.0, 2.0], dtype=torch.float64))
+    assert plain(numbers) == plain(np.array([5.0, 1.0, 5.0, 2.0])[1::2])  # whatever its strides
+    assert plain(numbers) != plain(numbers[::-1])
+    assert plain(numbers) != plain(numbers.astype(np.float32))
+    assert plain(torch.tensor(3)) == plain(np.int64(3)) == 3
+    assert plain([np.float32(0.5), (True, None, "a")]) == [0.5, [True, None, "a"]]
+    assert plain({"far": -np.inf, 2: np.nan}) == {"far": "-inf", "2": "nan"}
+    assert plain(b"text") == "b'text'"
+    kept = plain(plain)
+    assert kept.pop("callable") == "plain"
+    assert kept.keys() == {"structure", "weights", "code"}
 
 
 def test_entries_are_one_for_each_image():

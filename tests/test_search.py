@@ -202,6 +202,11 @@ def test_looks_halve_the_draws_and_hold_at_all_at_once():
     assert looks.first_narrow(steep, seen, 0.1).tolist() == [0, 1, 2, 2]
     assert Looks(4000, 0.01, 0.9, rtol=None).draws.tolist() == [4000]
     assert Looks(1000, 0.5, 0.9, rtol=0.1).draws.tolist() == [500, 1000]
+    # the first look has 256 draws, and expects 8 errors, at least
+    assert Looks(512, 0.5, 0.9, rtol=0.1).draws.tolist() == [256, 512]
+    assert Looks(511, 0.5, 0.9, rtol=0.1).draws.tolist() == [511]
+    assert Looks(1024, 1 / 64, 0.9, rtol=0.1).draws.tolist() == [512, 1024]
+    assert Looks(1023, 1 / 64, 0.9, rtol=0.1).draws.tolist() == [1023]
 
 
 def test_the_fit_is_its_formula():

@@ -17,55 +17,65 @@ SOURCES = Path(rc.__file__).parent
 MODEL = HalfSpace(192, 0.3)
 X, Y = grey(3, (3, 8, 8))
 METHODS = {
-    "error_rate": ({Stream.NOISE}, lambda: rc.error_rate(MODEL, X, 0.2, Y, samples=20)),
+    "error_rate": (
+        {Stream.NOISE},
+        lambda **names: rc.error_rate(MODEL, X, 0.2, Y, samples=20, **names),
+    ),
     "sigma": (
         {Stream.NOISE},
-        lambda: rc.sigma_at_error_rate(MODEL, X, 0.1, Y, samples=50),
+        lambda **names: rc.sigma_at_error_rate(MODEL, X, 0.1, Y, samples=50, **names),
     ),
     "pgd": (
         {Stream.NOISE, Stream.STARTS},  # the clean pass adds no noise
-        lambda: rc.pgd(MODEL, X, Y, eps=0.1, norm=2, steps=2),
+        lambda **names: rc.pgd(MODEL, X, Y, eps=0.1, norm=2, steps=2, **names),
     ),
     "distance": (
         {Stream.NOISE, Stream.STARTS, Stream.NEAREST_ERROR},
-        lambda: rc.distance_to_error(MODEL, X, Y, effort=300, restarts=2),
+        lambda **names: rc.distance_to_error(MODEL, X, Y, effort=300, restarts=2, **names),
     ),
     "noisy": (
         {Stream.NOISY_POINTS},
-        lambda: rc.noisy_distance(MODEL, X, Y, sigma=0.1, points=20, samples=50),
+        lambda **names: rc.noisy_distance(MODEL, X, Y, sigma=0.1, points=20, samples=50, **names),
     ),
     "audit": (
         {Stream.AUDIT},
-        lambda: rc.audit_attack(
-            MODEL, X, Y, lambda model, x, y: x, sigma=0.3, points=20, samples=50
+        lambda **names: rc.audit_attack(
+            MODEL, X, Y, lambda model, x, y: x, sigma=0.3, points=20, samples=50, **names
         ),
     ),
     "curve": (
         {Stream.RARE_ERRORS},
-        lambda: rc.error_curve(MODEL, X, Y, rates=(0.1, 1e-3), samples=200, second_look=False),
+        lambda **names: rc.error_curve(
+            MODEL, X, Y, rates=(0.1, 1e-3), samples=200, second_look=False, **names
+        ),
     ),
     "certify": (
         {Stream.CERTIFY},
-        lambda: rc.certify(MODEL, X, Y, sigma=0.1, n0=10, n=20),
+        lambda **names: rc.certify(MODEL, X, Y, sigma=0.1, n0=10, n=20, **names),
     ),
-    "predict": ({Stream.CERTIFY}, lambda: rc.predict(MODEL, X, Y, sigma=0.1, n=20)),
+    "predict": (
+        {Stream.CERTIFY},
+        lambda **names: rc.predict(MODEL, X, Y, sigma=0.1, n=20, **names),
+    ),
     "windows": (
         {Stream.NOISE, Stream.STARTS, Stream.SLICES},
-        lambda: rc.church_windows(MODEL, X, Y, across="orthogonal", samples=200, size=20),
+        lambda **names: rc.church_windows(
+            MODEL, X, Y, across="orthogonal", samples=200, size=20, **names
+        ),
     ),
 }
 
 
 @pytest.fixture
-def streams(monkeypatch):
-    """The streams of every draw that a kernel makes."""
-    used = set()
+def drawn(monkeypatch):
+    """(stream, seed, ids) of every draw that a kernel makes."""
+    used = []
 
-    def watched(name, default):
+    def watched(name, default, ids):
         body = getattr(kernels.select("reference", torch.device("cpu")), name)
 
         def call(*arguments, **options):
-            used.add(options.get("stream", default))
+            used.append((options.get("stream", default), options["seed"], arguments[ids].tolist()))
             return body(*arguments, **options)
 
         return call
@@ -74,8 +84,8 @@ def streams(monkeypatch):
     watched_bodies = type(bodies)(
         **{
             **vars(bodies),
-            "perturb": watched("perturb", Stream.NOISE),
-            "random_start": watched("random_start", Stream.STARTS),
+            "perturb": watched("perturb", Stream.NOISE, 4),
+            "random_start": watched("random_start", Stream.STARTS, 2),
         }
     )
     monkeypatch.setattr("robustcore.engine.select", lambda backend, device: watched_bodies)
@@ -84,10 +94,12 @@ def streams(monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_draws_from_its_own_streams(streams, method):
+def test_a_method_draws_from_its_own_streams_of_the_seed_and_the_ids(drawn, method):
     own, call = METHODS[method]
-    call()
-    assert streams == own | {Stream.PROBE}
+    call(seed=7, ids=[11, 5, 9])
+    assert {stream for stream, _, _ in drawn} == own | {Stream.PROBE}
+    assert {seed for _, seed, _ in drawn} == {7}
+    assert {each for _, _, ids in drawn for each in ids} <= {11, 5, 9}
 
 
 def test_streams_are_disjoint():
