@@ -89,7 +89,7 @@ LEFT_OUT = tuple(
     for name in (
         *("architecture", "cli", "core", "cuda", "defenses", "examples", "fused_descent", "fuzz"),
         *("fused_pack", "fused_triton", "gpu", "imagenet", "kernels", "memory", "notebook"),
-        *("numbers", "plot", "pool", "rare.", "readme", "report", "returned", "sigma.", "sources"),
+        *("numbers", "plot", "pool", "rare.", "readme", "report", "sigma.", "sources"),
         *("training", "triton", "corruptions_triton", "zoo"),
     )
 )
@@ -204,8 +204,12 @@ class _Mutator:
             yield "copy dropped", receiver
         if name in CLAMPS and (of_module or not method) and len(node.args) > 1:
             for argument in node.args[:2]:
-                yield "clamp dropped", self._text(argument)
-        elif name in CLAMPS and method and node.args and not of_module:
+                if isinstance(argument, ast.Starred):
+                    continue
+                alone = isinstance(argument, (ast.Name, ast.Attribute, ast.Subscript, ast.Call))
+                kept = self._text(argument)
+                yield "clamp dropped", kept if alone else f"({kept})"
+        elif name in CLAMPS - REDUCTIONS and method and node.args and not of_module:
             yield "clamp dropped", receiver
         if name == "where" and len(node.args) == 3:
             condition, a, b = (self._text(argument) for argument in node.args)
@@ -286,7 +290,9 @@ def copied(tree: Path) -> Path:
     )
     import robustcore
 
-    built = Path(robustcore.__file__).parent.glob("*.so")
+    built = list(Path(robustcore.__file__).parent.glob("*.so"))
+    if not built:
+        raise SystemExit(f"{robustcore.__file__} has no built extensions: install the package")
     for name in listed.stdout.split("\0"):
         if name and (ROOT / name).is_file():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
