@@ -71,6 +71,14 @@ def test_counts_are_those_of_a_loop(x):
     assert found.mean_accuracy(["gaussian_noise"]) == pytest.approx(found.accuracy[:2].mean())
 
 
+def test_no_image_bounds_no_accuracy(x):
+    none = corruption_benchmark(Bright(), x[:2], **FEW)[:0].columns()
+    assert np.isnan(none["accuracy"]).all()
+    assert none["accuracy_low"].tolist() == [0.0] * 5
+    assert none["accuracy_high"].tolist() == [1.0] * 5
+    assert none["n_images"].tolist() == [0] * 5
+
+
 def test_batches_and_order_change_no_count(x):
     model, ids = Bright(), torch.arange(100, 120)
     whole = corruption_benchmark(model, x, ids=ids, **FEW)

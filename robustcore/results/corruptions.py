@@ -119,7 +119,9 @@ class CorruptionResult(Record):
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """One row for the clean images, then one for each condition."""
         right = np.append(np.sum(self.clean_correct), np.sum(self.correct, 0)).astype(np.int64)
-        low, high = clopper_pearson(right, max(len(self), 1), self.confidence)
+        low, high = np.zeros(len(right)), np.ones(len(right))
+        if len(self):
+            low, high = clopper_pearson(right, len(self), self.confidence)
         return {
             "corruption": np.append("clean", self.corruption),
             "severity": np.append(0, self.severity),
