@@ -163,7 +163,7 @@ class Many:
                 found = work()
             except BaseException as error:
                 kind = next((k for k, each in KINDS.items() if isinstance(error, each)), "")
-                self._store.set(key, json.dumps([None, f"{error}", kind]))
+                self._store.set(key, json.dumps([None, _words(error), kind]))
                 raise
             self._store.set(key, json.dumps([found, None, None]))
             return found
@@ -246,7 +246,7 @@ class Many:
         return self._store.check(["stop"]) or self._store.check(["failed"])
 
     def _fail(self, error: BaseException) -> BaseException:
-        self._store.set("failed", f"rank {self.rank} failed: {error or type(error).__name__}")
+        self._store.set("failed", f"rank {self.rank} failed: {_words(error)}")
         return error
 
     def _wait(self, key: str) -> None:
@@ -269,7 +269,7 @@ class _Writer(threading.Thread):
             self._run()
         except BaseException as error:
             self.error = error
-            self.store.set("failed", f"rank 0 failed: {error}")
+            self.store.set("failed", f"rank 0 failed: {_words(error)}")
 
     def _run(self) -> None:
         while True:
@@ -298,6 +298,10 @@ class _Writer(threading.Thread):
     def leave(self) -> None:
         self._leave.set()
         super().join()
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _wait(store: Any, key: str) -> None:
