@@ -8,6 +8,7 @@ from torch import nn
 
 import robustcore as rc
 from robustcore.evaluator import Evaluator
+from robustcore.network import Network
 
 
 def images(n, shape=(3, 8, 8)):
@@ -151,6 +152,32 @@ def test_compilation_is_chosen_by_the_work_to_come(monkeypatch):
     Evaluator(model, images(2), planned=10**12)
     assert chosen == [model]
     assert not Evaluator(rc.Engine(model, compile=False), images(2), planned=10**12).compiled
+
+
+@pytest.mark.parametrize(
+    ("n", "places", "neighbours"),
+    [(10, [0, 3, 6, 9], [1, 4, 5, 8]), (5, [0, 1, 2, 4], [1, 2, 1, 3]), (4, None, None)],
+)
+def test_images_of_a_larger_batch_are_judged_again_from_the_first_to_the_last(
+    n, places, neighbours
+):
+    asked = []
+
+    def model(x):
+        asked.append(x[:, 0, 0, 0].tolist())
+        return x.flatten(1)[:, :2] + (len(x) if len(x) < n else 0)  # by the size of the batch
+
+    network = Network(model, torch.device("cpu"), torch.float32)
+    x = torch.arange(float(n)).view(n, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
+    network.compare_from(torch.ones(2))
+    if places is None:
+        network(x)
+        assert len(asked) == 1
+        return
+    with pytest.raises(ValueError, match=f"4 of {n} were given other logits by themselves"):
+        network(x)
+    assert asked[1:] == [places, neighbours]
+    assert network.compared_since() == 8
 
 
 def test_a_model_is_compiled_with_images_laid_out_as_those_of_batches(monkeypatch):

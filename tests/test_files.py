@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import gc
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,32 @@ def test_space_that_runs_out_leaves_the_old_file(name, tmp_path, monkeypatch):
     monkeypatch.undo()
     WRITERS[name](tmp_path)
     assert path.read_bytes() != b"old"
+
+
+@pytest.mark.parametrize(
+    "name", [*(name for name, write in WRITERS.items() if write is not page), "run", "read"]
+)
+def test_no_file_stays_open(name, tmp_path):
+    def use():
+        if name == "run":
+            rc.error_rate(Small(), torch.rand(2, 3, 8, 8), 0.1, samples=5, run=tmp_path / "run")
+        elif name == "read":
+            sigma_result().save(tmp_path / "record.npz")
+            rc.Record.load(tmp_path / "record.npz")
+        else:
+            WRITERS[name](tmp_path)
+
+    def opened():
+        return sorted(each.name for each in Path("/proc/self/fd").iterdir())
+
+    torch.manual_seed(0)
+    use()
+    gc.collect()
+    before = opened()
+    torch.manual_seed(0)
+    use()
+    gc.collect()
+    assert opened() == before
 
 
 def test_a_link_is_replaced_and_the_file_behind_it_kept(tmp_path):

@@ -9,6 +9,7 @@ from scipy.stats import binom
 from torch import nn
 
 import robustcore as rc
+from robustcore.concentration.noisy_points import per_image_sigma
 from robustcore.evaluator import Evaluator
 from robustcore.results import Record
 from robustcore.streams import Stream
@@ -160,6 +161,21 @@ def test_a_rare_rate_has_ten_errors_expected_of_the_draws_that_find_its_sigma(ra
     found = rc.noisy_distance(model, x, y, error_rate=rate, points=6, samples=6)
     noise = rc.sigma_at_error_rate(model, x, rate, y, samples=draws)
     assert (found.sigma == noise.sigma).all()
+
+
+def test_one_sigma_for_all_images_is_an_array_of_its_own():
+    """torch warns of arrays that it must not write to."""
+    model = HalfSpace(16, DISTANCE)
+    noise = per_image_sigma(0.1, 3, rc.Engine(model))
+    assert noise.tolist() == [0.1] * 3
+    noise[0] = 0.2
+    assert noise.tolist() == [0.2, 0.1, 0.1]
+    given = np.array([0.1, 0.2, 0.3])
+    noise = per_image_sigma(given, 3, rc.Engine(model))
+    noise[0] = 0.5
+    assert given[0] == 0.1
+    with pytest.raises(ValueError, match="one number or one for each of 3 images, had 2"):
+        per_image_sigma([0.1, 0.2], 3, rc.Engine(model))
 
 
 def test_image_that_stands_all_noise_is_censored():

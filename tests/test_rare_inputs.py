@@ -185,6 +185,18 @@ def test_misclassified_images_have_sigma_0():
     assert curve.warning[1] == ""
 
 
+def test_a_misclassified_image_takes_no_draws_and_errs_always():
+    """Of `sigma_at_error_rate`, by either method that goes to rare errors or by none."""
+    y = torch.tensor([0, 1])
+    for method in ("splitting", "quantile", "bisection"):
+        found = rc.sigma_at_error_rate(MODEL, X, 0.05, y, samples=500, method=method)
+        assert found.status.tolist() == ["found", "misclassified"]
+        ends = found.sigma, found.sigma_low, found.sigma_high, found.bracket_low, found.bracket_high
+        assert [float(each[1]) for each in ends] == [0.0] * 5
+        assert found.n_samples.tolist() == [500, 0]
+        assert found.error_rate[1] == 1.0
+
+
 # -- laws ----------------------------------------------------------------------------------------
 
 
