@@ -146,6 +146,17 @@ def test_separable_agrees_with_the_product(random, terms):
         torch.testing.assert_close(out.double(), exact, atol=3e-5, rtol=1e-5)
 
 
+def test_bands_are_no_wider_than_what_is_not_zero():
+    eye = Bands(np.eye(5)[None])
+    assert eye.low.tolist() == [[0, 1, 2, 3, 4]]
+    assert eye.weight.tolist() == [[[1.0]] * 5]
+    matrix = np.array([[0, 0, 0, 0.0], [0, 2, 0, 3], [0, 0, 0, 4], [5, 6, 0, 0]])
+    three = Bands(matrix[None])
+    assert three.low.tolist() == [[0, 1, 1, 0]]  # within the matrix
+    assert three.weight.tolist() == [[[0, 0, 0], [2, 0, 3], [0, 0, 4], [5, 6, 0]]]
+    assert torch.equal(three.dense(torch.device("cpu")), torch.tensor(matrix[None]).float())
+
+
 def test_spread_agrees(random):
     x = torch.rand(4, 9, 13, generator=random)
     rows, columns = (torch.arange(n, dtype=torch.int32) * m // n for n, m in ((20, 9), (37, 13)))

@@ -265,6 +265,15 @@ def test_images_without_a_window_say_why():
     near = windows(model, x[1:], y[1:], across="orthogonal", sigma=0.1)  # the ball has radius 1
     assert near.status.tolist() == ["no_adversarial_error"] * 2
     assert "no_adversarial_error" in repr(near)
+    often = HalfSpace(48, 0.2)  # without a gradient, so that noise errs and no attack finds that
+
+    def silent(t):
+        return (1e4 * often(t)).round()
+
+    none = windows(silent, x[1:], y[1:], sigma=0.2, samples=200)
+    assert none.status.tolist() == ["no_adversarial_error"] * 2
+    assert ((none.class_rate > 0.05) & (none.class_rate < 0.3)).all()  # Phi(-1) is 0.16
+    assert np.isnan(none.half_space_distance).all()
 
 
 @pytest.mark.usefixtures("batches_not_compared")
