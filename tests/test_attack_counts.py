@@ -173,6 +173,21 @@ def test_descents_go_into_the_fused_kernel_as_many_at_a_time_as_memory_allows(
         assert np.array_equal(getattr(parts, name), getattr(whole, name)), name
 
 
+def test_steps_and_efforts_that_are_not_given_are_those_that_the_texts_name():
+    x, y = grey(1)
+    model = HalfSpace(16, 0.05)
+    for method, more, want in (
+        ("minimum", {}, {"effort": 60}),
+        ("pgd", {}, {"steps": 200}),
+        ("pgd", {"eps": "search"}, {"steps": 100}),
+        ("pgd", {"steps": 7}, {"steps": 7}),
+    ):
+        near = rc.distance_to_error(model, x, y, method=method, **more)
+        assert want.items() <= near.provenance.settings.items()
+    noisy = rc.noisy_distance(model, x, y, sigma=0.05, method="pgd", points=6, samples=6)
+    assert noisy.provenance.settings["steps"] == 200
+
+
 @pytest.mark.parametrize("norm", [2, "Linf"])
 def test_the_papers_steps_are_a_hundred_and_fiftieth_of_the_radius(norm):
     x, y = grey(1)
@@ -212,6 +227,26 @@ def test_refining_touches_only_the_images_it_is_given():
     assert found.distance[1] == 0.8
     assert found.distance[0] == found.distance[2] <= 0.3 * (1 + 1e-6)
     assert (gradients.n_forward - before).tolist() == [3, 0, 3]
+
+
+def test_a_walk_takes_24_turns_at_most_and_keeps_the_nearest_after_six():
+    boundary = importlib.import_module("robustcore.attack.boundary")
+    x, y = grey(2)
+    gradients = Gradients(Evaluator(HalfSpace(16, 0.2), x, y), None, 2.0)
+    turns = []
+
+    class Endless(boundary.Walk):
+        def _turn(self, going):
+            turns.append(len(going))
+            return going
+
+    rows = torch.arange(2).repeat_interleave(5)
+    away = torch.arange(5.0).repeat(2)[:, None] + 1
+    points = gradients.x[rows] - away * gradients.engine.network.model.w
+    found = Found.nothing(gradients)
+    Endless(gradients, rows, points, None).run(found, 0)
+    assert turns == [10] * 6 + [4] * 18  # of five errors of each image two go on
+    np.testing.assert_allclose(found.distance, 0.2, rtol=1e-3)  # a segment's end
 
 
 # -- where the model saturates ---------------------------------------------------------------

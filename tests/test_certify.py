@@ -8,7 +8,7 @@ from models import HalfSpace, Slab, grey
 from scipy.stats import beta, binom, binomtest, norm
 
 import robustcore as rc
-from robustcore.certify import _told, lower_limit
+from robustcore.certify import _looks, _told, lower_limit
 from robustcore.evaluator import Evaluator
 from robustcore.results import Record
 from robustcore.streams import Stream
@@ -318,7 +318,7 @@ def test_a_radius_that_is_none_is_refused(radius):
 # -- by formulas alone -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("alpha", [0.3, 0.05, 0.001])
+@pytest.mark.parametrize("alpha", [0.3, 0.05, 0.001, 2.0**-4])  # the last of 5 to 0, exactly
 def test_an_answer_is_told_as_binomtest_tells_it_at_every_count(alpha):
     n = 30
     first, second = np.tril_indices(n)
@@ -332,6 +332,25 @@ def test_an_answer_is_told_as_binomtest_tells_it_at_every_count(alpha):
     nobody = np.array([[2, 1, 0, 25]])  # most draws are given no class
     assert _told(nobody, alpha)[0].tolist() == [-1]
     assert _told(nobody, alpha)[1].tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("n", "looks"),
+    [
+        (1, [1]),
+        (40, [40]),  # no half of it has 32 draws
+        (62, [62]),  # nor of this one: 31
+        (63, [32, 63]),
+        (64, [32, 64]),
+        (1000, [32, 63, 125, 250, 500, 1000]),
+        (100_000, [782, 1563, 3125, 6250, 12_500, 25_000, 50_000, 100_000]),
+    ],
+)
+def test_looks_are_halves_and_half_of_alpha_is_for_the_last(n, looks):
+    at, tails = _looks(n, 0.04)
+    early = len(looks) - 1
+    assert at == looks
+    assert tails == ([0.02 / early] * early + [0.02] if early else [0.04])
 
 
 def test_share_low_is_that_of_the_look_at_which_counting_stopped():

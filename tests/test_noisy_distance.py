@@ -265,14 +265,20 @@ def test_record_is_saved_cut_and_shown(tmp_path):
     assert len(found[:2].distances) == 2
 
 
-def test_engine_gives_classes_and_noisy_images_of_named_draws():
+@pytest.mark.parametrize("clip", [None, (0.2, 0.8)])
+def test_engine_gives_classes_and_noisy_images_of_named_draws(clip):
     model, x, y = images(3)
-    engine = Evaluator(rc.Engine(model, batch_size=4), x, y)
+    x = 0.2 + 0.6 * x
+    engine = Evaluator(rc.Engine(model, batch_size=4), x, y, clip=clip)
     rows, samples = np.array([0, 2, 2, 1, 0]), np.array([5, 1, 9, 0, 5])
     sigma = np.full(5, 0.2)
     noisy = engine.noisy(*(torch.as_tensor(each) for each in (rows, sigma, samples)))
+    free = Evaluator(model, x, y).noisy(*map(torch.as_tensor, (rows, sigma, samples)))
+    assert torch.equal(noisy, free if clip is None else free.clamp(*clip))
+    assert (free < 0.2).any()
     with torch.no_grad():
         classes = model(noisy).argmax(1).numpy()
+    y = engine.y
     before = engine.n_forward.copy()
     assert (engine.classes(rows, sigma, samples) == classes).all()
     assert (engine.n_forward - before == [2, 1, 2]).all()

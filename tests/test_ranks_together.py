@@ -194,6 +194,30 @@ def test_where_one_is_told_to_stop_all_finish_the_block_in_flight(rows):
     assert [rank for _, rank, _ in written] == [0]
 
 
+def test_a_stop_in_the_last_block_is_a_stop_although_all_are_written(rows):
+    written, in_flight = [], threading.Event()
+
+    def body(crew):
+        if crew.rank == 1:
+            in_flight.wait(30)  # the one block is taken
+
+        def stopping():
+            return crew.rank == 1
+
+        def measure(k):
+            in_flight.set()
+            crew._store.wait(["stop"])
+            return rows[k]
+
+        return crew.measure([2], measure, lambda *block: written.append(block), stopping)
+
+    assert [type(each) for each in told(body)] == [Stopped, Stopped]
+    assert len(written) == 1
+    one = []
+    with pytest.raises(Stopped):
+        One().measure([2], lambda k: one.append(k) or rows[k], lambda *_: None, lambda: bool(one))
+
+
 def test_one_process_that_is_told_to_stop_finishes_its_block(rows):
     written = []
     with pytest.raises(Stopped):

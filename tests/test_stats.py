@@ -126,6 +126,26 @@ def test_group_ranks_hold_jointly(rate: float, weights: list[float] | None) -> N
     assert weights or (np.all(low >= bonferroni[0]) and np.all(high <= bonferroni[1]))
 
 
+@pytest.mark.parametrize("weights", [[1.0, 1.0], [1.0, 30.0], [4.0, 1.0], [2.0, 60.0]])
+@pytest.mark.parametrize("looks", [[10, 11], [20, 50]])
+def test_group_ranks_are_those_of_the_largest_share_that_suffices(
+    looks: list[int], weights: list[float]
+) -> None:
+    """By trying shares of the error from all of it downwards; the largest weight has all."""
+    share = np.array(weights) / max(weights)
+
+    def ranks(scale: float) -> tuple[np.ndarray, np.ndarray]:
+        each = [order_ranks(n, 0.5, 1 - scale * s) for n, s in zip(looks, share, strict=True)]
+        return np.array([low for low, _ in each]), np.array([high for _, high in each])
+
+    for scale in np.linspace(0.1, 0, 500, endpoint=False):
+        low, high = ranks(scale)
+        if group_coverage(looks, 0.5, low, high) >= 0.9:
+            break
+    found = group_ranks(looks, 0.5, 0.9, weights)
+    assert np.array_equal(found, (low, high))
+
+
 def test_group_ranks_of_one_look_are_order_ranks() -> None:
     for n in (10, 1000):
         assert np.array_equal(np.stack(group_ranks([n], 0.01)).T[0], np.stack(order_ranks(n, 0.01)))
