@@ -41,7 +41,7 @@ def calls() -> dict[str, Callable[[], Any]]:
         "error_rate, mnist": lambda: rc.error_rate(small, sevens, 0.5, digits, seed=3),
         "sigma": lambda: rc.sigma_at_error_rate(natural, x, 0.01, y),
         "sigma, bisection": lambda: rc.sigma_at_error_rate(
-            natural, x, 0.05, y, samples=200, method="bisection", clip=(0, 1)
+            natural, x, 0.05, y, samples=200, method="bisection", noise=rc.Gaussian((0, 1))
         ),
         "sigma, rtol": lambda: rc.sigma_at_error_rate(trained, x, 0.01, y, rtol=0.05),
         "curve": lambda: rc.error_curve(small, sevens[:3], digits[:3], rates=(0.01, 1e-5)),

@@ -21,6 +21,8 @@ namespace {
 constexpr int64_t kTilesAtOnce = 16;
 constexpr int64_t kElementsAtOnce = 1 << 15;
 
+using Box = std::optional<std::pair<float, float>>;
+
 template <class T>
 T* pointer(uintptr_t address) {
     return reinterpret_cast<T*>(address);
@@ -56,8 +58,8 @@ void check_rows(const int64_t* rows, int64_t slots, int64_t lowest, int64_t batc
 
 void perturb(uintptr_t x, uintptr_t rows, uintptr_t sigma, uintptr_t samples, uintptr_t ids,
              uintptr_t out, std::array<int64_t, 4> sizes, bool channels_last, uint64_t seed,
-             uint32_t stream, std::optional<std::pair<float, float>> clip, uintptr_t mean,
-             uintptr_t inv_std, int threads, const std::string& isa) {
+             uint32_t stream, int law, Box levels, Box clip, uintptr_t mean, uintptr_t inv_std,
+             int threads, const std::string& isa) {
     const auto [slots, batch, channels, pixels] = sizes;
     PerturbArgs args{};
     args.x = pointer<const float>(x);
@@ -72,6 +74,8 @@ void perturb(uintptr_t x, uintptr_t rows, uintptr_t sigma, uintptr_t samples, ui
     args.channels_last = channels_last;
     args.key = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
     args.stream = stream;
+    args.law = static_cast<Law>(law);
+    if (levels) std::tie(args.pepper, args.salt) = *levels;
     args.has_clip = clip.has_value();
     if (clip) std::tie(args.low, args.high) = *clip;
     args.mean = pointer<const float>(mean);
@@ -101,8 +105,6 @@ const BallBodies& ball_bodies(const std::string& isa) {
     (void)found;
     return ball_baseline;
 }
-
-using Box = std::optional<std::pair<float, float>>;
 
 BallArgs ball_args(uintptr_t x, uintptr_t rows, std::array<int64_t, 3> sizes, bool l2,
                    const Box& box) {

@@ -9,9 +9,19 @@ from robustcore.copies import noisy_copies
 from robustcore.corruptions import corrupt, corruption_benchmark
 from robustcore.distance import distance_to_error, pgd
 from robustcore.engine import Engine
+from robustcore.errors import AnyOf, OneLogit, Tolerance, TopK
 from robustcore.evaluator import RandomizedModelWarning
 from robustcore.fused import pack
-from robustcore.noise import error_rate, sigma_at_error_rate
+from robustcore.noise import (
+    Gaussian,
+    Laplace,
+    Noise,
+    SaltAndPepper,
+    Speckle,
+    Subspace,
+    Uniform,
+    principal_components,
+)
 from robustcore.rare import error_curve
 from robustcore.report import Report, report
 from robustcore.results import (
@@ -31,6 +41,7 @@ from robustcore.results import (
     SliceResult,
     compare,
 )
+from robustcore.sigma import error_rate, scale_at_error_rate, sigma_at_error_rate
 from robustcore.slices import church_windows
 from robustcore.sources import LabelledFolder
 from robustcore.warning import PixelRangeWarning
@@ -39,15 +50,20 @@ from robustcore.zoo import load_example, load_images, load_model, wrap
 __version__ = _version("robustcore")
 
 __all__ = [
+    "AnyOf",
     "AuditResult",
     "CertifyResult",
     "DistanceResult",
     "Engine",
     "ErrorCurve",
     "ErrorRate",
+    "Gaussian",
     "LabelledFolder",
+    "Laplace",
+    "Noise",
     "NoiseAndDistance",
     "NoisyDistance",
+    "OneLogit",
     "PGDResult",
     "PixelRangeWarning",
     "PredictResult",
@@ -56,8 +72,14 @@ __all__ = [
     "RareSigma",
     "Record",
     "Report",
+    "SaltAndPepper",
     "SigmaResult",
     "SliceResult",
+    "Speckle",
+    "Subspace",
+    "Tolerance",
+    "TopK",
+    "Uniform",
     "adapters",
     "audit_attack",
     "certify",
@@ -78,8 +100,10 @@ __all__ = [
     "pgd",
     "plot",
     "predict",
+    "principal_components",
     "report",
     "runs",
+    "scale_at_error_rate",
     "sigma_at_error_rate",
     "stats",
     "wrap",

@@ -15,6 +15,8 @@ def perturb(
     channels_last: bool,
     seed: int,
     stream: int,
+    law: int,
+    levels: tuple[float, float] | None,
     clip: tuple[float, float] | None,
     mean: int,
     inv_std: int,

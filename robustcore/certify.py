@@ -71,7 +71,7 @@ def certify(
     asked = None if radius is None else inputs.positive("radius", radius)
     evaluator = _evaluator(engine, x, y, n0 + n, seed, ids)
     images = len(evaluator.x)
-    labels = evaluator.y.cpu().numpy()
+    labels = evaluator.labels.cpu().numpy()
     with bar(images * (n0 + n), "evaluations", engine.progress) as shown:
         every = np.arange(images)
         top = _classes(evaluator, every, sigma, 0, n0, shown.update)[:, :-1].argmax(1)
@@ -165,7 +165,7 @@ def predict(
                 break
     return PredictResult(
         ids=evaluator.ids.cpu().numpy(),
-        labels=evaluator.y.cpu().numpy(),
+        labels=evaluator.labels.cpu().numpy(),
         label=label,
         counts=counts[:, :-1],
         n_samples=seen,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcore import inputs
+from robustcore import errors, inputs
 from robustcore.arguments import function, integer, optional_choice, optional_flag
+from robustcore.errors import ErrorOf
 from robustcore.fused import Fused, agrees, fuse
 from robustcore.kernels import BACKENDS, Backend, select
 from robustcore.network import USUAL_COMPILED, Model, Network
+from robustcore.noise import Gaussian, Noise
 from robustcore.precision import PRECISIONS, Coarse, checked
 
 BATCH_PIXELS = {"cpu": 3 * 2**17, "cuda": 2**24}
@@ -37,9 +39,18 @@ class Engine:
     each image by itself, its compiled form, and a small network's fused form. The numbers are those
     of a new engine, whatever was measured before, up to the model's own rounding.
 
-    model: any callable from (S, C, H, W) to (S, K) logits, a tensor or an object with .logits, in
-        evaluation mode, on the device of the images. It is given images in the type of its
+    model: any callable from (S, *shape) to (S, K) logits, a tensor or an object with .logits, in
+        evaluation mode, on the device of the inputs. It is given inputs in the type of its
         parameters, where they share one, else in that of x.
+    error: what an error is (robustcore.errors). "top1": the label is not the largest of at least
+        two logits; `TopK(k)`, `AnyOf()` for several right labels, `OneLogit(threshold)`,
+        `Tolerance(atol, norm)`, or a function of (outputs (S, ...), y (S, ...)) to margins (S,)
+        that are positive where the model is right. y has the form that the error needs.
+    shape: of one input; None: that of x without its first dimension. It tells one input from
+        several; without it x[None] is one input, and so is a picture (C, H, W) of 1 or 3
+        channels for a module with 2-D convolutions.
+    device: where inputs are put before they are measured, as the model is; None: they stay where
+        they are, and what is read goes to the parameters of the model.
     batch_size: images evaluated together, at least 1; None chooses by their size and the device.
         Halved, with a note in the record, where memory runs out.
     block: images measured at a time of a set that is read, in a run, and in a process group; None
@@ -65,6 +76,9 @@ class Engine:
         self,
         model: Model,
         *,
+        error: str | ErrorOf | Callable[[Tensor, Tensor], Tensor] = "top1",
+        shape: Sequence[int] | None = None,
+        device: torch.device | str | None = None,
         batch_size: int | None = None,
         block: int | None = None,
         backend: str | None = None,
@@ -77,6 +91,9 @@ class Engine:
             raise TypeError("model must be a model, was an Engine, which holds one already")
         function("model", model)
         self.model = model
+        self.error = errors.of(error)
+        self.shape = None if shape is None else inputs.input_shape(shape)
+        self.device = None if device is None else inputs.device("device", device)
         self.asked_batch = None if batch_size is None else integer("batch_size", batch_size, 1)
         self.block = None if block is None else integer("block", block, 1)
         self.backend = optional_choice("backend", backend, BACKENDS)
@@ -104,7 +121,7 @@ class Engine:
     @property
     def settings(self) -> dict[str, Any]:
         """What it was asked to be, as a run keeps it."""
-        names = ("backend", "compile", "precision")
+        names = ("backend", "compile", "precision", "error", "shape")
         return {"batch_size": self.asked_batch} | {name: getattr(self, name) for name in names}
 
     # -- calls ---------------------------------------------------------------------------------
@@ -146,10 +163,29 @@ class Engine:
     # -- set-up ----------------------------------------------------------------------------------
 
     def images(self, x: Any) -> Tensor:
-        """x as a batch (B, C, H, W) in the type of the model, checked; told of if out of range."""
-        batch = inputs.images(x, self.model)
+        """x as a batch (B, *shape) in the type of the model, checked; told of if out of range."""
+        batch = inputs.images(x, self.model, self.shape_of())
         self.ranges.see_images(batch)
-        return batch
+        return batch if self.device is None else batch.to(self.device)
+
+    def shape_of(self, batch: Any = None) -> Sequence[int] | None:
+        """Of one input, where it is known: by the set-up, by the caller, by a checked batch."""
+        if self._setup is not None and self._setup.complete:
+            return self._setup.shape
+        known = isinstance(batch, Tensor) and batch.is_floating_point()
+        return tuple(batch.shape[1:]) if known else self.shape
+
+    def largest_scale(self, noise: Noise, asked: float | None, x: Tensor) -> float:
+        """Where a search for a scale ends: as asked; where the law ends; at the span of pixels."""
+        if asked is not None:
+            return asked
+        if noise.largest is not None:
+            return noise.largest
+        if self.ranges.pixels is not None:
+            low, high = self.ranges.pixels
+            return high - low
+        least, most = (float(end) for end in torch.aminmax(x))
+        return most - least or 1.0
 
     def bind(self, images: Tensor) -> None:
         """Set up for such images, unless that is done. Raises ValueError for other images."""
@@ -172,7 +208,7 @@ class Engine:
                 usual if self.asked_batch is None else self.asked_batch, self._most_batch
             ),
             kernels=select(self.backend, device),
-            network=Network(self.model, device, dtype),
+            network=Network(self.model, device, dtype, images.shape[1:], self.error),
             state=_state(self.model),
         )
 
@@ -209,16 +245,16 @@ class Engine:
         batch = min(made.batch_size, planned or USUAL_COMPILED)
         return made.network.compile(images[:1], batch, must=self.compile is True)
 
-    def fused_for(
-        self, clip: Interval | None, x: Tensor, logits: Tensor, ranges: Tensor
-    ) -> Fused | None:
+    def fused_for(self, noise: Noise, x: Tensor, logits: Tensor, ranges: Tensor) -> Fused | None:
         """The network in one kernel with its noise, where it is small enough to be one.
 
         None where that does not reproduce the model's own `logits` (B, K) of images x.
         """
-        if self.compile is True:
+        pictures = len(self.setup.shape) == 3
+        plain = isinstance(noise, Gaussian) and self.error is None and pictures
+        if self.compile is True or not plain:
             return None
-        made = self.setup
+        made, clip = self.setup, noise.clip
         if clip not in made.fused:
             made.fused[clip] = fuse(
                 made.network.model, tuple(made.shape), made.device, made.dtype,
@@ -237,7 +273,7 @@ class Engine:
 class _Setup:
     """What an engine has found out about its model, for images of one shape, type and device."""
 
-    shape: torch.Size  # (C, H, W)
+    shape: torch.Size  # of one input
     device: torch.device
     dtype: torch.dtype
     lower: str | None  # precision

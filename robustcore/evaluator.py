@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 
 from robustcore import inputs
-from robustcore.agreement import ranges_of, same, same_at_other_size
+from robustcore import noise as laws
+from robustcore.agreement import columns, ranges_of, same, same_at_other_size
 from robustcore.batches import Graph, Slots
 from robustcore.engine import Engine, Interval
+from robustcore.errors import ErrorOf
 from robustcore.fused import Fused
 from robustcore.network import Model, class_of, likeliest
+from robustcore.noise import Noise
 from robustcore.precision import Coarse
 from robustcore.rounds import Rounds
 from robustcore.streams import Stream
@@ -27,6 +30,31 @@ from robustcore.warning import warn
 
 PROBE = 4  # images of a batch with which a model is probed: one of them, and three with noise
 PROBE_NOISE = (0.25, 1.0, 4.0)  # of these three, in units of the range of all pixels
+
+
+def own_answers(error: ErrorOf | None, outputs: Tensor) -> Tensor:
+    """What the model answers itself, where nobody says what is right."""
+    return likeliest(outputs) if error is None else error.own(outputs)
+
+
+def judged(error: ErrorOf | None, outputs: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+    """(logits (S, K), the class (S,) that must be the largest of them for the model to be right).
+
+    Raises ValueError for answers that outputs cannot give.
+    """
+    if error is None:
+        inputs.labels_within(answers, outputs.shape[1])
+        return outputs, answers
+    error.fit(answers, outputs)
+    right = torch.zeros(len(outputs), dtype=torch.int64, device=outputs.device)
+    return error.logits(outputs, answers), right
+
+
+def labels_of(answers: Tensor) -> Tensor:
+    """(S,) int64 for records: -1 where the answers are no labels."""
+    if answers.ndim == 1 and not answers.is_floating_point():
+        return answers.long()
+    return torch.full((len(answers),), -1, dtype=torch.int64, device=answers.device)
 
 
 class RandomizedModelWarning(UserWarning):
@@ -40,12 +68,14 @@ class Evaluator(Rounds):
     handed to the model in the type of its parameters, or in x's where they share one. y None takes
     the model's own labels. `planned` is the number of evaluations to come; it decides whether
     compilation pays (compile=None). box: (low, high) within which all images lie that the model
-    will see; None: clip, or anywhere. exact: no lower precision, whatever the engine was asked for.
+    will see; None: where noise is clipped, or anywhere. exact: no lower precision, whatever the
+    engine was asked for.
 
-    After construction: `y` (B,) int64, `n_classes`, `clean_margins` (B,) float64, `randomized`,
-    `n_forward` (B,) int64 evaluations spent so far on each image, `notes`; `fused`, the network
-    in one kernel with its noise, where it is small enough to be one (robustcore.fused), or None;
-    `compiled`, whether the compiled form of the model is used.
+    After construction: `answers` (B, ...), `y` and `labels` (B,) int64, `n_classes`,
+    `clean_margins` (B,) float64, `randomized`, `n_forward` (B,) int64 evaluations spent so far on
+    each image, `notes`; `fused`, the network in one kernel with its noise, where it is small enough
+    to be one (robustcore.fused), or None; `compiled`, whether the compiled form of the model is
+    used.
 
     Cost: one evaluation of each image, and for an engine that is new 14 to see that the model is a
     function of each image by itself: three batches of PROBE images, one alone, and one to choose a
@@ -63,7 +93,7 @@ class Evaluator(Rounds):
         ids: Any = None,
         seed: int = 0,
         stream: int = 0,
-        clip: Any = None,
+        noise: Noise | None = None,
         box: Interval | None = None,
         planned: int = 0,
         exact: bool = False,
@@ -72,51 +102,55 @@ class Evaluator(Rounds):
         batch = engine.images(x)
         n = len(batch)
         device = inputs.float64(batch.device)
-        self.x = batch.float()
+        self.x = inputs.as_pictures(batch.float())
         self.ids = inputs.identifiers(ids, n, device)
-        labels = None if y is None else inputs.labels(y, n, device)
+        error = engine.error
+        if y is None:
+            answers = None
+        else:
+            answers = inputs.labels(y, n, device) if error is None else error.answers(y, n, device)
         self.seed = inputs.integer("seed", seed, 0, 2**63 - 1)
         self.stream = stream
-        self.clip = inputs.clip_range(clip, self.x)
-        self.box = self.clip if box is None else box
+        self.noise = laws.of(noise)
+        self.noise.within(self.x)
+        self.box = self.noise.clip if box is None else box
         engine.bind(batch)
         self.device, self.dtype = device, batch.dtype
         self.kernels, self.network = engine.setup.kernels, engine.setup.network
         self.usual_batch = engine.setup.usual_batch
+        self.noise.check(self.kernels, self.x, self.ids, self.network.shape)
         self.n_forward = np.zeros(n, np.int64)
         self.notes = list(engine.notes)
+        self.answers: Tensor | None = None  # until outputs for the images are known
         self.fused: Fused | None = None
         self.coarse: Coarse | None = None if exact else engine.coarse()
         self.compiled, self.compile_seconds = False, 0.0
         self._graph: Graph | None = None
         self._images: Tensor | None = None
         with torch.no_grad():
-            self._start(labels, planned)
+            self._start(answers, planned)
         self.notes += self.network.notes
 
-    def _start(self, labels: Tensor | None, planned: int) -> None:
-        """Clean logits; labels where none were given; is the model a function of its input?"""
+    def _start(self, answers: Tensor | None, planned: int) -> None:
+        """Clean outputs; answers where none were given; is the model a function of its input?"""
         setup = self.engine.setup
         if not setup.complete:
             self.n_forward[0] += self.network.choose_layout(self.x[:1])
         coarse, self.coarse = self.coarse, None
-        logits = self._clean()
-        if bool(logits.isnan().all()):
+        outputs = self._clean()
+        if bool(outputs.isnan().all()):
             raise ValueError("model must return logits, returned NaN alone for every image in x")
-        if labels is None:
-            labels = likeliest(logits)
-        self.n_classes = logits.shape[1]
-        inputs.labels_within(labels, self.n_classes)
-        self.y = labels
+        logits = self._judge(outputs, answers)
         rows = torch.arange(len(self.x), device=self.device)
         margins = self.kernels.margins(logits, self.y, rows)
         self.clean_margins = margins[0].double().cpu().numpy()
 
         if self.box not in setup.probes:
-            setup.probes[self.box] = self._probe(logits)
+            setup.probes[self.box] = self._probe(columns(outputs))
         self.randomized, noisy = setup.probes[self.box]
+        ranges = ranges_of(torch.cat([columns(outputs), noisy]))
         if not self.randomized:
-            self.network.compare_from(ranges_of(torch.cat([logits, noisy])))
+            self.network.compare_from(ranges)
         setup.complete = True
         if self.engine.within_set:  # which block meets a new engine is chance: none pays for it
             self.n_forward.fill(1)
@@ -129,8 +163,7 @@ class Evaluator(Rounds):
             self.notes.append(message)
             warn(message, RandomizedModelWarning)
         else:
-            ranges = ranges_of(torch.cat([logits, noisy]))
-            self.fused = self.engine.fused_for(self.clip, self.x, logits, ranges)
+            self.fused = self.engine.fused_for(self.noise, self.x, outputs, ranges)
         if self.fused is not None:
             self.notes.append(self.fused.note)
             return
@@ -142,8 +175,21 @@ class Evaluator(Rounds):
             planned, self.formatted(self.x)
         )
 
+    def _judge(self, outputs: Tensor, answers: Tensor | None) -> Tensor:
+        """Logits of the images; sets `answers`, and `y` and `labels`, their classes.
+
+        The class that kernels hold logits against is y, the one that records name is in labels: the
+        same for "top1"; for other errors y is 0, and labels are -1 where the answer is no label.
+        """
+        error = self.engine.error
+        self.answers = own_answers(error, outputs) if answers is None else answers
+        logits, self.y = judged(error, outputs, self.answers)
+        self.labels = labels_of(self.answers)
+        self.n_classes = logits.shape[1]
+        return logits
+
     def _clean(self) -> Tensor:
-        """Logits of the images, by the model as it is."""
+        """Outputs for the images, by the model as it is."""
         rows = np.arange(len(self.x))
         clean: list[Tensor] = []
         self.run(
@@ -174,15 +220,15 @@ class Evaluator(Rounds):
         sigma = span * np.array(PROBE_NOISE[-max(1, size - 1) :])
         others = np.arange(len(sigma)) % len(self.x)
         mixed = torch.cat([self._with_probe_noise(others, sigma), image])[:size]
-        among = self.network.spare_inputs(self.formatted(mixed))
-        again = self.network(self.formatted(mixed))
+        among = columns(self.network.spare_inputs(self.formatted(mixed)))
+        again = columns(self.network(self.formatted(mixed)))
         np.add.at(self.n_forward, others, 2)
         ranges = ranges_of(torch.cat([clean, among[:1]]))
         randomized = not same(among, again, ranges)
         if size == 1:
             return randomized, among[:1]  # no batch ever holds a second image
-        copies = self.network(self.formatted(image.expand(size, -1, -1, -1)))
-        alone = self.network(self.formatted(mixed[:1]))
+        copies = columns(self.network(self.formatted(image.expand(size, -1, -1, -1))))
+        alone = columns(self.network(self.formatted(mixed[:1])))
         self.n_forward[chosen] += 2 + size
         self.n_forward[others[0]] += 1
         answer = copies[-1:]
@@ -248,11 +294,24 @@ class Evaluator(Rounds):
         if self.fused is not None and self.fused.packed.draws == "features":
             raise ValueError("model must draw its noise in pixels where noisy images are wanted")
         out = self.formatted(self.x.new_empty((len(rows), *self.x.shape[1:])))
-        self.kernels.perturb(
-            self.x, rows, sigma.float(), samples, self.ids, out,
-            seed=self.seed, stream=self.stream, clip=self.clip,
-        )  # fmt: skip
+        self.noise.perturb(
+            self.kernels,
+            self.x,
+            rows,
+            sigma.float(),
+            samples,
+            self.ids,
+            out,
+            shape=self.network.shape,
+            seed=self.seed,
+            stream=self.stream,
+        )
         return out.to(self.dtype).float()
+
+    def answers_of(self, rows: Any) -> Tensor:
+        """What is right for images rows, in the form of the caller's y."""
+        assert self.answers is not None
+        return self.answers[rows]
 
     def among(self, points: Tensor, rows: Tensor) -> Evaluator:
         """The same model with points (S, C, H, W) of images rows (S,) for its images.
@@ -260,11 +319,9 @@ class Evaluator(Rounds):
         Nothing is evaluated or compiled again; evaluations count from 0, one entry for each point.
         """
         other = copy.copy(self)
-        other.x, other.y, other.ids = (
-            points,
-            self.y[rows],
-            torch.arange(len(rows), device=rows.device),
-        )
+        other.x, other.ids = points, torch.arange(len(rows), device=rows.device)
+        other.answers = self.answers_of(rows)
+        other.y, other.labels = self.y[rows], self.labels[rows]
         other.n_forward = np.zeros(len(rows), np.int64)
         other._graph = other._images = None
         return other
@@ -279,7 +336,7 @@ class Evaluator(Rounds):
         grid = torch.as_tensor(sigma, device=self.device).float()
         self.n_forward += samples * len(grid)
         if self.fused is not None:
-            names = {"seed": self.seed, "stream": self.stream, "clip": self.clip}
+            names = {"seed": self.seed, "stream": self.stream, "clip": self.noise.clip}
             return self.fused.counts(self.x, self.y, grid, self.ids, samples, progress, **names)
         labels = self.y.repeat_interleave(len(grid))
         counts = torch.zeros(len(labels), dtype=torch.int64, device=self.device)

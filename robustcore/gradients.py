@@ -52,6 +52,10 @@ class Gradients:
         self.fused = evaluator.fused.ascent if evaluator.fused is not None else None
         self.model = evaluator.network.with_gradients(evaluator.compiled)
 
+    def answers_of(self, rows: Tensor) -> Tensor:
+        """What is right for images rows (S,), in the form of the caller's y."""
+        return self.engine.answers_of(rows)
+
     @property
     def channels_last(self) -> bool:
         return self.engine.network.layout is torch.channels_last
@@ -81,7 +85,7 @@ class Gradients:
 
         def forward(at: slice) -> Tensor:
             with torch.no_grad():
-                return self.engine.logits(self.images(points[at]))
+                return self.engine.logits(self.images(points[at]), rows[at])
 
         self.n_forward.index_add_(0, rows, torch.ones_like(rows))
         return torch.cat(self._batches(len(rows), forward))
@@ -131,7 +135,7 @@ class Gradients:
         if self.fused is not None:
             if callable(classes):
                 with torch.no_grad():
-                    classes = classes(rows, self.engine.logits(self.images(points)))
+                    classes = classes(rows, self.engine.logits(self.images(points), rows))
             goal = self.y if self.targets is None else self.targets
             return self.fused.differentiate(
                 points, rows, goal, gradient, loss=loss, targeted=self.targets is not None,
@@ -139,15 +143,16 @@ class Gradients:
             )  # fmt: skip
         with torch.enable_grad():
             images = self.images(points).to(self.engine.dtype).detach().requires_grad_(True)
-            answer: Any = self.model(images)
+            answer: Any = self.model(self.engine.network.shaped(images))
             logits = getattr(answer, "logits", answer)
-            if not logits.requires_grad:
-                raise NoGradients(
-                    "model must let gradients through from its logits to its input, which an "
-                    "attack needs and an error rate in noise does not: its logits carried none"
-                )
+            _carries_gradients(logits)
             wide = logits if logits.dtype == torch.float64 else logits.float()
-            scores = self._scores(wide, logits.dtype)
+            error = self.engine.engine.error
+            if error is None:
+                scores = self._scores(wide, logits.dtype)
+            else:
+                scores = wide = error.logits(wide, self.answers_of(rows))
+                _carries_gradients(scores)
             if callable(classes):
                 classes = classes(rows, scores.detach())
             gain = self._gain(scores, rows, loss, classes)
@@ -208,3 +213,11 @@ class Gradients:
                 continue
             start = at.stop
         return done
+
+
+def _carries_gradients(logits: Tensor) -> None:
+    if not logits.requires_grad:
+        raise NoGradients(
+            "model must let gradients through from its logits to its input, which an attack needs "
+            "and an error rate in noise does not: its logits carried none"
+        )

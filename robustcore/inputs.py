@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from robustcore.warning import PixelRangeWarning, warn
 __all__ = [
     "Ranges",
     "as_batch",
+    "as_images",
     "box_around",
     "choice",
     "clip_range",
@@ -73,6 +75,7 @@ WITHOUT_FLOAT64 = ("mps",)  # devices
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Of the range of pixels: beyond the rounding of any floating type, far below any other convention.
 OVERSHOOT = 0.01
+ORTHONORMAL = 1e-4  # float32 directions of a hundred thousand elements come closer
 
 
 class Ranges:
@@ -120,11 +123,10 @@ class Ranges:
 # -- images and what names them ----------------------------------------------------------------
 
 
-def images(x: Any, model: Any = None) -> Tensor:
-    """One image (C, H, W) or a batch (B, C, H, W) to a contiguous batch (B, C, H, W).
+def images(x: Any, model: Any = None, shape: Sequence[int] | None = None) -> Tensor:
+    """One input or a batch of them to a contiguous batch (B, *shape), as `as_batch` says.
 
-    As `as_batch` says, an image that comes alone is grey or of 3 colours. The batch is in the type
-    of the model's parameters, where they share one; else in that of x.
+    The batch is in the type of the model's parameters, where they share one; else in that of x.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, was {type(x).__name__}")
@@ -137,14 +139,14 @@ def images(x: Any, model: Any = None) -> Tensor:
             "x must be a dense tensor of float16, bfloat16, float32 or float64 with values, was "
             f"{x.dtype}, {x.layout}, on {x.device}"
         )
-    x = as_batch(x)
+    x = as_batch(x, model, shape)
     if x.numel() == 0:
-        raise ValueError(f"x must hold at least one pixel, had shape {tuple(x.shape)}")
+        raise ValueError(f"x must hold at least one element, had shape {tuple(x.shape)}")
     x = x.detach().to(type_of(model) or x.dtype).contiguous()
     bad = _not_finite(x).nonzero().flatten().tolist()
     if bad:
         raise ValueError(
-            f"x must be finite, image {bad[0]} holds NaN or inf in {x.dtype} ({len(bad)} such)"
+            f"x must be finite, input {bad[0]} holds NaN or inf in {x.dtype} ({len(bad)} such)"
         )
     return x.clone() if x.is_inference() else x  # else autograd refuses what is computed from it
 
@@ -155,30 +157,83 @@ def _not_finite(x: Tensor) -> Tensor:
     return torch.cat([~torch.isfinite(part).flatten(1).all(1) for part in parts])
 
 
-def as_batch(x: Any) -> Any:
-    """A tensor or an array with the batch dimension that an image alone lacks.
+def as_batch(x: Any, model: Any = None, shape: Sequence[int] | None = None) -> Any:
+    """A tensor or an array with the batch dimension that one input alone lacks.
 
-    Only (1, H, W) and (3, H, W) are taken for an image alone: (N, H, W) may as well be N grey
-    images, and (H, W, 3) an image whose channels stand last.
+    shape: of one input, where it is known: then one is told from several. Else x is a batch, but
+    for one picture (C, H, W) of 1 or 3 channels and a module with 2-D convolutions. What may be one
+    picture or a batch of signals is refused, unless a module has 1-D convolutions or is recurrent.
     """
-    shape = tuple(x.shape)
-    if len(shape) == 3 and shape[0] in ALONE:
-        return x[None]
-    if len(shape) == 3 and shape[2] in ALONE:
+    given = tuple(x.shape)
+    if shape is not None:
+        known = tuple(shape)
+        if given == known:
+            return x[None]
+        if given[1:] != known:
+            raise ValueError(
+                f"x must be inputs of shape {known}, as its engine is for, had shape {given}: "
+                "make another Engine for others"
+            )
+        return x
+    if len(given) < 2:
         raise ValueError(
-            f"x must be one image (C, H, W) or a batch (B, C, H, W), had shape {shape}, whose "
-            "channels may stand last: move them first"
+            f"x must be a batch (B, *shape), had shape {given}: give x[None] for one input"
         )
-    if len(shape) == 3:
+    if len(given) != 3:
+        return x
+    if takes_pictures(model):
+        return as_images(x)
+    if given[0] in ALONE and min(given[1:]) > 1 and not takes_signals(model):
         raise ValueError(
-            f"x must be one image (C, H, W) of 1 or 3 channels or a batch (B, C, H, W), had shape "
-            f"{shape}: give x[None] for one image, x[:, None] for {shape[0]} grey images"
-        )
-    if len(shape) != 4:
-        raise ValueError(
-            f"x must be one image (C, H, W) or a batch (B, C, H, W), had shape {shape}"
+            f"x must be a batch (B, *shape), had shape {given}, which may be one picture or "
+            f"{given[0]} signals: give x[None] for one input, or Engine(model, shape=...)"
         )
     return x
+
+
+def as_images(x: Any) -> Any:
+    """A batch (B, C, H, W) of one picture (C, H, W) of 1 or 3 channels, or of several."""
+    given = tuple(x.shape)
+    if len(given) == 4:
+        return x
+    if len(given) == 3 and given[0] in ALONE:
+        return x[None]
+    hint = ""
+    if len(given) == 3 and given[2] in ALONE:
+        hint = ": the channels may stand last: move them first"
+    elif len(given) == 3:
+        hint = f": give x[None] for one image, x[:, None] for {given[0]} grey images"
+    raise ValueError(
+        "x must be one image (C, H, W) of 1 or 3 channels or a batch (B, C, H, W), had shape "
+        f"{given}{hint}"
+    )
+
+
+def takes_pictures(model: Any) -> bool:
+    """Whether a module has 2-D convolutions, so that its inputs are pictures (C, H, W)."""
+    return _has(model, nn.Conv2d)
+
+
+def takes_signals(model: Any) -> bool:
+    """Whether a module has 1-D convolutions or is recurrent, so that its inputs are no pictures."""
+    return _has(model, nn.Conv1d, nn.RNNBase)
+
+
+def _has(model: Any, *kinds: type[nn.Module]) -> bool:
+    return isinstance(model, nn.Module) and any(isinstance(m, kinds) for m in model.modules())
+
+
+def as_pictures(x: Tensor) -> Tensor:
+    """Inputs (B, *shape) as kernels take them: pictures as they are, others as (B, 1, 1, D)."""
+    return x if x.ndim == 4 else x.reshape(len(x), 1, 1, -1)
+
+
+def input_shape(shape: Any) -> tuple[int, ...]:
+    """The shape of one input."""
+    found = integers("shape", shape, "the shape of one input")
+    if found.ndim != 1 or not found.size or found.min() < 1:
+        raise ValueError(f"shape must be the shape of one input, was {shown(shape)}")
+    return tuple(int(each) for each in found)
 
 
 def type_of(model: Any) -> torch.dtype | None:
@@ -209,10 +264,54 @@ def labels(y: Any, n: int, device: torch.device) -> Tensor:
     if found.ndim == 0 and n == 1:
         found = found[None]
     if found.shape != (n,):
-        raise ValueError(f"y must have one label for each of {n} images, had {found.shape}")
+        raise ValueError(f"y must have one label for each of {n} inputs, had {found.shape}")
     if found.min() < 0:
         raise ValueError(f"y must not be negative, its least label was {found.min()}")
     return torch.from_numpy(found).to(device)
+
+
+def label_sets(y: Any, n: int, device: torch.device) -> Tensor:
+    """Right classes of each of n inputs: (n, M) int64, filled with -1; or (n, K) bool."""
+    found = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if found.dtype == bool:
+        if found.ndim != 2 or len(found) != n:
+            raise ValueError(f"y must be (B, K) for {n} inputs, had shape {found.shape}")
+        sets = found
+        some = sets.any(1)
+    else:
+        sets = integers("y", y, "right classes (B, M)")
+        if sets.ndim == 1:
+            sets = sets[:, None]
+        if sets.ndim != 2 or len(sets) != n:
+            raise ValueError(f"y must be (B, M) for {n} inputs, had shape {sets.shape}")
+        if sets.size and sets.min() < -1:
+            raise ValueError(f"y must hold classes, or -1 for none, its least was {sets.min()}")
+        some = (sets >= 0).any(1)
+    if not some.all():
+        raise ValueError(f"y must name a right class of each input, none of input {some.argmin()}")
+    return torch.from_numpy(np.ascontiguousarray(sets)).to(device)
+
+
+def right_outputs(y: Any, n: int, device: torch.device) -> Tensor:
+    """Right answers of any form, one for each of n inputs, (n, ...)."""
+    found = y if isinstance(y, Tensor) else torch.from_numpy(np.array(y))
+    if found.ndim == 0 or len(found) != n:
+        raise ValueError(
+            f"y must have one answer for each of {n} inputs, had shape {tuple(found.shape)}"
+        )
+    if found.is_floating_point() and not bool(torch.isfinite(found).all()):
+        raise ValueError("y must be finite, held NaN or inf")
+    return found.detach().to(device)
+
+
+def group_numbers(groups: Any) -> Tensor:
+    """The group of each class, from 0, to int64 (K,)."""
+    found = integers("groups", groups, "the group of each class")
+    if found.ndim != 1 or len(found) < 2 or found.min() < 0:
+        raise ValueError(
+            f"groups must hold a group from 0 for each of at least two classes, was {shown(groups)}"
+        )
+    return torch.from_numpy(found)
 
 
 def labels_within(y: Tensor, n_classes: int) -> None:
@@ -230,7 +329,7 @@ def identifiers(ids: Any, n: int, device: torch.device) -> Tensor:
     if found.ndim == 0 and n == 1:
         found = found[None]
     if found.shape != (n,):
-        raise ValueError(f"ids must name each of {n} images, had shape {found.shape}")
+        raise ValueError(f"ids must name each of {n} inputs, had shape {found.shape}")
     if found.min() < 0 or found.max() > MAX_ID:
         raise ValueError(f"ids must lie in [0, 2^32), ranged from {found.min()} to {found.max()}")
     values, times = np.unique(found, return_counts=True)
@@ -246,7 +345,7 @@ def targets(wanted: Any, y: Tensor, n_classes: int) -> Tensor:
         found = found.repeat(len(y))
     if found.shape != tuple(y.shape):
         raise ValueError(
-            f"targets must have one class for each of {len(y)} images, had {found.shape}"
+            f"targets must have one class for each of {len(y)} inputs, had {found.shape}"
         )
     if found.min() < 0 or found.max() >= n_classes:
         raise ValueError(
@@ -353,6 +452,33 @@ def clip_range(clip: Any, x: Tensor | None = None) -> tuple[float, float] | None
     if x is not None:
         _inside("clip", x, low, high, OVERSHOOT * (high - low))
     return low, high
+
+
+def levels(name: str, value: Any) -> tuple[float, float]:
+    """(low, high)."""
+    return pair(name, value, "(low, high)")
+
+
+def orthonormal(name: str, value: Any) -> Tensor:
+    """Directions (k, *shape), orthonormal up to rounding, to (k, D) float32."""
+    if not isinstance(value, Tensor) or value.dtype not in FLOATS or value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense floating-point tensor, was {shown(value)}")
+    if value.ndim < 2:
+        raise ValueError(f"{name} must be directions (k, ...), had shape {tuple(value.shape)}")
+    basis = value.detach().flatten(1).float()
+    count, size = basis.shape
+    if not 1 <= count <= size:
+        raise ValueError(
+            f"{name} must hold 1 to {size} directions of {size} elements, held {count}"
+        )
+    wide = basis.double()
+    off = (wide @ wide.T - torch.eye(count, dtype=torch.float64, device=basis.device)).abs().max()
+    if not float(off) <= ORTHONORMAL:
+        raise ValueError(
+            f"{name} must be orthonormal, products were off by {float(off):.2g}: take "
+            "torch.linalg.qr(basis.T).Q.T"
+        )
+    return basis.contiguous()
 
 
 def box_around(box: Any, x: Tensor) -> tuple[float, float] | None:

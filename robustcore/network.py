@@ -1,4 +1,8 @@
-"""A user's model as the engine needs it: images (S, C, H, W) in, checked logits (S, K) out."""
+"""A user's model as the engine needs it: inputs (S, C, H, W) in, checked outputs out.
+
+Inputs of another shape than pictures go through the engine as (S, 1, 1, D), and are given to the
+model in their own.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcore.agreement import same_at_other_size
+from robustcore.agreement import columns, same_at_other_size
 from robustcore.arguments import function
 from robustcore.batches import out_of_memory
+from robustcore.errors import ErrorOf
+from robustcore.inputs import takes_pictures
 
 Model = Callable[[Tensor], Any]
 
@@ -33,9 +39,17 @@ class Network:
     batch norm in training mode, or does not return finite-shaped logits (S, K) with K >= 2.
     """
 
-    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: Model,
+        device: torch.device,
+        dtype: torch.dtype,
+        shape: torch.Size,
+        error: ErrorOf | None = None,
+    ) -> None:
         function("model", model)
         self.model, self.device, self.dtype = model, device, dtype
+        self.shape, self.error = shape, error
         self.eager = model  # as it is called where it is not compiled
         self.layout = torch.contiguous_format
         self.notes: list[str] = []
@@ -47,7 +61,7 @@ class Network:
         self._compared = 0  # images of the largest batch that was
         self._comparisons = 0  # evaluations that these took, not yet charged to anyone
         self.check()
-        if isinstance(model, nn.Module) and any(isinstance(m, nn.Conv2d) for m in model.modules()):
+        if len(shape) == 3 and takes_pictures(model):
             self.layout = torch.channels_last
 
     def check(self) -> None:
@@ -56,7 +70,7 @@ class Network:
             _check_module(self.model, self.device)
 
     def __call__(self, images: Tensor, compiled: bool = False) -> Tensor:
-        """Logits (S, K) of float32 images (S, C, H, W); to be called under torch.no_grad().
+        """Outputs (S, ...) of float32 images (S, C, H, W); to be called under torch.no_grad().
 
         They are the caller's to keep: a model may return the same memory at each call, or a part of
         what it was given. compiled: by the form that `compile` has made.
@@ -89,7 +103,7 @@ class Network:
             with torch.no_grad():
                 few = self._logits(images[at].contiguous(memory_format=self.layout), compiled)
             self._comparisons += SPREAD
-            if same_at_other_size(logits[at].detach(), few, self._ranges):
+            if same_at_other_size(columns(logits[at].detach()), columns(few), self._ranges):
                 return
         raise ValueError(
             "model must judge each image by itself, its answer depended on how many images were in "
@@ -110,15 +124,26 @@ class Network:
             fill = images[-1:].expand(SMALLEST_COMPILED - n, -1, -1, -1)
             images = torch.cat([images, fill]).contiguous(memory_format=self.layout)
         try:
-            answer = forward(images)
+            answer = forward(self.shaped(images))
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
+            given = f"{tuple(self.shaped(images).shape)} in {images.dtype}"
             raise ModelError(
-                f"model must take images {tuple(images.shape)} in {images.dtype}, failed with "
-                f"{type(error).__name__}: {error}"
+                f"model must take inputs {given}, failed with {type(error).__name__}: {error}"
             ) from error
-        return _checked(answer, len(images))[:n].clone()
+        return self._checked(answer, len(images))[:n].clone()
+
+    def shaped(self, images: Tensor) -> Tensor:
+        """Inputs (S, C, H, W) of the engine in the shape of the model's."""
+        return images if images.shape[1:] == self.shape else images.reshape(-1, *self.shape)
+
+    def _checked(self, answer: Any, n: int) -> Tensor:
+        if self.error is None:
+            return _logits(answer, n)
+        outputs = _outputs(answer, n)
+        self.error.check(outputs)
+        return outputs
 
     def spare_inputs(self, images: Tensor) -> Tensor:
         """The model's answer; from now on it is given copies if it writes to what it is given."""
@@ -230,8 +255,22 @@ def _check_module(model: nn.Module, device: torch.device) -> None:
             )
 
 
-def _checked(logits: Any, n: int) -> Tensor:
-    logits = getattr(logits, "logits", logits)
+def _outputs(answer: Any, n: int) -> Tensor:
+    """Of any shape (S, ...), where another error than that of the largest logit is measured."""
+    outputs = getattr(answer, "logits", answer)
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+        was = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise TypeError(f"model must return a floating-point tensor, returned {was}")
+    if outputs.ndim == 0 or outputs.shape[0] != n or (n and outputs.numel() == 0):
+        raise ValueError(
+            f"model must return outputs (S, ...), one row for each of {n} inputs, returned shape "
+            f"{tuple(outputs.shape)}"
+        )
+    return outputs.detach()
+
+
+def _logits(answer: Any, n: int) -> Tensor:
+    logits = getattr(answer, "logits", answer)
     if not isinstance(logits, Tensor):
         raise TypeError(
             "model must return a tensor of logits, or an object with .logits, "
@@ -241,7 +280,7 @@ def _checked(logits: Any, n: int) -> Tensor:
         raise TypeError(f"model must return floating-point logits, returned {logits.dtype}")
     if logits.ndim != 2 or logits.shape[0] != n or logits.shape[1] < 2:
         raise ValueError(
-            f"model must return logits (S, K), one row for each of {n} images and K at least 2, "
+            f"model must return logits (S, K), one row for each of {n} inputs and K at least 2, "
             f"returned shape {tuple(logits.shape)}"
         )
     return logits.detach()

@@ -1,275 +1,394 @@
-"""Error rates in Gaussian noise, and the noise at which a rate is reached."""
+"""What a draw of noise is: laws, each a path from the clean input that grows with one scale.
+
+A draw is named by (seed, stream, id of the input, sample) and made by a counter generator, so it
+can be made again at any scale, in any batch and on any device. A law must be *coupled* in its
+scale: the same draw at a larger scale lies further along the same path. Searches rest on that.
+
+A new law is a class with one method:
+
+    class Rayleigh(rc.Noise):
+        def points(self, x, scale, draws):
+            return x + scale * (-2 * draws.uniforms().log()).sqrt()
+"""
 
 from __future__ import annotations
 
 import math
-import os
-import time
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from robustcore import inputs
-from robustcore.engine import Engine
-from robustcore.evaluator import Evaluator
-from robustcore.network import Model
-from robustcore.provenance import bar, provenance
-from robustcore.rare import LEAST_SAMPLES, splitting_rate, splitting_sigma
-from robustcore.results import ErrorRate, Provenance, SigmaResult
-from robustcore.runs import by_blocks
-from robustcore.search import Bisection, Quantile
-from robustcore.stats import clopper_pearson
+from robustcore.arguments import integer, shown
+from robustcore.kernels import Backend
+from robustcore.streams import Stream
 
-METHODS = ("quantile", "bisection", "splitting")
-RATE_METHODS = ("counting", "splitting")
-BLOCK = 256  # images searched together: bounds the memory of a search and keeps batches full
+Interval = tuple[float, float]
+
+NEXT = 2**20  # between the streams of the arrays of draws that one law takes
+TESTED = 4  # draws by which a law is looked at
+PART = 0.1  # of the range of inputs, or of the largest scale: where that is done
+GROWN = 1e-3  # of that scale: a coupled draw moves little when it grows by so much
+NEAR = 0.5  # of a draw's offset: little; another draw would be about 1.4 away
+ROUNDED = 1e-4  # of an offset: a law computed in float32, in batches of other sizes
 
 
-@by_blocks()
-def error_rate(
-    model: Model | Engine,
-    x: Any,  # (B, C, H, W) or (C, H, W)
-    sigma: float | Sequence[float] | np.ndarray,  # G values
-    y: Any = None,  # (B,)
-    *,
-    samples: int = 1000,
-    confidence: float = 0.95,
-    method: str = "counting",
-    seed: int = 0,
-    ids: Any = None,
-    clip: tuple[float, float] | None = None,
-    run: str | os.PathLike[str] | None = None,
-) -> ErrorRate:
-    """The share of N(x, sigma^2 I) that a model gets wrong, for each image and each sigma.
+class Draws:
+    """The random numbers of S named draws, for inputs of one shape.
 
-    model: any callable from (S, C, H, W) pixels in [0, 1] to (S, K) logits (a tensor, or an object
-        with .logits), evaluated in batches, under no_grad, on the device of x; or an `Engine`,
-        which says how it is run and is set up once for many calls.
-    x: floating-point images in [0, 1], finite: a tensor, a numpy array, a Dataset or DataLoader of
-        images or (image, label), or a folder with labels.csv. What is not a tensor is read as it is
-        wanted, and its bytes are divided by 255. The model is given images in the type of its
-        parameters, where they share one, else in that of x.
-    sigma: one or more, in pixel units, at least 0.
-    y: true class of each image; None takes the model's own answers at x.
-    samples: draws of each image, the same at every sigma. Draw i of an image is a function of
-        (seed, id, i) alone, bit for bit the same on every device and at every batch size.
-    confidence: of the Clopper-Pearson interval around each rate, each by itself.
-    method: "counting" counts errors; "splitting" goes on where errors are rarer than 1/samples,
-        down to 1e-15, for about 20 * samples evaluations to 1e-6, and returns a RareErrorRate
-        (robustcore.rare, docs/rare_errors.md). Of an image that errs in a tenth of the draws at no
-        sigma it begins at each sigma asked for, from above, until errors are met.
-    ids: distinct integers in [0, 2^32) that name the images; their positions by default.
-    clip: (low, high) clips noisy pixels, of images that lie there; None, the default and the
-        paper's way, does not.
-    run: folder that keeps finished images; the same call goes on from there (docs/scale.md). The
-        ranks of a process group share the work and all get the whole record.
-
-    A tie or a NaN among the logits is an error. Cost: B * (G * samples + 1) evaluations of the
-    model. Raises ValueError, TypeError or RuntimeError naming the argument.
-
-    Source: Ford et al. (2019), section 4; Clopper and Pearson (1934).
+    Calls give other numbers each time: the first, the second, and so on, of every draw.
     """
-    start = time.perf_counter()
-    engine = Engine.of(model)
-    grid = inputs.sigmas(sigma, engine.ranges)
-    samples = inputs.integer("samples", samples, 1, 2**32)
-    confidence = inputs.fraction("confidence", confidence)
-    if inputs.choice("method", method, RATE_METHODS) == "splitting":
-        return splitting_rate(
-            engine,
-            x,
-            grid,
-            y,
-            samples=samples,
-            confidence=confidence,
-            seed=seed,
-            ids=ids,
-            clip=clip,
+
+    def __init__(
+        self,
+        kernels: Backend,
+        shape: torch.Size,
+        ids: Tensor,
+        samples: Tensor,
+        seed: int,
+        stream: int,
+    ) -> None:
+        self._kernels, self._shape = kernels, shape
+        self._ids, self._samples = ids, samples
+        self._seed, self._stream = seed, stream
+
+    def normals(self, *shape: int) -> Tensor:
+        """Standard normals, (S, *shape) float32; by default of the inputs' shape."""
+        return self._made("gaussian", shape)
+
+    def uniforms(self, *shape: int) -> Tensor:
+        """Uniform in (0, 1), (S, *shape) float32; by default of the inputs' shape."""
+        return (self._made("uniform", shape) + 1) / 2
+
+    def _made(self, law: str, shape: tuple[int, ...]) -> Tensor:
+        wanted = shape or tuple(self._shape)
+        count, stream = len(self._ids), self._stream
+        self._stream += NEXT
+        elements = int(torch.Size(wanted).numel())
+        device = self._ids.device
+        zeros = torch.zeros(1, 1, 1, elements, dtype=torch.float32, device=device)
+        out = torch.empty(count, 1, 1, elements, dtype=torch.float32, device=device)
+        slots = torch.arange(count, device=device)
+        self._kernels.perturb(
+            zeros.expand(count, -1, -1, -1).contiguous(),
+            slots,
+            torch.ones(count, dtype=torch.float32, device=device),
+            self._samples,
+            self._ids,
+            out,
+            seed=self._seed,
+            stream=stream,
+            law=law,
         )
-    x = engine.images(x)
-    total = len(x) * len(grid) * samples
-    evaluator = Evaluator(engine, x, y, ids=ids, seed=seed, clip=clip, planned=total)
-    with bar(total, "evaluations", engine.progress) as shown:
-        errors = evaluator.counts(grid, samples, shown.update)
-    low, high = clopper_pearson(errors, samples, confidence)
-    return ErrorRate(
-        ids=evaluator.ids.cpu().numpy(),
-        labels=evaluator.y.cpu().numpy(),
-        sigma=grid,
-        rate=errors / samples,
-        rate_low=low,
-        rate_high=high,
-        n_errors=errors,
-        n_samples=np.full_like(errors, samples),
-        n_forward=evaluator.n_forward,
-        n_backward=np.zeros_like(evaluator.n_forward),
-        confidence=confidence,
-        provenance=provenance(evaluator, "counting", samples, start, {}),
-    )
+        return out.view(count, *wanted)
 
 
-@by_blocks()
-def sigma_at_error_rate(
-    model: Model | Engine,
-    x: Any,  # (B, C, H, W) or (C, H, W)
-    error_rate: float = 0.01,
-    y: Any = None,  # (B,)
-    *,
-    samples: int = 1000,
-    rtol: float | None = None,
-    confidence: float = 0.95,
-    sigma_max: float = 1.0,
-    method: str | None = None,
-    seed: int = 0,
-    ids: Any = None,
-    clip: tuple[float, float] | None = None,
-    run: str | os.PathLike[str] | None = None,
-) -> SigmaResult:
-    """sigma(x, mu): the Gaussian noise in which a model errs at rate mu, for each image.
+class Noise:
+    """A law of noise. Subclasses define `points`, and may set `name`, `largest` and `clip`.
 
-    error_rate: mu; at least 1/samples but for "splitting". samples: draws of each image, at most so
-        many with rtol.
-    rtol: stop adding draws once the half-width of the interval is at most rtol * sigma; the
-        record's notes say so where `samples` did not suffice.
-    confidence: of the interval [sigma_low, sigma_high], for each image by itself. It is that of an
-        order statistic, exact where errors that begin along a ray of noise stay; where rtol stopped
-        early and the margins looked normal it rests on a fit to them.
-    sigma_max: the search ends there; an image whose rate is lower there is "censored".
-    method: "quantile" finds the quantile of the radii at which the draws first err, with about one
-        evaluation of each draw; "bisection" is the paper's procedure, with all draws at 8 to 10
-        values of sigma. Both answer the same question with the same draws. "splitting" finds rates
-        down to 1e-15, with about 20 * samples evaluations for 1e-6 (10,000 at least), and returns a
-        RareSigma (robustcore.rare, docs/rare_errors.md). None: "quantile", or "splitting" below
-        1/samples, and the record's notes say so.
-    Other arguments as in `error_rate`; x is finite and floating-point, y None takes the model's own
-    answers.
-
-    An image the model gets wrong has sigma 0. A randomised model is announced by a warning and
-    searched by bisection with fresh draws at every guess.
-    Where the rate is not monotone in sigma there are several answers: "quantile" looks for the
-    smallest (docs/sigma_search.md), "bisection" takes the one that its path leads to.
-    Cost: about 1.15 * samples evaluations of each image ("quantile"), 8 * samples ("bisection").
-    The same seed, ids and settings give the same numbers at any batch size, image by image, up to
-    the model's own rounding. Raises ValueError, TypeError or RuntimeError naming the argument.
-
-    Source: Ford et al. (2019), section 4 and its code; David and Nagaraja, Order Statistics, 7.1.
+    largest: the scale beyond which a search does not go; None: the span in which pixels lie.
+    clip: (low, high) within which noisy inputs are clipped, of inputs that lie there; None does
+    not clip.
     """
-    start = time.perf_counter()
-    engine = Engine.of(model)
-    samples = inputs.integer("samples", samples, 1, 2**20)
-    confidence = inputs.fraction("confidence", confidence)
-    sigma_max = inputs.positive("sigma_max", sigma_max)
-    rtol = None if rtol is None else inputs.positive("rtol", rtol)
-    error_rate = inputs.fraction("error_rate", error_rate)
-    rare = error_rate * samples < 1 - 1e-9
-    chosen = ("splitting" if rare else "quantile") if method is None else method
-    note = f"splitting, as the error rate is below 1/samples = {1 / samples:g}"
-    if inputs.choice("method", chosen, METHODS) == "splitting":
-        where = "with method='splitting'" if method is not None else f"with {note}"
-        inputs.left_out("rtol", rtol, where)
-        if method is None and samples < LEAST_SAMPLES:
-            least = min(math.ceil(1 / error_rate - 1e-9), LEAST_SAMPLES)
+
+    name: str = ""
+    largest: float | None = None
+    clip: Interval | None = None
+
+    def points(self, x: Tensor, scale: Tensor, draws: Draws) -> Tensor:
+        """Noisy inputs (S, *shape) of inputs x (S, *shape) at scale (S, 1, ...), float32.
+
+        Input s depends on x[s], scale[s] and the draws of s alone; at scale 0 it is x[s].
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define points(x, scale, draws)")
+
+    def perturb(
+        self,
+        kernels: Backend,
+        x: Tensor,
+        rows: Tensor,
+        scale: Tensor,
+        samples: Tensor,
+        ids: Tensor,
+        out: Tensor,
+        *,
+        shape: torch.Size,
+        seed: int,
+        stream: int,
+    ) -> Tensor:
+        """Noisy copies of x[rows] to out (S, C, H, W), by the names of their draws.
+
+        shape: of one input, where that is no picture (C, H, W): x is then (B, 1, 1, D).
+        """
+        draws = Draws(kernels, shape, ids[rows], samples, seed, stream)
+        some = x[rows].reshape(-1, *shape)
+        points = self.points(some, scale.view(-1, *(1 for _ in shape)), draws)
+        if not isinstance(points, Tensor) or points.shape != some.shape:
+            was = tuple(points.shape) if isinstance(points, Tensor) else shown(points)
             raise ValueError(
-                f"samples must be at least {least} for error_rate = {error_rate:g}, was {samples}"
+                f"noise must return noisy inputs of shape {tuple(some.shape)}, returned {was}"
             )
-        return splitting_sigma(
-            engine, x, error_rate, y, samples=samples, confidence=confidence, sigma_max=sigma_max,
-            note=note if method is None else None, seed=seed, ids=ids, clip=clip,
-        )  # fmt: skip
-    rate, method = inputs.rate_for(samples, error_rate), chosen
-    if method == "bisection":
-        inputs.left_out("rtol", rtol, "with method='bisection', which takes all samples")
-    x = engine.images(x)
-    evaluator = Evaluator(
-        engine,
-        x,
-        y,
-        ids=ids,
-        seed=seed,
-        clip=clip,
-        planned=len(x) * samples * (1 if method == "quantile" else 8),
-    )
-    if evaluator.randomized:
-        method = "bisection"
-    clean = evaluator.clean_margins
-    columns: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("sigma", "bracket", "bounds", "error_rate", "seen")
-    }
-    expected = int((clean > 0).sum()) * samples * (1 if method == "quantile" else 8)
-    with bar(expected, "evaluations", engine.progress) as shown:
-        for first in range(0, len(clean), BLOCK):
-            part = clean[first : first + BLOCK]
-            arguments = part, rate, samples, sigma_max, confidence
-            search: Bisection | Quantile
-            if method == "quantile":
-                search = Quantile(*arguments, rtol)
-            else:
-                search = Bisection(*arguments, evaluator.randomized)
-            while len((plan := search.plan())[0]):
-                rows, sigma, draws = plan
-                search.update(evaluator.margins(rows + first, sigma, draws, shown.update))
-                shown.total = max(shown.total or 0, shown.n)
-                shown.set_postfix_str(f"{first + int(search.finished.sum())} images done")
-            for name, parts in columns.items():
-                parts.append(getattr(search, name))
-    settings = {
-        "rtol": rtol,
-        "sigma_max": sigma_max,
-        "clip": evaluator.clip,
-    }
-    found = {name: np.concatenate(parts, -1) for name, parts in columns.items()}
-    if rtol is not None:
-        evaluator.notes += _wide(found, rtol, clean > 0)
-    return _sigma_result(
-        found,
-        evaluator,
-        rate,
-        confidence,
-        sigma_max,
-        provenance(evaluator, method, samples, start, settings),
-    )
+        points = points.reshape(out.shape)
+        if self.clip is not None:
+            points = points.clamp(*self.clip)
+        return out.copy_(points)
+
+    def check(self, kernels: Backend, x: Tensor, ids: Tensor, shape: torch.Size) -> None:
+        """Raises ValueError where test draws are not those of a law that searches can rest on."""
+        rows = torch.arange(TESTED, device=x.device) % len(x)
+        samples = torch.arange(TESTED, device=x.device)
+        low, high = (float(end) for end in torch.aminmax(x))
+        scale = PART * (self.largest or (high - low) or 1.0)
+
+        def offsets(scale: float, some: slice = slice(None)) -> Tensor:
+            at = rows[some]
+            points = self.perturb(
+                kernels,
+                x,
+                at,
+                torch.full((len(at),), scale, dtype=torch.float32, device=x.device),
+                samples[some],
+                ids,
+                torch.empty_like(x[at]),
+                shape=shape,
+                seed=0,
+                stream=Stream.PROBE,
+            )
+            if not bool(torch.isfinite(points).all()):
+                raise ValueError(f"noise must return finite inputs, {self} at {scale:g} did not")
+            return (points.double() - x[at].double()).flatten(1)
+
+        together = offsets(scale)
+        size = together.norm(dim=1)
+        alone = torch.cat([offsets(scale, slice(k, k + 1)) for k in range(TESTED)])
+        if bool(((alone - together).norm(dim=1) > ROUNDED * size).any()):
+            raise ValueError(
+                f"noise must draw each input by its name alone, {self} gave others to inputs that "
+                "were drawn together: take random numbers from `draws`, and nothing over the batch"
+            )
+        if bool((offsets(0.0) != 0).any()):
+            raise ValueError(f"noise must leave inputs as they are at scale 0, {self} did not")
+        moved = (offsets(scale * (1 + GROWN)) - together).norm(dim=1)
+        shrunk = offsets(2 * scale).norm(dim=1) < (1 - ROUNDED) * size
+        if bool(((moved > NEAR * size) | shrunk).any()):
+            raise ValueError(
+                f"noise must be coupled in its scale, draws of {self} did not grow with it: the "
+                "same draw at a larger scale must lie further along the same path"
+            )
+
+    def of_normals(self, z: Tensor) -> Tensor:
+        """Offsets at scale 1 of which standard normals z (S, ...) are the source, (S, ...).
+
+        Methods that move draws a little, as splitting does, move these normals.
+        """
+        raise ValueError(f"noise must be Gaussian or uniform for rare errors, was {self}")
+
+    def within(self, x: Tensor) -> None:
+        """Raises ValueError where x does not lie in `clip`."""
+        inputs.clip_range(self.clip, x)
+
+    def __repr__(self) -> str:
+        clip = "" if self.clip is None else f"clip={self.clip}"
+        return f"{type(self).__name__}({clip})"
 
 
-def _wide(found: dict[str, np.ndarray], rtol: float, right: np.ndarray) -> list[str]:
-    """The note that intervals are wider than asked for, where one is."""
-    low, high = found["bounds"]
-    known = right & np.isfinite(found["sigma"])
-    if not (known & ~(high - low <= 2 * rtol * found["sigma"] * (1 + 1e-9))).any():
-        return []
-    return [
-        f"rtol = {rtol:g} was not met for every image: sigma_low and sigma_high are as wide as "
-        "these samples leave them"
-    ]
+class _Built(Noise):
+    """A law with a body in the kernels."""
+
+    law: ClassVar[str]
+    levels: Interval | None = None
+
+    def __init__(self, clip: Any = None) -> None:
+        self.clip = inputs.clip_range(clip)
+
+    def perturb(
+        self,
+        kernels: Backend,
+        x: Tensor,
+        rows: Tensor,
+        scale: Tensor,
+        samples: Tensor,
+        ids: Tensor,
+        out: Tensor,
+        *,
+        shape: torch.Size,
+        seed: int,
+        stream: int,
+    ) -> Tensor:
+        return kernels.perturb(
+            x,
+            rows,
+            scale,
+            samples,
+            ids,
+            out,
+            seed=seed,
+            stream=stream,
+            law=self.law,
+            levels=self.levels,
+            clip=self.clip,
+        )
+
+    def check(self, kernels: Backend, x: Tensor, ids: Tensor, shape: torch.Size) -> None:
+        """Tested elsewhere."""
 
 
-def _sigma_result(
-    found: dict[str, np.ndarray],
-    evaluator: Evaluator,
-    rate: float,
-    confidence: float,
-    sigma_max: float,
-    provenance: Provenance,
-) -> SigmaResult:
-    wrong = ~(evaluator.clean_margins > 0)
-    censored = ~wrong & ~np.isfinite(found["bracket"][1])
-    sigma = np.where(wrong, 0.0, np.where(censored, np.inf, found["sigma"]))
-    low, high = np.where(wrong, 0.0, found["bounds"])
-    bracket_low, bracket_high = np.where(wrong, 0.0, found["bracket"])
-    return SigmaResult(
-        ids=evaluator.ids.cpu().numpy(),
-        labels=evaluator.y.cpu().numpy(),
-        sigma=sigma,
-        sigma_low=np.minimum(low, sigma_max),
-        sigma_high=np.where(censored, np.inf, high),
-        bracket_low=np.minimum(bracket_low, sigma_max),
-        bracket_high=bracket_high,
-        error_rate=np.where(wrong, 1.0, found["error_rate"]),
-        status=np.where(wrong, "misclassified", np.where(censored, "censored", "found")),
-        n_samples=np.where(wrong, 0, found["seen"]),
-        n_forward=evaluator.n_forward,
-        n_backward=np.zeros_like(evaluator.n_forward),
-        rate=rate,
-        confidence=confidence,
-        provenance=provenance,
-    )
+class Gaussian(_Built):
+    """N(x, scale^2 I): scale is the standard deviation, sigma. The default.
+
+    clip: (low, high) clips noisy inputs; None, the default and the paper's way, does not.
+    """
+
+    name = law = "gaussian"
+
+    def of_normals(self, z: Tensor) -> Tensor:
+        return z
+
+
+class Uniform(_Built):
+    """Uniform in the ball of radius scale around x: "Linf", each element by itself, or "L2"."""
+
+    law = "uniform"
+
+    def __init__(self, norm: float | str, clip: Any = None) -> None:
+        super().__init__(clip)
+        self.norm = inputs.norm(norm)
+        self.name = "uniform L2" if self.norm == 2 else "uniform Linf"
+
+    def perturb(
+        self,
+        kernels: Backend,
+        x: Tensor,
+        rows: Tensor,
+        scale: Tensor,
+        samples: Tensor,
+        ids: Tensor,
+        out: Tensor,
+        *,
+        shape: torch.Size,
+        seed: int,
+        stream: int,
+    ) -> Tensor:
+        if self.norm != 2:
+            return super().perturb(
+                kernels, x, rows, scale, samples, ids, out, shape=shape, seed=seed, stream=stream
+            )
+        offset = torch.empty(len(rows), x[0].numel(), dtype=torch.float32, device=x.device)
+        kernels.random_start(scale, samples, ids[rows], offset, norm=2.0, seed=seed, stream=stream)
+        points = x[rows] + offset.view(len(rows), *x.shape[1:])
+        return out.copy_(points if self.clip is None else points.clamp_(*self.clip))
+
+    def of_normals(self, z: Tensor) -> Tensor:
+        if self.norm != 2:
+            return torch.erf(z / math.sqrt(2))
+        length = z.flatten(1).double().norm(dim=1)
+        half = torch.full_like(length, z[0].numel() / 2)
+        radius = torch.special.gammainc(half, length.square() / 2) ** (0.5 / half)
+        return z * (radius / length).float().view(-1, *(1 for _ in z.shape[1:]))
+
+    def __repr__(self) -> str:
+        clip = "" if self.clip is None else f", clip={self.clip}"
+        return f"Uniform({'L2' if self.norm == 2 else 'Linf'!r}{clip})"
+
+
+class Laplace(_Built):
+    """x + t, each element of t with the density exp(-|t| / scale) / (2 scale)."""
+
+    name = law = "laplace"
+
+
+class Speckle(_Built):
+    """x + x * z, each element of z normal with standard deviation scale."""
+
+    name = law = "speckle"
+
+
+class SaltAndPepper(_Built):
+    """Each element by itself is replaced with probability scale: by low or high, with equal chance.
+
+    levels: (low, high), where inputs lie. What is replaced at one scale is replaced at every
+    larger one, by the same value.
+    """
+
+    name = law = "salt_and_pepper"
+    largest = 1.0
+
+    def __init__(self, levels: Interval = (0.0, 1.0)) -> None:
+        super().__init__(None)
+        self.levels = inputs.levels("levels", levels)
+
+    def __repr__(self) -> str:
+        return f"SaltAndPepper({self.levels})"
+
+
+class Subspace(Noise):
+    """Gaussian noise in a subspace: x + scale * basis.T z, z standard normal (k,).
+
+    basis: (k, *shape) or (k, D) orthonormal directions, such as `principal_components` returns.
+    """
+
+    name = "subspace"
+
+    def __init__(self, basis: Tensor, clip: Any = None) -> None:
+        self.clip = inputs.clip_range(clip)
+        self.basis = inputs.orthonormal("basis", basis)
+
+    def points(self, x: Tensor, scale: Tensor, draws: Draws) -> Tensor:
+        size = x[0].numel()
+        if self.basis.shape[1] != size:
+            raise ValueError(
+                f"noise must have a basis of directions with {size} elements, as inputs have, had "
+                f"{self.basis.shape[1]}"
+            )
+        basis = self.basis.to(x.device)
+        z = draws.normals(len(basis))
+        moved = z.double() @ basis.double()  # float32 sums would depend on the batch
+        return x + scale * moved.float().view_as(x)
+
+    def __repr__(self) -> str:
+        return f"Subspace({len(self.basis)} of {self.basis.shape[1]} dimensions)"
+
+
+class FromNormals(Noise):
+    """A law by other draws of it: those that it makes of standard normals."""
+
+    def __init__(self, law: Noise) -> None:
+        self.law, self.clip, self.largest = law, law.clip, law.largest
+
+    def of_normals(self, z: Tensor) -> Tensor:
+        return self.law.of_normals(z)
+
+    def points(self, x: Tensor, scale: Tensor, draws: Draws) -> Tensor:
+        return x + scale * self.of_normals(draws.normals())
+
+    def __repr__(self) -> str:
+        return repr(self.law)
+
+
+def principal_components(x: Tensor, k: int) -> Tensor:
+    """The k orthonormal directions of the largest variance of inputs x: (k, *shape) float32.
+
+    x: (B, *shape). Their order is that of the variance, their sign such that the element of largest
+    size is positive. Raises ValueError or TypeError naming the argument. Cost: a singular value
+    decomposition of (B, D) in float64.
+    """
+    if isinstance(x, Tensor) and x.ndim < 2:
+        raise ValueError(f"x must be inputs (B, *shape), had shape {tuple(x.shape)}")
+    batch = inputs.images(x, shape=x.shape[1:] if isinstance(x, Tensor) else None)
+    rows = batch.flatten(1).double()
+    k = integer("k", k, 1, min(rows.shape))
+    basis = torch.linalg.svd(rows - rows.mean(0), full_matrices=False).Vh[:k]
+    largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
+    return (basis * largest.sign()).float().view(k, *batch.shape[1:])
+
+
+def of(noise: Any) -> Noise:
+    """The law that was asked for; None is Gaussian noise."""
+    if noise is None:
+        return Gaussian()
+    if isinstance(noise, type) and issubclass(noise, Noise):
+        raise TypeError(f"noise must be a law of noise, was the class {noise.__name__}: add ()")
+    if not isinstance(noise, Noise):
+        raise TypeError(f"noise must be a law of noise, such as Gaussian(), was {shown(noise)}")
+    return noise

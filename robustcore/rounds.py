@@ -18,6 +18,7 @@ from robustcore.engine import Engine
 from robustcore.fused import Fused
 from robustcore.kernels import Backend
 from robustcore.network import Network
+from robustcore.noise import Noise
 from robustcore.precision import MEASURED, Coarse
 
 # Batches perturbed and reduced at once on a CPU: between two of them the work of the model empties
@@ -55,10 +56,11 @@ class Rounds:
     dtype: torch.dtype
     seed: int
     stream: int
-    clip: tuple[float, float] | None
+    noise: Noise
     usual_batch: int
     engine: Engine
     compiled: bool
+    answers: Tensor | None
     n_forward: np.ndarray
     kernels: Backend
     network: Network
@@ -72,11 +74,21 @@ class Rounds:
     def batch_size(self) -> int:
         return self.engine.setup.batch_size
 
-    def logits(self, images: Tensor) -> Tensor:
-        """(S, K) of images (S, C, H, W), by the model or its compiled form; counts nothing."""
-        logits = self.network(images, self.compiled)
+    def logits(self, images: Tensor, rows: Tensor) -> Tensor:
+        """(S, K) of images (S, C, H, W) that stand for images rows (S,); counts nothing.
+
+        By the model or its compiled form. Of another error than "top1" two: its margin, and 0.
+        """
+        outputs = self.outputs(images)
+        if self.answers is None or self.engine.error is None:
+            return outputs
+        return self.engine.error.logits(outputs, self.answers[rows])
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """(S, ...), what the model or its compiled form returns for images (S, C, H, W)."""
+        outputs = self.network(images, self.compiled)
         self._charge_comparisons()
-        return logits
+        return outputs
 
     def compare(self, images: Tensor, logits: Tensor) -> None:
         """ValueError where a batch larger than any before gave other logits than few images do."""
@@ -172,7 +184,7 @@ class Rounds:
         if self.fused is not None:
             return self.fused.logits(
                 self.x, slots.rows, slots.sigma, slots.samples, self.ids,
-                seed=self.seed, stream=self.stream, clip=self.clip,
+                seed=self.seed, stream=self.stream, clip=self.noise.clip,
             )  # fmt: skip
         recorded = coarse is self.coarse and self.device.type == "cuda"
         if recorded and len(slots.rows) == self.batch_size:
@@ -186,23 +198,26 @@ class Rounds:
         n = len(slots.rows)
         if self._images is None or len(self._images) < n:
             self._images = self.formatted(self.x.new_empty((n, *self.x.shape[1:])))
-        out = self.kernels.perturb(
+        out = self.noise.perturb(
+            self.kernels,
             self.x,
             slots.rows,
             slots.sigma,
             slots.samples,
             self.ids,
             self._images[:n],
+            shape=self.network.shape,
             seed=self.seed,
             stream=self.stream,
-            clip=self.clip,
         )
         if self.coarse is None:
             context: Any = nullcontext()
         else:
             context = self.coarse.context(coarse is not None)
         with context:
-            logits = [self.logits(batch) for batch in out.split(self.batch_size)]
+            size = self.batch_size
+            parts = zip(out.split(size), slots.rows.split(size), strict=True)
+            logits = [self.logits(*part) for part in parts]
         return logits[0] if len(logits) == 1 else torch.cat(logits)
 
     def formatted(self, images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 //   g++ -O0 -std=c++17 -ffp-contract=off -shared -fPIC -Icsrc tests/core.cpp -o core.so
 #include "core/ball.h"
 #include "core/block.h"
+#include "core/laws.h"
 #include "core/lead.h"
 #include "core/loss.h"
 #include "cpu/normals.h"
@@ -36,13 +37,16 @@ void store(T* to, V value, int64_t held) {
 }
 
 template <class V>
-void normals_of(const uint32_t* radius_word, const uint32_t* angle_word, int64_t n, float* z0,
-                float* z1) {
-    by_registers<float, typename V::F>(n, [&](int64_t first, int64_t held) {
-        const Normals<V> z = normals<V>(load<typename V::U>(radius_word + first, held),
-                                        load<typename V::U>(angle_word + first, held));
-        store(z0 + first, z.z0, held);
-        store(z1 + first, z.z1, held);
+void numbers_of(int64_t law, const uint32_t* first_word, const uint32_t* second_word, int64_t n,
+                float* z0, float* z1) {
+    by_law(static_cast<Law>(law), [&](auto chosen) {
+        by_registers<float, typename V::F>(n, [&](int64_t first, int64_t held) {
+            const Normals<V> z =
+                numbers<chosen.kLaw, V>(load<typename V::U>(first_word + first, held),
+                                        load<typename V::U>(second_word + first, held));
+            store(z0 + first, z.z0, held);
+            store(z1 + first, z.z1, held);
+        });
     });
 }
 
@@ -90,22 +94,27 @@ void draw_words(const uint32_t* counter, int64_t n, uint32_t k0, uint32_t k1, ui
     }
 }
 
-void normals_one(const uint32_t* radius_word, const uint32_t* angle_word, int64_t n, float* z0,
-                 float* z1) {
-    normals_of<Scalar>(radius_word, angle_word, n, z0, z1);
-}
-
-void normals_many(const uint32_t* radius_word, const uint32_t* angle_word, int64_t n, float* z0,
-                  float* z1) {
-    normals_of<Vector>(radius_word, angle_word, n, z0, z1);
-}
-
 void radii(const uint32_t* word, int64_t n, float* out) {
     for (int64_t i = 0; i < n; ++i) out[i] = radius<Scalar>(word[i]);
 }
 
-void signed_uniforms(const uint32_t* word, int64_t n, float* out) {
-    for (int64_t i = 0; i < n; ++i) out[i] = signed_uniform(word[i]);
+// law: as of the enumeration. Numbers of pairs of words, z0 and z1 of each.
+void numbers_one(int64_t law, const uint32_t* first, const uint32_t* second, int64_t n, float* z0,
+                 float* z1) {
+    numbers_of<Scalar>(law, first, second, n, z0, z1);
+}
+
+void numbers_many(int64_t law, const uint32_t* first, const uint32_t* second, int64_t n, float* z0,
+                  float* z1) {
+    numbers_of<Vector>(law, first, second, n, z0, z1);
+}
+
+void noisy_elements(int64_t law, const float* x, const float* scale, const float* z, int64_t n,
+                    float low, float high, float* out) {
+    by_law(static_cast<Law>(law), [&](auto chosen) {
+        for (int64_t i = 0; i < n; ++i)
+            out[i] = noisy<chosen.kLaw>(x[i], scale[i], z[i], low, high);
+    });
 }
 
 void lead_one(const float* logits, const int32_t* labels, int64_t slots, int64_t classes,

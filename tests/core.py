@@ -65,10 +65,10 @@ def philox(counter: list[int], key: list[int]) -> list[int]:
     return c
 
 
-def radii(words: Any) -> Any:
-    """sqrt(-2 ln u) of words, by numpy's float32."""
+def minus_twice_log(v: Any) -> Any:
+    """-2 ln(v * 2^-32), by numpy's float32."""
     f32 = np.float32
-    mantissa, exponent = np.frexp(np.asarray(words).astype(f32) + f32(0.5))  # in [1/2, 1)
+    mantissa, exponent = np.frexp(v)  # in [1/2, 1)
     low = mantissa < np.uint32(0x3F3504F3).view(f32)
     mantissa, exponent = np.where(low, mantissa * f32(2), mantissa), exponent - low
     f = mantissa - f32(1)
@@ -76,7 +76,13 @@ def radii(words: Any) -> Any:
     for a in (0.2873369, -0.29904532, 0.33124787, -0.39913666, 0.5000415, -0.66668373, 0.99999976):
         log = log * f + f32(a)
     log = (log * f + f32(-2)) * f
-    return np.sqrt((32 - exponent).astype(f32) * f32(1.3862944) + log)
+    return (32 - exponent).astype(f32) * f32(1.3862944) + log
+
+
+def radii(words: Any) -> Any:
+    """sqrt(-2 ln u) of words, by numpy's float32."""
+    f32 = np.float32
+    return np.sqrt(minus_twice_log(np.asarray(words).astype(f32) + f32(0.5)))
 
 
 def box_muller(radius_word: int, angle_word: int) -> tuple[Any, Any]:

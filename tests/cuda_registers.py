@@ -39,6 +39,8 @@ def asked(name):
 
 def compiled(arch):
     """(kernel, registers, bytes of shared memory, bytes spilled or kept in local memory)."""
+    from robustcore.kernels import LAWS
+
     with tempfile.TemporaryDirectory() as folder:
         command = ["nvcc", "-O3", "-std=c++17", "-fmad=false", f"-arch=sm_{arch}", "-Xptxas", "-v"]
         done = subprocess.run(
@@ -52,6 +54,8 @@ def compiled(arch):
         units = re.findall(r"Li(\d+)E", part.split("'")[1])
         name += KIND.get(kind, "") if kind else ""
         name += f" {units[0]} slots, {units[1]} units" if units else ""
+        law = re.search(r"3LawE(\d)E", part.split("'")[1])
+        name += f" {LAWS[int(law.group(1))]}" if law else ""
         registers = int(re.search(r"Used (\d+) registers", part).group(1))
         shared = re.search(r"(\d+) bytes smem", part)
         local = sum(int(n) for n in re.findall(r"(\d+) bytes (?:stack|spill)", part))

@@ -87,7 +87,7 @@ def test_imports_of_sees_each_form() -> None:
 
 
 def test_nothing_below_the_methods_imports_a_method() -> None:
-    above = {"noise", "cli", "plot", "report", "distance", "concentration", "certify"}
+    above = {"sigma", "cli", "plot", "report", "distance", "concentration", "certify"}
     above |= {"slices", "corruptions", "runs", "rare"}
     engine = ("engine.py", "evaluator.py", "rounds.py", "batches.py", "precision.py", "network.py")
     below = [*(PACKAGE / name for name in engine), *sorted((PACKAGE / "kernels").glob("*.py"))]
@@ -100,7 +100,7 @@ def test_nothing_below_the_methods_imports_a_method() -> None:
 
 
 def test_runs_know_no_method() -> None:
-    methods = {"noise", "distance", "corruptions", "certify", "concentration", "slices", "search"}
+    methods = {"sigma", "distance", "corruptions", "certify", "concentration", "slices", "search"}
     methods |= {"rare", "attack"}
     for path in sorted((PACKAGE / "runs").glob("*.py")):
         names = imports_of(path.read_text(encoding="utf-8"))

@@ -151,7 +151,7 @@ def test_sigma_for_each_image():
         ({"points": 50, "samples": 40}, ValueError, "samples must be at least points"),
         ({"eps": -1.0}, ValueError, "eps must be positive"),
         ({"confidence": 0.0}, ValueError, "confidence must lie strictly between 0 and 1"),
-        ({"sigma": np.ones((3, 2))}, ValueError, "a row for each of 2 images, had 3"),
+        ({"sigma": np.ones((3, 2))}, ValueError, "a row for each of 2 inputs, had 3"),
         ({"sigma": -1.0}, ValueError, "sigma must be finite and not negative"),
         ({"attack": 3}, TypeError, "attack must be callable, was int"),
         ({"attack": lambda m, x, y: x[:1]}, ValueError, "attack must return images of the shape"),

@@ -82,7 +82,10 @@ def test_dependence_on_the_largest_pixel_is_refused_where_images_are_full_range(
 
 def test_dependence_within_a_box_is_refused():
     x = 0.25 + images(3) / 2
-    for measure in (rc.distance_to_error, lambda *a, **k: rc.error_rate(*a, 0.1, clip=(0, 1), **k)):
+    for measure in (
+        rc.distance_to_error,
+        lambda *a, **k: rc.error_rate(*a, 0.1, noise=rc.Gaussian((0, 1)), **k),
+    ):
         with pytest.raises(ValueError, match="model must judge each image by itself"):
             measure(DEPENDENT["least and largest pixel"], x)
 
@@ -96,7 +99,7 @@ def test_what_leaves_the_box_is_not_shown_to_the_model():
         assert float(t.detach().max()) <= 1
         return NET(F.adaptive_avg_pool2d(table[(t * 255).long()] + t - t.detach(), 8))
 
-    call(levels, images(3), clip=(0, 1))
+    call(levels, images(3), noise=rc.Gaussian((0, 1)))
     rc.pgd(levels, images(3), eps=0.1, steps=2)
     rc.corruption_benchmark(levels, images(3, (3, 32, 32)), corruptions="contrast", severities=1)
 

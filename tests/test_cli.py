@@ -52,6 +52,26 @@ def test_the_table_says_what_the_library_says(tmp_path):
     assert rc.Record.load(tmp_path / "sigma.npz").sigma.tolist() == want.sigma.tolist()
 
 
+def test_another_noise_and_another_error(tmp_path, capsys):
+    assert sigma(tmp_path, "--noise", "laplace", "--error", "top2", "--sigma-max", "2") == 0
+    model, x, y = rc.load_example("cifar10-natural", images=3)
+    want = rc.scale_at_error_rate(
+        rc.Engine(model, error=rc.TopK(2)), x, 0.05, y, samples=100, noise=rc.Laplace(), scale_max=2
+    )
+    assert rc.Record.load(tmp_path / "sigma.npz").sigma.tolist() == want.sigma.tolist()
+    shown = capsys.readouterr().out
+    assert "median scale of Laplace()" in shown
+    assert "Phi" not in shown
+
+
+def test_errors_that_are_none_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        sigma(tmp_path, "--error", "top0")
+    assert "must be top1, top5, ... or one-logit, was 'top0'" in capsys.readouterr().err
+    assert sigma(tmp_path, "--noise", "speckle", "--with-distance") == 2
+    assert "--with-distance must be left out with --noise speckle" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

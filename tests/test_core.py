@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from core import ROOT, Core, box_muller, build_core, loop_margin, philox, radii
+from core import ROOT, Core, box_muller, build_core, loop_margin, minus_twice_log, philox, radii
 from torch import Tensor
+
+from robustcore.kernels import LAWS
 
 F32 = np.float32
 LN2 = math.log(2)
@@ -72,7 +74,7 @@ QUARTERS = [q << 30 for q in range(4)]
 FRACTIONS = [0, 63, 64, 0x0ABCDEF0, 0x1FFFFFFF, 0x20000000, 0x2FEDCBA9, 0x3FFFFFFF]
 
 
-@pytest.mark.parametrize("function", ["normals_one", "normals_many"])
+@pytest.mark.parametrize("function", ["numbers_one", "numbers_many"])
 def test_normals_are_those_of_float32_arithmetic(core: Core, function: str) -> None:
     generator = np.random.default_rng(1)
     angles = [quarter | fraction for quarter in QUARTERS for fraction in FRACTIONS]
@@ -82,7 +84,7 @@ def test_normals_are_those_of_float32_arithmetic(core: Core, function: str) -> N
     n = len(pairs)
     assert n % 4  # the last register is not full
     z = np.full((2, n), np.nan, F32)
-    core(function, radius_words, angle_words, n, z[0], z[1])
+    core(function, LAWS.index("gaussian"), radius_words, angle_words, n, z[0], z[1])
     expected = np.array([box_muller(*pair) for pair in pairs], F32).T
     assert bits(z[0]) == bits(expected[0])
     assert bits(z[1]) == bits(expected[1])
@@ -94,7 +96,7 @@ def test_normals_of_known_pairs_of_words(core: Core) -> None:
     radius_words = np.array([0, 2**31, 2**32 - 1], np.uint32)
     angle_words = np.array([0, 0, 2**31], np.uint32)
     z = np.full((2, 3), np.nan, F32)
-    core("normals_one", radius_words, angle_words, 3, z[0], z[1])
+    core("numbers_one", LAWS.index("gaussian"), radius_words, angle_words, 3, z[0], z[1])
     assert z[0, :2].tolist() == pytest.approx([math.sqrt(66 * LN2), math.sqrt(2 * LN2)], rel=2e-7)
     quarter = math.pi / 2 * 2.0**-25  # the angle is half a step from zero
     assert z[1, :2].tolist() == pytest.approx((z[0, :2] * quarter).tolist(), rel=2e-7)
@@ -118,6 +120,96 @@ def test_radii_are_those_of_float64_within_an_ulp_and_end_in_zero(core: Core) ->
     # the polynomial is within 2^-24 of -2 ln m, so near u = 1 only the absolute error is small
     assert np.allclose(out, expected, rtol=2e-7, atol=0)
     assert bits(out[-2:]) == [0, 0]
+
+
+# -- laws.h ------------------------------------------------------------------------------------
+
+
+def numbers(core: Core, law: str, words: list[int], function: str = "numbers_one") -> np.ndarray:
+    """The number of each word, which must not depend on its place in a pair."""
+    n = len(words)
+    first = np.array(words, np.uint32)
+    second = first[::-1].copy()
+    z = np.full((2, n), np.nan, F32)
+    core(function, LAWS.index(law), first, second, n, z[0], z[1])
+    assert bits(z[0]) == bits(z[1, ::-1])
+    return z[0]
+
+
+def test_uniform_numbers_at_the_ends_of_their_range(core: Core) -> None:
+    words = [0, 0xFF, 0x100, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
+    half = 2.0**-24
+    expected = [half, half, 3 * half, 1 - half, half - 1, -half]
+    assert numbers(core, "uniform", words).tolist() == expected
+
+
+def test_laplace_numbers_at_the_ends_of_their_range(core: Core) -> None:
+    words = [0, 1, 2**31 - 1, 2**32 - 130, 2**32 - 129, 2**32 - 2, 2**32 - 1]
+    t = numbers(core, "laplace", words)
+    # v = 2^-32, the same with the other sign; v rounds to 1/2; v = 1 - 2^-24 only where 8 bits
+    # round down; v rounds to 1
+    ends = [32 * LN2, -32 * LN2, -LN2]
+    assert t[:3].tolist() == pytest.approx(ends, rel=2e-7)
+    assert t[3:5].tolist() == pytest.approx([2.0**-24, -(2.0**-24)], rel=2e-7)
+    assert bits(t[5:]) == [0, 0x80000000]
+
+
+def test_salt_and_pepper_numbers_at_the_ends_of_their_range(core: Core) -> None:
+    words = [0, 1, 0xFE, 0xFF, 0x100, 0x101, 2**32 - 2, 2**32 - 1]
+    step = 2.0**-24
+    z = numbers(core, "salt_and_pepper", words)
+    assert z.tolist() == [0, -0, 0, -0, step, -step, 1 - step, step - 1]
+    assert np.signbit(z).tolist() == [False, True] * 4
+
+
+@pytest.mark.parametrize("function", ["numbers_one", "numbers_many"])
+def test_numbers_of_many_words_are_those_of_float32_arithmetic(core: Core, function: str) -> None:
+    words = np.random.default_rng(4).integers(2**32, size=1 << 12).astype(np.int64)
+    words[: len(RADIUS_WORDS)] = RADIUS_WORDS
+    assert len(words) % 16 == 0
+    words = words[:-3]  # the last register is not full
+    odd = np.where(words % 2, F32(-1), F32(1))
+    expected = {
+        "uniform": ((words + 2**31) % 2**32 - 2**31 >> 8) * 2.0**-23 + 2.0**-24,
+        "laplace": odd * F32(0.5) * minus_twice_log((words | 1).astype(F32)),
+        "salt_and_pepper": odd * (words >> 8) * 2.0**-24,
+    }
+    for law, right in expected.items():
+        got = numbers(core, law, words.tolist(), function)
+        assert np.array_equal(got, right.astype(F32)), law
+    t = expected["laplace"].astype(np.float64)
+    v = (words | 1).astype(F32).astype(np.float64) / 2**32
+    assert np.allclose(np.abs(t), -np.log(v), rtol=2e-7, atol=0)
+
+
+def test_speckle_draws_the_normals(core: Core) -> None:
+    words = np.random.default_rng(5).integers(2**32, size=(2, 100), dtype=np.uint32)
+    z = np.full((2, 2, 100), np.nan, F32)
+    for law, out in zip(("gaussian", "speckle"), z, strict=True):
+        core("numbers_one", LAWS.index(law), words[0], words[1], 100, out[0], out[1])
+    assert bits(z[0]) == bits(z[1])
+
+
+def test_what_a_number_makes_of_an_element(core: Core) -> None:
+    def noisy(law: str, x: float, scale: float, z: float) -> float:
+        out = np.full(1, np.nan, F32)
+        given = (np.array([value], F32) for value in (x, scale, z))
+        core("noisy_elements", LAWS.index(law), *given, 1, -2.0, 3.0, out)
+        return float(out[0])
+
+    # three roundings of float32 show in the last: 0.1 * 3 rounds, as does its sum with 0.7
+    x, scale, z = F32(0.7), F32(0.1), F32(3)
+    for law in ("gaussian", "uniform", "laplace"):
+        assert noisy(law, x, scale, z) == x + scale * z
+    assert noisy("speckle", x, scale, z) == x + x * scale * z
+    for size in (0.0, 0.25, 1 - 2.0**-24):
+        for sign, level in ((1, -2.0), (-1, 3.0)):
+            number = math.copysign(size, sign)
+            above = np.nextafter(F32(size), F32(2))
+            assert noisy("salt_and_pepper", 0.5, size, number) == 0.5  # u < scale is false
+            assert noisy("salt_and_pepper", 0.5, above, number) == level
+            assert noisy("salt_and_pepper", 0.5, 0.0, number) == 0.5
+            assert noisy("salt_and_pepper", 0.5, 1.0, number) == level
 
 
 # -- margin.h and lead.h -----------------------------------------------------------------------
@@ -309,14 +401,6 @@ def test_lanes_are_added_by_halves(core: Core) -> None:
         alone = np.zeros(256)
         alone[lane] = 3.0
         assert core("lanes_sum", alone) == 3.0
-
-
-def test_signed_uniforms_at_the_ends_of_their_range(core: Core) -> None:
-    words = [0, 0xFF, 0x100, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
-    out = np.full(6, np.nan, F32)
-    core("signed_uniforms", np.array(words, np.uint32), 6, out)
-    half = 2.0**-24
-    assert out.tolist() == [half, half, 3 * half, 1 - half, half - 1, -half]
 
 
 def test_what_gives_a_direction(core: Core) -> None:

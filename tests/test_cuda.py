@@ -38,6 +38,20 @@ def test_perturb_has_the_bits_of_the_reference(cuda, batch, shape, layout):
     assert not torch.equal(other, arguments.run(reference.perturb))
 
 
+@pytest.mark.parametrize("law", kernels.LAWS[1:])
+def test_each_law_has_the_bits_of_the_reference(cuda, batch, law):
+    levels = (-0.25, 1.5) if law == "salt_and_pepper" else None
+    for shape in ((1, 1, 1), (1, 7, 9), (1, 8, 8), (1, 5, 13), (3, 5, 7), (3, 32, 32)):
+        arguments = batch(shape)
+        mean, inv_std = torch.rand(shape[0]), 1 + torch.rand(shape[0])
+        for layout in (torch.contiguous_format, torch.channels_last):
+            for more in ({}, {"clip": (0.2, 0.7), "mean": mean, "inv_std": inv_std}):
+                given = {"law": law, "levels": levels, "stream": 3, **more}
+                got = arguments.run(cuda.perturb, arguments.out(layout), **given)
+                want = arguments.run(reference.perturb, **given)
+                assert torch.equal(got, want), (shape, layout, more)
+
+
 def logits(rows, classes, dtype):
     """Few values, so that ties abound; infinities and NaN here and there."""
     generator = torch.Generator().manual_seed(classes)
@@ -140,7 +154,7 @@ def test_every_kernel_compiles_for_each_architecture_without_spills(capsys):
         print(f"\n{done.stdout}")
     assert done.returncode == 0, done.stdout + done.stderr
     for arch in (80, 90, 100):
-        assert len(re.findall(taken(arch), done.stdout, re.M)) == 15
+        assert len(re.findall(taken(arch), done.stdout, re.M)) == 19
     # what a launch asks for counts: registers alone would leave room for two blocks
     assert re.search("sm_90 dense 16 slots, .* 135168 bytes shared, 1 blocks", done.stdout)
 

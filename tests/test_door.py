@@ -92,8 +92,8 @@ def test_amounts_that_float32_does_not_hold(value, message):
 @pytest.mark.parametrize("value", [(-np.inf, np.inf), (0, np.inf), (-1e308, 1e308)])
 def test_endless_ranges_are_refused_before_anything_is_measured(value):
     for call in (
-        lambda: rc.error_rate(MODEL, X, 0.1, clip=value, **FEW),
-        lambda: rc.noisy_copies(X, 0.1, clip=value),
+        lambda: rc.error_rate(MODEL, X, 0.1, noise=rc.Gaussian(value), **FEW),
+        lambda: rc.noisy_copies(X, 0.1, noise=rc.Gaussian(value)),
         lambda: rc.pgd(MODEL, X, eps=0.1, box=value),
         lambda: rc.error_rate(rc.Engine(MODEL, pixels=value), X, 0.1, **FEW),
     ):
@@ -104,7 +104,7 @@ def test_endless_ranges_are_refused_before_anything_is_measured(value):
 def test_text_is_no_range_and_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TypeError, match=r"clip must be None or \(low, high\), was '01'"):
-        rc.error_rate(MODEL, X, 0.1, clip="01", **FEW)
+        rc.error_rate(MODEL, X, 0.1, noise=rc.Gaussian("01"), **FEW)
     for value in ("", b"", "a\0b"):
         with pytest.raises((ValueError, TypeError), match="run must be a folder, was"):
             rc.error_rate(MODEL, X, 0.1, run=value, **FEW)
@@ -273,9 +273,13 @@ def test_the_library_s_own_calls_and_an_attack_s_on_noisy_images_are_silent():
 
 def test_clip_needs_images_inside_it():
     for call in (
-        lambda x: rc.error_rate(rc.Engine(MODEL, pixels=None), x, 0.1, clip=(0, 1), **FEW),
-        lambda x: rc.sigma_at_error_rate(rc.Engine(MODEL, pixels=None), x, 0.1, clip=(0, 1), **FEW),
-        lambda x: rc.noisy_copies(x, 0.1, clip=(0, 1), pixels=None),
+        lambda x: rc.error_rate(
+            rc.Engine(MODEL, pixels=None), x, 0.1, noise=rc.Gaussian((0, 1)), **FEW
+        ),
+        lambda x: rc.sigma_at_error_rate(
+            rc.Engine(MODEL, pixels=None), x, 0.1, noise=rc.Gaussian((0, 1)), **FEW
+        ),
+        lambda x: rc.noisy_copies(x, 0.1, noise=rc.Gaussian((0, 1)), pixels=None),
     ):
         with pytest.raises(ValueError, match=r"x must lie in the clip \[0, 1\], ranged from 127.5"):
             call(X * 255)

@@ -64,7 +64,7 @@ MEASURES = {
     "error_rate, splitting": lambda m, _: rc.error_rate(m, X, 0.1, samples=200, method="splitting"),
     "sigma": lambda m, _: rc.sigma_at_error_rate(m, X, 0.1, samples=60),
     "sigma, bisection": lambda m, _: rc.sigma_at_error_rate(
-        m, X, 0.1, samples=60, method="bisection", clip=(0, 1)
+        m, X, 0.1, samples=60, method="bisection", noise=rc.Gaussian((0, 1))
     ),
     "sigma, splitting": lambda m, _: rc.sigma_at_error_rate(m, X, 0.001, samples=200),
     "curve": lambda m, _: rc.error_curve(m, X, rates=(0.1, 1e-3), samples=200),
@@ -244,17 +244,17 @@ def test_another_number_of_images_and_other_labels_are_no_other_engine():
 def test_images_of_another_shape_or_type_are_refused_with_both():
     engine = rc.Engine(lambda x: x.flatten(1)[:, :5])
     rc.error_rate(engine, X, 0.3, samples=20)
-    for other, words in (
-        (X[..., :4, :4], r"\(3, 4, 4\) in torch.float32 on cpu"),
-        (X[:, :1], r"\(1, 8, 8\) in torch.float32 on cpu"),
-        (X.double(), r"\(3, 8, 8\) in torch.float64 on cpu"),
+    for other, message in (
+        (X[..., :4, :4], r"x must be inputs of shape \(3, 8, 8\), .* had shape \(\d, 3, 4, 4\)"),
+        (X[:, :1], r"x must be inputs of shape \(3, 8, 8\), .* had shape \(\d, 1, 8, 8\)"),
+        (
+            X.double(),
+            r"x must be images like those that the engine was set up for, \(3, 8, 8\) in "
+            r"torch.float32 on cpu, was \(3, 8, 8\) in torch.float64 on cpu: make another Engine",
+        ),
     ):
         for measure in (rc.error_rate, rc.sigma_at_error_rate):
-            with pytest.raises(
-                ValueError,
-                match=r"x must be images like those that the engine was set up for, \(3, 8, 8\) in "
-                rf"torch.float32 on cpu, was {words}: make another Engine",
-            ):
+            with pytest.raises(ValueError, match=message):
                 measure(engine, other, 0.3, samples=20)
     assert len(rc.error_rate(engine, X, 0.3, samples=20)) == len(X)
 
@@ -573,3 +573,32 @@ def test_memory_that_ran_out_is_remembered_by_the_engine():
         assert record.provenance.batch_size == 16
         if number < 2:
             assert bits(record) == bits(want)
+
+
+class Elsewhere(nn.Module):
+    """A model that notes where its inputs lie."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def forward(self, x):
+        self.seen.add(str(x.device))
+        return x.flatten(1)[:, :5]
+
+
+def test_inputs_are_put_on_the_device_of_the_engine(monkeypatch):
+    """Of another kind than the CPU: torch's own meta device holds no values, and so is refused."""
+    with pytest.raises(ValueError, match="device must be one that torch can use here, was 'meta'"):
+        rc.Engine(Elsewhere(), device="meta")
+    with pytest.raises(ValueError, match="device must name a torch device, was 'moon'"):
+        rc.Engine(Elsewhere(), device="moon")
+    moved = []
+    to = torch.Tensor.to
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda x, *a, **k: moved.extend(a[:1]) or to(x, *a, **k)
+    )
+    engine = rc.Engine(Elsewhere(), device="cpu")
+    rc.error_rate(engine, X.numpy(), 0.3, samples=10)
+    assert torch.device("cpu") in moved
+    assert engine.model.seen == {"cpu"}

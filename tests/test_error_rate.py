@@ -123,7 +123,7 @@ def test_clip_keeps_pixels_in_range():
         seen.append((float(x.min()), float(x.max())))
         return torch.stack([x.flatten(1).sum(1), torch.zeros(len(x))], 1)
 
-    rc.error_rate(model, grey(2)[0], 1.0, samples=20, clip=(0, 1))
+    rc.error_rate(model, grey(2)[0], 1.0, samples=20, noise=rc.Gaussian((0, 1)))
     assert min(low for low, _ in seen) == 0
     assert max(high for _, high in seen) == 1
     rc.error_rate(model, grey(2)[0], 1.0, samples=20)

@@ -181,6 +181,43 @@ def test_rare_errors_prints_each_rate_and_draws_the_figure(tmp_path, monkeypatch
     }  # fmt: skip
 
 
+# -- inputs that are no pictures ---------------------------------------------------------------
+
+
+def medians(shown):
+    """{line: number} of what an example printed."""
+    lines = [line.strip().rpartition(" ") for line in shown.splitlines() if line.startswith("  ")]
+    return {name.strip(): float(value) for name, _, value in lines}
+
+
+def test_rows_are_measured(monkeypatch, capsys):
+    """A network that is nearly linear has its nearest error where noise says; TopK(2) errs less."""
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    monkeypatch.setattr(sys, "argv", ["tabular.py"])
+    runpy.run_path(str(EXAMPLES / "tabular.py"), run_name="__main__")
+    found = medians(capsys.readouterr().out)
+    near = found["distance (l2) to the nearest error"]
+    assert near == pytest.approx(2.326 * found["sigma at which 1 % are wrong"], rel=0.25)
+    one, two = (found[f"sigma at which 1 % are wrong, {error}"] for error in ("top1", "TopK(2)"))
+    assert 1.1 * one < two
+    assert 0 < found["scale at which 1 % are wrong, SaltAndPepper((0.0, 1.0))"] < 0.5
+    assert len(found) == 7
+
+
+def test_signals_are_measured(tmp_path, monkeypatch, capsys):
+    """Noise in the span of the signals may be larger than in the plane of all 256 dimensions."""
+    monkeypatch.setattr(sys, "argv", ["chirps.py", "--out", str(tmp_path)])
+    runpy.run_path(str(EXAMPLES / "chirps.py"), run_name="__main__")
+    found = medians(capsys.readouterr().out)
+    white, within = (
+        found["sigma at which 1 % are wrong"],
+        found["the same in 20 principal components"],
+    )
+    assert 0.1 < white < within
+    assert found["distance (l2) to the nearest error"] > white
+    assert (tmp_path / "chirps.png").stat().st_size > 10_000
+
+
 # -- every figure ------------------------------------------------------------------------------
 
 

@@ -130,7 +130,7 @@ def test_features_are_never_silent():
     slow = rc.error_rate(rc.Engine(packed, backend="reference"), x, 0.3, samples=50)
     np.testing.assert_array_equal(slow.n_errors, record.n_errors)
     with pytest.raises(ValueError, match="clip must be None for draws='features'"):
-        rc.error_rate(packed, x, 0.3, samples=50, clip=(0, 1))
+        rc.error_rate(packed, x, 0.3, samples=50, noise=rc.Gaussian((0, 1)))
     with pytest.raises(ValueError, match=r"x must be torch.float32 for draws='features'"):
         rc.error_rate(packed, x.double(), 0.3, samples=50)
     with pytest.raises(ValueError, match="model must draw its noise in pixels"):

@@ -40,7 +40,7 @@ def test_counts_are_those_of_the_unfused_path_outside_the_rounding_band(name, cl
     module, shape = model(name)
     x = slots(shape)[0]
     grid, samples = [0.0, 0.1, 0.4, 1.5], 300
-    how = {"samples": samples, "seed": 5, "clip": clip}
+    how = {"samples": samples, "seed": 5, "noise": rc.Gaussian(clip)}
     fused = rc.error_rate(module, x, grid, **how)
     plain = rc.error_rate(lambda images: module(images), x, grid, **how)
     assert any("fused" in note for note in fused.provenance.notes)
@@ -56,7 +56,9 @@ def test_counts_are_those_of_the_unfused_path_outside_the_rounding_band(name, cl
     assert not np.all(np.abs(other.n_errors - plain.n_errors) <= inside)
 
 
-@pytest.mark.parametrize("change", [{}, {"stream": 5}, {"seed": 3}, {"clip": (0.0, 1.0)}])
+@pytest.mark.parametrize(
+    "change", [{}, {"stream": 5}, {"seed": 3}, {"noise": rc.Gaussian((0.0, 1.0))}]
+)
 def test_margins_are_those_of_the_unfused_draws_of_any_seed_and_stream(change):
     module, shape = model("mlp")
     x = slots(shape)[0]

@@ -112,13 +112,27 @@ def good(path):
     half = {"model": LARGE, "gradient": "hidden", "seed": 0}
     return {
         "Engine": {"model": MODEL, "batch_size": None, "block": None, "backend": None}
+        | {"error": "top1", "shape": None}
         | {"compile": None, "precision": None, "pixels": None, "progress": False},
+        "Laplace": {"clip": None},
+        "Speckle": {"clip": (0, 1)},
+        "Uniform": {"norm": "L2", "clip": None},
+        "SaltAndPepper": {"levels": (0, 1)},
+        "Subspace": {"basis": torch.eye(12)[:2], "clip": None},
+        "Noise": {},
+        "TopK": {"k": 2},
+        "AnyOf": {"groups": [0, 1, 1]},
+        "OneLogit": {"threshold": 0.5},
+        "Tolerance": {"atol": 0.1, "norm": 2},
+        "principal_components": {"x": X, "k": 2},
         "error_rate": shared | {"sigma": [0.1], "samples": 20, "confidence": 0.9}
-        | {"method": "counting", "clip": None},
+        | {"method": "counting", "noise": None},
         "sigma_at_error_rate": shared | {"error_rate": 0.1, "samples": 30, "rtol": None}
-        | {"confidence": 0.9, "sigma_max": 1.0, "method": None, "clip": None},
+        | {"confidence": 0.9, "sigma_max": 1.0, "method": None, "noise": None},
+        "scale_at_error_rate": shared | {"error_rate": 0.1, "samples": 30, "rtol": None}
+        | {"confidence": 0.9, "scale_max": 1.0, "method": None, "noise": rc.Laplace()},
         "error_curve": shared | {"rates": [0.1, 0.02], "samples": 200, "moves": 2}
-        | {"level_probability": 0.2, "confidence": 0.9, "sigma_max": 1.0, "clip": None}
+        | {"level_probability": 0.2, "confidence": 0.9, "sigma_max": 1.0, "noise": None}
         | {"second_look": False, "bridge": False},
         "certify": shared | {"sigma": 0.1, "n0": 10, "n": 40, "alpha": 0.01, "radius": None},
         "predict": shared | {"sigma": 0.1, "n": 40, "alpha": 0.01, "early": True},
@@ -136,7 +150,7 @@ def good(path):
         "church_windows": shared | {"sigma": 0.5, "across": "noise", "up": "orthogonal"}
         | {"rate": 0.1, "samples": 20, "size": 5, "extent": 1.0, "coarse": 4, "attack": "pgd"},
         "noisy_copies": {"x": X, "sigma": [0.1, 0.2], "sample": 0, "seed": 1, "ids": None}
-        | {"pixels": None, "clip": None, "backend": None},
+        | {"pixels": None, "noise": None, "backend": None},
         "corrupt": {"x": LARGE_X, "name": "fog", "severity": 1, "seed": 0, "ids": None}
         | {"parameters": None, "backend": None},
         "corruption_benchmark": shared | {"model": LARGE, "x": LARGE_X, "severities": [1]}

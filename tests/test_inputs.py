@@ -24,13 +24,14 @@ def bad(value):
     [
         ({"x": X.int()}, TypeError, r"x must be floating point.*was torch\.int32"),
         ({"x": 3}, TypeError, "x must be a torch.Tensor, a numpy array, .* was int"),
-        ({"x": X[:, 0, 0]}, ValueError, r"x must be one image .* had shape \(3, 4\)"),
-        ({"x": X[:, 0, 0, 0]}, ValueError, r"x must be one image .* had shape \(3,\)"),
-        ({"x": X[None]}, ValueError, r"x must be one image .* had shape \(1, 3, 1, 4, 4\)"),
-        ({"x": X[:0]}, ValueError, "x must hold at least one pixel"),
-        ({"x": bad(torch.nan)}, ValueError, "x must be finite, image 1 holds"),
-        ({"x": bad(torch.inf)}, ValueError, "x must be finite, image 1 holds"),
-        ({"y": Y[:2]}, ValueError, r"y must have one label for each of 3 images, had \(2,\)"),
+        ({"x": X[:, 0, 0]}, RuntimeError, r"model must take inputs \(3, 4\) .* failed with"),
+        ({"x": X[:, 0, 0, 0]}, ValueError, r"x must be a batch \(B, \*shape\), had shape \(3,\)"),
+        ({"x": X[None]}, ValueError, r"y must have one label for each of 1 inputs, had \(3,\)"),
+        ({"x": X[:1, 0]}, ValueError, r"x must be a batch .* had shape \(1, 4, 4\), which may be"),
+        ({"x": X[:0]}, ValueError, "x must hold at least one element"),
+        ({"x": bad(torch.nan)}, ValueError, "x must be finite, input 1 holds"),
+        ({"x": bad(torch.inf)}, ValueError, "x must be finite, input 1 holds"),
+        ({"y": Y[:2]}, ValueError, r"y must have one label for each of 3 inputs, had \(2,\)"),
         ({"y": Y.float()}, TypeError, r"y must be integer class indices, was torch\.float32"),
         ({"y": Y > 0}, TypeError, r"y must be integer class indices, was torch\.bool"),
         ({"y": Y + 2}, ValueError, "y must be below the model's 2 classes.* was 2"),
@@ -38,15 +39,14 @@ def bad(value):
         ({"ids": [0, 1, 1]}, ValueError, "ids must not repeat, 1 occurred"),
         ({"ids": [0, 1, -1]}, ValueError, r"ids must lie in \[0, 2\^32\), ranged from -1"),
         ({"ids": [0, 1, 2**32]}, ValueError, "ids must lie in"),
-        ({"ids": [0, 1]}, ValueError, "ids must name each of 3 images"),
+        ({"ids": [0, 1]}, ValueError, "ids must name each of 3 inputs"),
         ({"ids": [0.0, 1.0, 2.0]}, TypeError, "ids must be integers"),
         ({"seed": -1}, ValueError, "seed must be in"),
         ({"seed": 0.5}, TypeError, "seed must be an integer, was 0.5"),
         ({"samples": 0}, ValueError, "samples must be"),
         ({"samples": 10.0}, TypeError, "samples must be an integer, was 10.0"),
         ({"confidence": 1}, ValueError, "confidence must lie strictly between 0 and 1"),
-        ({"clip": (1, 0)}, ValueError, "clip must be .low, high. with low < high"),
-        ({"clip": 1}, TypeError, "clip must be None or .low, high., was 1"),
+        ({"noise": (1, 0)}, TypeError, "noise must be a law of noise"),
         ({"model": 3}, TypeError, "model must be callable, was int"),
         ({"model": lambda x: MODEL(x)[:, :1]}, ValueError, r"K at least 2, returned shape"),
         ({"model": lambda x: MODEL(x)[:-1]}, ValueError, "model must return logits .S, K."),
@@ -98,6 +98,7 @@ def test_refusals_of_an_engine(function, change, error, message):
         ({"sigma_max": np.inf}, ValueError, "sigma_max must be positive and finite, was inf"),
         ({"rtol": 0}, ValueError, "rtol must be positive"),
         ({"method": "newton"}, ValueError, "method must be one of quantile, bisection, splitting"),
+        ({"noise": rc.Laplace()}, ValueError, "noise must be Gaussian, was Laplace"),
     ],
 )
 def test_refusals_of_sigma_at_error_rate(change, error, message):
@@ -143,7 +144,8 @@ def test_a_backend_that_cannot_run_says_why(monkeypatch):
 
 
 def test_what_is_accepted_is_not_refused():
-    record = rc.error_rate(MODEL, X[0], torch.tensor(0.3), 0, samples=10, ids=7)
+    one = rc.Engine(MODEL, shape=(1, 4, 4))
+    record = rc.error_rate(one, X[0], torch.tensor(0.3), 0, samples=10, ids=7)
     assert record.ids.tolist() == [7]
     rc.error_rate(MODEL, X, np.array([0.1, 0.2]), Y.tolist(), samples=10, ids=np.array([5, 1, 9]))
     # 29 % of 100 draws: 0.29 * 100 is below 29 in floating point

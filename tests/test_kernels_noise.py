@@ -1,7 +1,7 @@
-"""Are the normals normal, accurate and independent? Seeds are fixed, so each verdict is too.
+"""Do numbers follow their law, accurate and independent? Seeds are fixed, so each verdict is too.
 
-Each statistical check would reject true normals with a probability of at most 1e-6, and beside it
-stands a defect that it must reject.
+Each statistical check would reject numbers of the true law with a probability of at most 1e-6, and
+beside it stands a defect that it must reject.
 """
 
 import numpy as np
@@ -101,3 +101,65 @@ def test_the_radius_at_the_ends_of_its_range():
     assert (radius[:-2] > 0).all()
     assert (radius.diff() <= 0).all()
     assert radius[-2:].tolist() == [0, 0]  # u rounds to 1: zero, not NaN
+
+
+M = 1 << 20  # numbers of a law; a scale that is wrong by 2 percent shows
+OTHERS = {
+    "uniform": stats.uniform(-1, 2),
+    "laplace": stats.laplace,
+    "speckle": stats.norm,
+}
+
+
+def numbers(law, scale=1.0, x=0.0, **more):
+    """M elements of that value with noise of that scale, as 2^8 draws."""
+    n = 1 << 8
+    zero = torch.zeros(n, dtype=torch.int64)
+    image = torch.full((1, 1, 1, M // n), x)
+    names = torch.full((n,), scale), torch.arange(n), torch.tensor([17])
+    out = torch.empty(n, 1, 1, M // n)
+    native.perturb(image, zero, *names, out, seed=99, law=law, **more)
+    return out.view(n, -1).double().numpy()
+
+
+@pytest.mark.parametrize("law", OTHERS)
+def test_numbers_follow_their_law(law):
+    x = 1.0 if law == "speckle" else 0.0
+    drawn = numbers(law, x=x) - x
+    follows = OTHERS[law].cdf
+    assert stats.kstest(drawn.ravel(), follows).pvalue > FALSE_ALARM
+    assert stats.kstest(1.02 * drawn.ravel(), follows).pvalue < FALSE_ALARM  # negative control
+    pairs = [(drawn[:-1], drawn[1:])]
+    pairs += [(drawn[:, :-step], drawn[:, step:]) for step in (1, 16, 32, 48, 64)]
+    spread = OTHERS[law].std() ** 2
+    assert min(correlation(a / spread, b) for a, b in pairs) > FALSE_ALARM / len(pairs)
+    leaking = 0.99 * drawn[1:] + 0.01 * drawn[:-1]  # negative control
+    assert correlation(leaking / spread, drawn[:-1]) < FALSE_ALARM
+
+
+def test_the_far_tail_of_laplace_numbers_is_not_cut():
+    """One in 22,000 is beyond 10, which 24 bits would count coarsely."""
+    beyond = np.abs(numbers("laplace")) > 10
+    assert stats.binomtest(int(beyond.sum()), M, np.exp(-10)).pvalue > FALSE_ALARM
+    assert stats.binomtest(2 * int(beyond.sum()), M, np.exp(-10)).pvalue < FALSE_ALARM  # control
+
+
+def test_salt_and_pepper_replace_their_share_by_either_level():
+    for scale in (1e-3, 0.3, 0.97):
+        out = numbers("salt_and_pepper", scale, x=0.5, levels=(0.0, 1.0))
+        salt, pepper = int((out == 1).sum()), int((out == 0).sum())
+        assert stats.binomtest(salt + pepper, M, scale).pvalue > FALSE_ALARM
+        assert stats.binomtest(salt, salt + pepper, 0.5).pvalue > FALSE_ALARM
+        assert salt + pepper + int((out == 0.5).sum()) == M
+    wrong = stats.binomtest(salt + pepper, M, scale * 0.998)  # negative controls: share and level
+    assert wrong.pvalue < FALSE_ALARM
+    assert stats.binomtest(salt, salt + pepper, 0.505).pvalue < FALSE_ALARM
+
+
+def test_laplace_numbers_at_the_ends_of_their_range():
+    words = torch.tensor([0, 1, 2**31 - 1, 2**32 - 130, 2**32 - 2, 2**32 - 1])
+    t = reference._laplace(words)
+    ends = [32 * np.log(2), -32 * np.log(2), -np.log(2), 2.0**-24]
+    assert t[:4].tolist() == pytest.approx(ends, rel=2e-7)
+    assert t[4:].tolist() == [0, 0]  # v rounds to 1: zero, not NaN
+    assert t[4:].signbit().tolist() == [False, True]

@@ -155,5 +155,5 @@ def test_images_are_looked_at_in_parts(monkeypatch):
     assert sum(seen) == x.numel()
     assert max(seen) <= inputs.CHECKED
     x[33, 1, 5, 5], x[60, 0, 0, 0] = torch.nan, torch.inf
-    with pytest.raises(ValueError, match=r"image 33 holds NaN or inf .* \(2 such\)"):
+    with pytest.raises(ValueError, match=r"input 33 holds NaN or inf .* \(2 such\)"):
         inputs.images(x)

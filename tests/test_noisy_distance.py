@@ -298,7 +298,7 @@ def test_engine_gives_classes_and_noisy_images_of_named_draws(clip):
         ({"sigma": 0.1, "points": 9, "confidence": 0.999}, "points must be at least 11"),
         ({"sigma": 0.1, "points": 50, "samples": 40}, "samples must be at least points = 50"),
         ({"sigma": -0.1}, "sigma must be finite and not negative"),
-        ({"sigma": [0.1, 0.2, 0.3]}, "sigma must be one number or one for each of 2 images, had 3"),
+        ({"sigma": [0.1, 0.2, 0.3]}, "sigma must be one number or one for each of 2 inputs, had 3"),
         ({"error_rate": 1.5}, "error_rate must lie strictly between 0 and 1"),
         ({"sigma": 0.1, "method": "fast"}, "method must be one of search, pgd"),
         ({"sigma": 0.1, "eps": 1.0}, "eps must be left out with method='search'"),

@@ -35,7 +35,7 @@ class Instead:
 
 NOT_OPTIONS = {"model", "x", "y"}  # the question itself
 # of an engine: how many images are measured at a time, where a warning is due, and a bar
-NO_NUMBER = {"block": 2, "pixels": (0.0, 0.01), "progress": True}
+NO_NUMBER = {"block": 2, "pixels": (-1.0, 0.0), "progress": True}
 
 
 class Curved(nn.Module):
@@ -62,9 +62,9 @@ def PICTURES(x):
 
 
 ELSEWHERE = (Y + 1) % 5
-ENGINE = {"batch_size": 3, "backend": "reference", "compile": True}
+ENGINE = {"batch_size": 3, "backend": "reference", "compile": True, "error": rc.TopK(2)}
 LOWER = {"precision": "bfloat16"}  # of draws of noise
-DRAWN = ("error_rate", "sigma_at_error_rate", "certify", "predict")
+DRAWN = ("error_rate", "sigma_at_error_rate", "scale_at_error_rate", "certify", "predict")
 ALL = {"seed": 7, "ids": [5, 6, 7, 8], "run": "folder"}
 NOISE = {"samples": 200}
 BY_PGD = {"method": "pgd", "effort": None}
@@ -78,7 +78,7 @@ CASES = {
             "samples": 210,
             "confidence": 0.9,
             "method": "splitting",
-            "clip": (0.1, 0.9),
+            "noise": rc.Gaussian((0.1, 0.9)),
         },
     ),
     "sigma_at_error_rate": (
@@ -91,7 +91,20 @@ CASES = {
             "confidence": 0.9,
             "sigma_max": 0.05,
             "method": "bisection",
-            "clip": (0.2, 0.8),
+            "noise": rc.Gaussian((0.2, 0.8)),
+        },
+    ),
+    "scale_at_error_rate": (
+        {"error_rate": 0.05, **NOISE},
+        {
+            **ALL,
+            "error_rate": 0.1,
+            "samples": 210,
+            "rtol": 0.3,
+            "confidence": 0.9,
+            "scale_max": 0.05,
+            "method": "bisection",
+            "noise": rc.Uniform("Linf"),
         },
     ),
     "error_curve": (
@@ -106,7 +119,7 @@ CASES = {
             "sigma_max": 0.05,
             "second_look": False,
             "bridge": False,
-            "clip": (0.1, 0.9),
+            "noise": rc.Gaussian((0.1, 0.9)),
         },
     ),
     "distance_to_error": (
@@ -314,7 +327,8 @@ def test_an_option_changes_the_record(function, option, baseline, tmp_path):
 
 def test_every_option_of_an_engine_is_tried():
     options = set(inspect.signature(rc.Engine).parameters) - NOT_OPTIONS
-    assert options == ENGINE.keys() | LOWER.keys() | NO_NUMBER.keys()
+    # what tells one input from several, and where inputs are put: test_shapes.py, test_engine.py
+    assert options - {"shape", "device"} == ENGINE.keys() | LOWER.keys() | NO_NUMBER.keys()
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,14 @@ LABELS[5] = (LABELS[5] + 1) % 4
 CALLS = {
     "error_rate": lambda: seeded.error_rate(MODEL, X, [0.1, 0.3, 1.0], WRONG, samples=300, seed=3),
     "error_rate, clipped": lambda: seeded.error_rate(
-        MODEL, X, 0.5, Y, samples=300, ids=[7, 3, 9, 1, 4], clip=(0, 1), confidence=0.8
+        MODEL,
+        X,
+        0.5,
+        Y,
+        samples=300,
+        ids=[7, 3, 9, 1, 4],
+        noise=rc.Gaussian((0, 1)),
+        confidence=0.8,
     ),
     "sigma": lambda: seeded.sigma_at_error_rate(
         MODEL, X, 0.05, WRONG, samples=400, sigma_max=2.0, confidence=0.9
@@ -165,7 +172,13 @@ CALLS = {
         PLANES, *grey(3, 5), (1e-4, 1e-6), samples=500, sigma_max=0.2, bridge=False
     ),
     "rate, splitting": lambda: seeded.error_rate(
-        MODEL, X, [0.0, 0.05, 0.1, 0.5], WRONG, samples=500, method="splitting", clip=(0, 1)
+        MODEL,
+        X,
+        [0.0, 0.05, 0.1, 0.5],
+        WRONG,
+        samples=500,
+        method="splitting",
+        noise=rc.Gaussian((0, 1)),
     ),
     "sigma, splitting": lambda: seeded.sigma_at_error_rate(MODEL, X[:3], 1e-5, samples=500),
     "distance": lambda: seeded.distance_to_error(MODEL, X, WRONG),

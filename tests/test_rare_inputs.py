@@ -291,9 +291,15 @@ def test_another_seed_changes_all(waves):
 
 def test_clipped_noise_is_what_is_judged(waves):
     model, x, how, _ = waves
-    clipped = rc.error_curve(model, x, ids=torch.arange(5) + 7, clip=(0, 1), **how)
+    clipped = rc.error_curve(model, x, ids=torch.arange(5) + 7, noise=rc.Gaussian((0, 1)), **how)
     plain = rc.sigma_at_error_rate(
-        model, x, 0.01, ids=torch.arange(5) + 7, clip=(0, 1), samples=4000, sigma_max=4.0
+        model,
+        x,
+        0.01,
+        ids=torch.arange(5) + 7,
+        noise=rc.Gaussian((0, 1)),
+        samples=4000,
+        sigma_max=4.0,
     )
     found = (clipped.status[:, 0] == "found") & (plain.status == "found")
     assert (clipped.status[:, 0] == plain.status).all()

@@ -165,7 +165,7 @@ def test_what_cannot_be_made_is_left_out_in_plain_words(tmp_path):
         ({"models": {}}, ValueError, "models must hold at least one model"),
         ({"sections": ["noise", "gossip"]}, ValueError, "sections must be one of noise"),
         ({"x": torch.full((2, 3, 8, 8), torch.nan)}, ValueError, "x must be finite"),
-        ({"y": [0]}, ValueError, "y must have one label for each of 2 images"),
+        ({"y": [0]}, ValueError, "y must have one label for each of 2 inputs"),
         ({"y": [0, 9]}, ValueError, "y must be below the model's 2 classes"),
         ({"rate": 0.001}, ValueError, "^rate must be at least 1/samples"),
         ({"size": 1001}, ValueError, "size must be in"),

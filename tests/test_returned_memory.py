@@ -106,7 +106,7 @@ def test_a_networks_answers_can_be_kept(model):
     made = MODELS[model]()
     one, other = (getattr(each, "logits", each) for each in (made(X), made(X.flip(0))))
     assert one.data_ptr() == other.data_ptr(), "a control: the model does reuse its memory"
-    network = Network(made, X.device, X.dtype)
+    network = Network(made, X.device, X.dtype, X.shape[1:])
     with torch.no_grad():
         held = [network(part) for part in (X, X.flip(0), X[:2], X + 1)]
         for logits, part in zip(held, (X, X.flip(0), X[:2], X + 1), strict=True):

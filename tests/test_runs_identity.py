@@ -126,7 +126,8 @@ def test_what_it_does_is_told_with_what_rounding_explains(tmp_path):
 
 
 def asked(model, x=X, batch_size=None):
-    return behaviour(model, open_source(x, None, model), batch_size)
+    engine = rc.Engine(model, batch_size=batch_size)
+    return behaviour(engine, open_source(x, None, model))
 
 
 class Dropped(nn.Module):

@@ -34,7 +34,7 @@ def changed(model, value=1e-3):
         ({"y": torch.zeros(20, dtype=torch.long)}, "y must be that of the run"),
         ({"ids": np.arange(20) + 1}, "ids must be that of the run"),
         ({"samples": 200}, "samples must be that of the run in .*, 60, was 200: give another"),
-        ({"clip": (0, 1)}, "clip must be that of the run"),
+        ({"noise": rc.Gaussian((0, 1))}, "noise must be that of the run"),
         ({"seed": 4}, "seed must be that of the run"),
         ({"sigma": [0.1]}, "sigma must be that of the run"),
         ({"batch_size": 7}, "batch_size must be that of the run"),

@@ -220,7 +220,7 @@ def test_answers_do_not_depend_on_company_order_or_batch_size():
 def test_more_images_than_a_block(monkeypatch):
     model, (x, y) = HalfSpace(16, 0.5), grey(11)
     with monkeypatch.context() as patch:
-        patch.setattr("robustcore.noise.BLOCK", 4)
+        patch.setattr("robustcore.sigma.BLOCK", 4)
         blocks = rc.sigma_at_error_rate(model, x, 0.05, y)
     whole = rc.sigma_at_error_rate(model, x, 0.05, y)
     np.testing.assert_allclose(blocks.sigma, whole.sigma, rtol=1e-6)

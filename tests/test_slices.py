@@ -323,7 +323,7 @@ def test_a_record_is_saved_and_read_back(tmp_path):
         ({"across": "noise", "up": "noise"}, "across and up must differ"),
         ({"attack": "guess"}, "attack must be one of minimum, pgd"),
         ({"sigma": 0}, "sigma must be above 0, one was 0"),
-        ({"sigma": [0.1] * 3}, "sigma must be one, or one for each of 2 images, were 3"),
+        ({"sigma": [0.1] * 3}, "sigma must be one, or one for each of 2 inputs, were 3"),
         ({"sigma": float("nan")}, "sigma must be finite"),
         ({"samples": 0}, "samples must be"),
         ({"up": torch.zeros(2, 3, 5, 5)}, "up must be floating-point points of x's shape"),
@@ -350,6 +350,6 @@ def test_noisy_copies_are_the_draws_that_are_counted():
     wrong = sum((model(d.flatten(0, 1)).argmax(1).view(3, 2) != y[:, None]).long() for d in draws)
     assert wrong.tolist() == rates.n_errors.tolist()
     assert torch.equal(rc.noisy_copies(x, 0.0)[:, 0], x)
-    assert float(rc.noisy_copies(x, 1.0, clip=(0, 1)).max()) == 1.0
+    assert float(rc.noisy_copies(x, 1.0, noise=rc.Gaussian((0, 1))).max()) == 1.0
     with pytest.raises(ValueError, match="sample must be"):
         rc.noisy_copies(x, 0.1, sample=-1)

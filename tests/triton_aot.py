@@ -27,6 +27,7 @@ from robustcore.corruptions import triton as corruptions
 from robustcore.fused import triton as fused
 from robustcore.fused import triton_ascent as ascents
 from robustcore.fused import triton_convolved as convolved
+from robustcore.kernels import LAWS
 from robustcore.kernels import triton as kernels
 from robustcore.kernels import triton_ball as balls
 from robustcore.kernels.triton_start import random_start_kernel
@@ -43,8 +44,8 @@ SIZES = {"slots": "i32", "classes": "i32", "stride": "i32"}
 PERTURB = {
     **{"x": "*fp32", "rows": "*i64", "sigma": "*fp32", "samples": "*i64", "ids": "*i64"},
     **{"out": "*fp32", "tiles": "i32", "elements": "i32", "channels": "i32", "pixels": "i32"},
-    **{"k0": "i32", "k1": "i32", "stream": "i32", "low": "fp32", "high": "fp32"},
-    **{"mean": "*fp32", "inv_std": "*fp32"},
+    **{"k0": "i32", "k1": "i32", "stream": "i32", "pepper": "fp32", "salt": "fp32"},
+    **{"low": "fp32", "high": "fp32", "mean": "*fp32", "inv_std": "*fp32"},
 }
 BALL = {"x": "*fp32", "rows": "*i64", "offset": "*fp32", "gradient": "*fp32"}
 BOX = {"elements": "i32", "low": "fp32", "high": "fp32"}
@@ -105,13 +106,16 @@ def cases():
     """(name, kernel, signature, constants): the variants that a GPU would run."""
     words = {"counter": "*i64", "words": "*i64", "n": "i32", "k0": "i32", "k1": "i32"}
     yield "philox", kernels.philox_kernel, words, {"BLOCK": 256}
+    everything = {"CLIP": True, "NORMALISE": True, "CHANNELS_LAST": True}
     for name, flags in {
         "perturb": {},
         "perturb clip": {"CLIP": True},
-        "perturb all": {"CLIP": True, "NORMALISE": True, "CHANNELS_LAST": True},
+        "perturb all": everything,
         "perturb wide": {"CHANNELS_LAST": True, "WIDE": True},
+        **{f"perturb {law}": {**everything, "LAW": law} for law in LAWS[1:]},
     }.items():
         off = {"CLIP": False, "NORMALISE": False, "CHANNELS_LAST": False, "WIDE": False}
+        off["LAW"] = LAWS[0]
         signature = {**PERTURB, **(WIDE if "WIDE" in flags else {})}
         yield name, kernels.perturb_kernel, signature, {**off, **flags, "BLOCK": 256}
     for l2, name in ((True, "l2"), (False, "linf")):

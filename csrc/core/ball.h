@@ -27,11 +27,6 @@ RC_FN float clip(float value, float low, float high) {
     return value > high ? high : value;
 }
 
-// A word to a number strictly between -1 and 1: its top 24 bits, exactly.
-RC_FN float signed_uniform(uint32_t word) {
-    return (static_cast<float>(bit_cast<int32_t>(word) >> 8) + 0.5f) * 0x1p-23f;
-}
-
 // A gradient whose squared length is zero, NaN or infinite gives no direction.
 RC_FN bool gives_direction(double squared) { return squared > 0.0 && squared < __builtin_inf(); }
 

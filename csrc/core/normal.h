@@ -7,13 +7,12 @@
 
 namespace robustcore {
 
-// sqrt(-2 ln u) for u = (word + 0.5) * 2^-32; exactly 0 where u rounds to 1, never NaN.
+// -2 ln(v * 2^-32) for v in [1/2, 2^32]; exactly 0 where v is 2^32, never below.
 template <class V>
-RC_FN typename V::F radius(typename V::U word) {
+RC_FN typename V::F minus_twice_log(typename V::F v) {
     using F = typename V::F;
     using I = typename V::I;
-    const F v = V::to_float(word) + 0.5f;
-    // v = m * 2^e with m in [sqrt(1/2), sqrt(2)); then -ln u = (32 - e) ln 2 - ln m.
+    // v = m * 2^e with m in [sqrt(1/2), sqrt(2)); then -ln(v * 2^-32) = (32 - e) ln 2 - ln m.
     const I shifted = bit_cast<I>(v) + (0x3F800000 - 0x3F3504F3);
     const F n = V::to_float((127 + 32) - (shifted >> 23));
     const F f = bit_cast<F>((shifted & 0x007FFFFF) + 0x3F3504F3) - 1.0f;
@@ -26,7 +25,13 @@ RC_FN typename V::F radius(typename V::U word) {
     log = log * f + 0.99999976f;
     log = log * f + -2.0f;
     log = log * f;  // -2 ln m
-    return V::sqrt(n * 1.3862944f + log);
+    return n * 1.3862944f + log;
+}
+
+// sqrt(-2 ln u) for u = (word + 0.5) * 2^-32; exactly 0 where u rounds to 1, never NaN.
+template <class V>
+RC_FN typename V::F radius(typename V::U word) {
+    return V::sqrt(minus_twice_log<V>(V::to_float(word) + 0.5f));
 }
 
 template <class V>

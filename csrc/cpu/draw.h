@@ -1,4 +1,4 @@
-// Normals of a draw, some groups at a time. Internal to each instruction set that includes it.
+// Numbers of a draw, some groups at a time. Internal to each instruction set that includes it.
 #pragma once
 
 #include "normals.h"
@@ -11,7 +11,8 @@ struct Draw {
     Key key;
 };
 
-// Normals of the groups [first, first + groups) of one draw.
+// Numbers of the groups [first, first + groups) of one draw.
+template <Law kLaw>
 void fill(float* z, int64_t first, int64_t groups, const Draw& draw) {
     const Vector::W zero = {};
     const Vector::W sample = zero + draw.sample, id = zero + draw.id, stream = zero + draw.stream;
@@ -28,7 +29,7 @@ void fill(float* z, int64_t first, int64_t groups, const Draw& draw) {
             for (int pair = 0; pair < 2; ++pair) {
                 float* const to = z + done * kGroup + lane + 32 * pair;
                 side_by_side(count, [&](int r) __attribute__((always_inline)) {
-                    batch.make(r, pair, to + r * kGroup, 16);
+                    batch.make<kLaw>(r, pair, to + r * kGroup, 16);
                 });
             }
         }

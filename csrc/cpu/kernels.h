@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 
+#include "../core/laws.h"
 #include "../core/philox.h"
 
 namespace robustcore {
@@ -12,7 +13,7 @@ namespace robustcore {
 struct PerturbArgs {
     const float* x;
     const int64_t* rows;
-    const float* sigma;
+    const float* sigma;  // the scale of the law
     const int64_t* samples;
     const int64_t* ids;
     float* out;
@@ -20,6 +21,8 @@ struct PerturbArgs {
     bool channels_last;
     Key key;
     uint32_t stream;
+    Law law;
+    float pepper, salt;  // levels of that law
     bool has_clip;
     float low, high;
     const float* mean;  // null: no normalisation

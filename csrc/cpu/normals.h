@@ -1,11 +1,11 @@
-// Normals of a few registers of counters in two passes: all their words, then all their normals.
-// Either is a chain of steps that wait for one another, too long for a processor to look past. So
-// each loop has four of them side by side, and the compiler mixes their steps (MIX in setup.py).
-// Internal to each instruction set that includes it.
+// Numbers of a law from a few registers of counters in two passes: all their words, then all their
+// numbers. Either is a chain of steps that wait for one another, too long for a processor to look
+// past. So each loop has four of them side by side, and the compiler mixes their steps (MIX in
+// setup.py). Internal to each instruction set that includes it.
 #pragma once
 
 #include "../core/draws.h"
-#include "../core/normal.h"
+#include "../core/laws.h"
 #include "vector.h"
 
 namespace robustcore {
@@ -37,9 +37,10 @@ struct Batch {
         word[3][r] = Vector::interleave(even.c3, odd.c3);
     }
 
-    // Two of a register's four normals, the first two or the last, `apart` floats from each other.
+    // Two of a register's four numbers, the first two or the last, `apart` floats from each other.
+    template <Law kLaw>
     RC_FN void make(int r, int pair, float* z, int64_t apart) const {
-        const Normals<Vector> n = normals<Vector>(word[2 * pair][r], word[2 * pair + 1][r]);
+        const Normals<Vector> n = numbers<kLaw, Vector>(word[2 * pair][r], word[2 * pair + 1][r]);
         memcpy(z, &n.z0, sizeof n.z0);
         memcpy(z + apart, &n.z1, sizeof n.z1);
     }

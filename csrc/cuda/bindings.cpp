@@ -44,10 +44,12 @@ PerturbArgs perturb_args(std::array<uintptr_t, 6> tensors, std::array<int64_t, 3
 }
 
 void perturb(std::array<uintptr_t, 6> tensors, std::array<int64_t, 3> sizes, bool channels_last,
-             std::pair<uint64_t, uint32_t> names, Range range, std::array<uintptr_t, 2> normalise,
-             uintptr_t stream) {
+             std::pair<uint64_t, uint32_t> names, int law, Range levels, Range range,
+             std::array<uintptr_t, 2> normalise, uintptr_t stream) {
     PerturbArgs args = perturb_args(tensors, sizes, names, range);
     args.channels_last = channels_last;
+    args.law = static_cast<Law>(law);
+    if (levels) std::tie(args.pepper, args.salt) = *levels;
     args.mean = pointer<const float>(normalise[0]);
     args.inv_std = pointer<const float>(normalise[1]);
     launch_perturb(args, pointer<void>(stream));

@@ -5,7 +5,7 @@
 #include "../core/ball.h"
 #include "../core/block.h"
 #include "../core/margin.h"
-#include "../core/normal.h"
+#include "../core/laws.h"
 #include "../cpu/kernels.h"
 
 namespace robustcore {
@@ -26,8 +26,7 @@ struct alignas(16) Quad {  // read at once
     float value[4];
 };
 
-RC_FN float clipped_element(const PerturbArgs& a, int64_t channel, float x, float noise) {
-    float value = x + noise;
+RC_FN float finished(const PerturbArgs& a, int64_t channel, float value) {
     if (a.has_clip) value = clip(value, a.low, a.high);
     if (a.mean != nullptr) {
         value = value - a.mean[channel];
@@ -43,7 +42,7 @@ RC_FN int64_t perturb_blocks_per_slot(const PerturbArgs& a) {
 }
 
 // The four elements of a slot's noisy image that counter n makes: write(e, channel, value).
-template <class Write>
+template <Law kLaw, class Write>
 RC_FN void noisy_elements(const PerturbArgs& a, int64_t slot, int64_t n, Write write) {
     const int64_t row = a.rows[slot], elements = a.channels * a.pixels;
     const Words<Scalar> w =
@@ -51,21 +50,21 @@ RC_FN void noisy_elements(const PerturbArgs& a, int64_t slot, int64_t n, Write w
                         static_cast<uint64_t>(a.ids[row]), a.stream},
                        a.key);
     const Normals<Scalar> first =
-        normals<Scalar>(static_cast<uint32_t>(w.c0), static_cast<uint32_t>(w.c1));
+        numbers<kLaw, Scalar>(static_cast<uint32_t>(w.c0), static_cast<uint32_t>(w.c1));
     const Normals<Scalar> second =
-        normals<Scalar>(static_cast<uint32_t>(w.c2), static_cast<uint32_t>(w.c3));
+        numbers<kLaw, Scalar>(static_cast<uint32_t>(w.c2), static_cast<uint32_t>(w.c3));
     const float z[4] = {first.z0, first.z1, second.z0, second.z1}, sigma = a.sigma[slot];
     for (int k = 0; k < 4; ++k) {
         const int64_t e = n / 16 * 64 + n % 16 + 16 * k;
         if (e >= elements) continue;
         const int64_t channel = e / a.pixels;
-        const float scaled = sigma * z[k];
-        write(e, channel, clipped_element(a, channel, a.x[row * elements + e], scaled));
+        const float x = a.x[row * elements + e];
+        write(e, channel, finished(a, channel, noisy<kLaw>(x, sigma, z[k], a.pepper, a.salt)));
     }
 }
 
 // A thread makes one counter, hence four elements.
-template <class Block>
+template <Law kLaw, class Block>
 RC_BLOCK void perturb_block(Block block, const PerturbArgs& a) {
     const int64_t tiles = perturb_blocks_per_slot(a), elements = a.channels * a.pixels;
     const int64_t slot = block.index / tiles;
@@ -73,7 +72,7 @@ RC_BLOCK void perturb_block(Block block, const PerturbArgs& a) {
     block.each([&](int thread) {
         const int64_t n = block.index % tiles * kThreads + thread;
         if (n >= counters_of(elements)) return;
-        noisy_elements(a, slot, n, [&](int64_t e, int64_t channel, float value) {
+        noisy_elements<kLaw>(a, slot, n, [&](int64_t e, int64_t channel, float value) {
             out[a.channels_last ? (e - channel * a.pixels) * a.channels + channel : e] = value;
         });
     });

@@ -102,8 +102,9 @@ RC_BLOCK void convolution_block(Block block, const ConvolutionArgs& a, float* im
         for (int64_t i = thread; i < held * counters; i += kThreads) {
             const int64_t slot = i / counters;
             float* const image = images + slot * a.units;
-            noisy_elements(a.noise, start + slot, i - slot * counters,
-                           [&](int64_t e, int64_t, float value) { image[a.place[e]] = value; });
+            noisy_elements<Law::kGaussian>(
+                a.noise, start + slot, i - slot * counters,
+                [&](int64_t e, int64_t, float value) { image[a.place[e]] = value; });
         }
     });
     block.each([&](int thread) {

@@ -31,8 +31,10 @@ double lanes[3 * kSumLanes];
 namespace robustcore {
 
 void launch_perturb(const PerturbArgs& args, void*) {
-    over<kThreads>(args.slots * perturb_blocks_per_slot(args),
-                   [&](auto block) { perturb_block(block, args); });
+    by_law(args.law, [&](auto law) {
+        over<kThreads>(args.slots * perturb_blocks_per_slot(args),
+                       [&](auto block) { perturb_block<law.kLaw>(block, args); });
+    });
 }
 
 template <class T>

@@ -16,8 +16,9 @@ __device__ DeviceBlock<kSize> this_block() {
     return {static_cast<int64_t>(blockIdx.x)};
 }
 
+template <Law kLaw>
 __global__ void __launch_bounds__(kThreads) perturb_kernel(const PerturbArgs args) {
-    perturb_block(this_block<kThreads>(), args);
+    perturb_block<kLaw>(this_block<kThreads>(), args);
 }
 
 template <class T>
@@ -80,8 +81,9 @@ cudaStream_t on(void* stream) { return static_cast<cudaStream_t>(stream); }
 }  // namespace
 
 void launch_perturb(const PerturbArgs& args, void* stream) {
-    perturb_kernel<<<count(args.slots * perturb_blocks_per_slot(args)), kThreads, 0, on(stream)>>>(
-        args);
+    const unsigned tiles = count(args.slots * perturb_blocks_per_slot(args));
+    by_law(args.law,
+           [&](auto law) { perturb_kernel<law.kLaw><<<tiles, kThreads, 0, on(stream)>>>(args); });
     check();
 }
 

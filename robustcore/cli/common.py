@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from robustcore import inputs, kernels, zoo
 from robustcore.cli import models
 from robustcore.engine import Engine
+from robustcore.errors import ErrorOf, OneLogit, TopK
 from robustcore.results import Record
 from robustcore.results.files import write_whole
 from robustcore.runs import leads
@@ -57,6 +59,7 @@ def engine_options(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, help="images in a batch (default: by size and device)")
     add("--device", default=_best_device(), help="where the model runs")
     add("--backend", choices=kernels.BACKENDS, help="of the kernels (default: the fastest)")
+    add("--error", type=error, default="top1", metavar="E", help="top1, top5, ... or one-logit")
     add("--compile", action=argparse.BooleanOptionalAction, help="default: where it pays")
 
 
@@ -106,9 +109,19 @@ class Numbers(Sequence[str]):
         return 2**62
 
 
+def error(text: str) -> str | ErrorOf:
+    """What an error is, of an option."""
+    if text == "one-logit":
+        return OneLogit()
+    if re.fullmatch("top[1-9][0-9]*", text):
+        return text if text == "top1" else TopK(int(text[3:]))
+    raise argparse.ArgumentTypeError(f"must be top1, top5, ... or one-logit, was {text!r}")
+
+
 def engine(model: Any, args: argparse.Namespace) -> Engine:
     return Engine(
         model,
+        error=args.error,
         batch_size=args.batch_size,
         backend=args.backend,
         compile=args.compile,

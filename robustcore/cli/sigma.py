@@ -19,12 +19,21 @@ from robustcore.cli.common import (
     write_figure,
 )
 from robustcore.distance import distance_to_error
-from robustcore.noise import METHODS, sigma_at_error_rate
+from robustcore.noise import Gaussian, Laplace, SaltAndPepper, Speckle, Uniform
 from robustcore.precision import PRECISIONS
 from robustcore.results import SigmaResult, compare
 from robustcore.runs import leads
+from robustcore.sigma import METHODS, scale_at_error_rate
 
-ABOUT = "the Gaussian noise at which the error rate of each image reaches a rate"
+NOISE = {
+    "gaussian": Gaussian(),
+    "uniform-linf": Uniform("Linf"),
+    "uniform-l2": Uniform("L2"),
+    "laplace": Laplace(),
+    "salt-and-pepper": SaltAndPepper(),
+    "speckle": Speckle(),
+}
+ABOUT = "the noise at which the error rate of each image reaches a rate"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +42,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--samples", type=int, default=1000, help="noisy draws of each image")
     add("--rtol", type=float, help="stop at this relative half-width of the interval")
     add("--confidence", type=float, default=0.95, help="of the interval of each image")
-    add("--sigma-max", type=float, default=1.0, help="where the search ends")
+    add("--noise", choices=NOISE, default="gaussian", help="of which sigma is the scale")
+    add("--sigma-max", type=float, help="where the search ends (default: 1)")
     how = "quantile, or splitting below 1/samples by default; bisection is the paper's"
     add("--method", choices=METHODS, help=how)
     add("--precision", choices=PRECISIONS, help="judged first in it (default: the model's own)")
@@ -41,8 +51,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    noise = NOISE[args.noise]
+    if args.with_distance and not isinstance(noise, Gaussian):
+        raise ValueError(f"--with-distance must be left out with --noise {args.noise}")
     engine, x, y = example(args)
-    found = sigma_at_error_rate(
+    found = scale_at_error_rate(
         engine,
         x,
         args.rate,
@@ -50,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
         samples=args.samples,
         rtol=args.rtol,
         confidence=args.confidence,
-        sigma_max=args.sigma_max,
+        scale_max=args.sigma_max,
+        noise=noise,
         method=args.method,
         run=args.kept,
         seed=args.seed,
@@ -67,8 +81,9 @@ def run(args: argparse.Namespace) -> int:
         columns["ratio"] = [number(v, 2) for v in both.ratio]
     print_table(columns)
     print(f"\n{found}")
-    linear = np.median(found.half_space_distance)
-    print(f"median distance if errors were a half-space, -sigma * Phi^-1(rate): {linear:.3f}")
+    if found.gaussian:
+        linear = np.median(found.half_space_distance)
+        print(f"median distance if errors were a half-space, -sigma * Phi^-1(rate): {linear:.3f}")
     print_cost(found)
     if near is not None:
         print(f"\n{near}")
@@ -85,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _sigma_columns(found: SigmaResult, names: Sequence[str]) -> dict[str, list[str]]:
     ends = zip(found.sigma_low, found.sigma_high, strict=True)
-    return {
+    columns = {
         "image": [str(i) for i in found.ids],
         "label": [names[k] for k in found.labels],
         "sigma": [
@@ -93,6 +108,7 @@ def _sigma_columns(found: SigmaResult, names: Sequence[str]) -> dict[str, list[s
             for s, status in zip(found.sigma, found.status, strict=True)
         ],
         f"{100 * found.confidence:g} % interval": [f"{a:.4f} to {b:.4f}" for a, b in ends],
-        "-s*Phi^-1(mu)": [number(v, 3) for v in found.half_space_distance],
-        "evaluations": [f"{n:,}" for n in found.n_forward],
     }
+    if found.gaussian:
+        columns["-s*Phi^-1(mu)"] = [number(v, 3) for v in found.half_space_distance]
+    return columns | {"evaluations": [f"{n:,}" for n in found.n_forward]}

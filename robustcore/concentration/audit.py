@@ -149,7 +149,7 @@ def audit_attack(
     settings |= {"attack": getattr(attack, "__name__", type(attack).__name__)}
     return AuditResult(
         ids=evaluator.ids.cpu().numpy(),
-        labels=evaluator.y.cpu().numpy(),
+        labels=evaluator.labels.cpu().numpy(),
         sigma=noise,
         n_errors=columns["errors"],
         n_samples=np.full(grid, samples),
@@ -181,7 +181,7 @@ def _sigmas(sigma: Any, n: int, engine: Engine) -> np.ndarray:
     grid = reals("sigma", sigma, "a number or a list of numbers")
     if grid.ndim == 2 and grid.size:
         if len(grid) != n:
-            raise ValueError(f"sigma must have a row for each of {n} images, had {len(grid)}")
+            raise ValueError(f"sigma must have a row for each of {n} inputs, had {len(grid)}")
         return np.stack([per_image_sigma(column, n, engine) for column in grid.T], 1)
     grid = inputs.sigmas(grid, engine.ranges)
     return np.broadcast_to(grid, (n, grid.size)).copy()

@@ -19,12 +19,12 @@ from robustcore.engine import Engine
 from robustcore.evaluator import Evaluator
 from robustcore.gradients import Gradients
 from robustcore.network import Model
-from robustcore.noise import sigma_at_error_rate
 from robustcore.provenance import bar, provenance
 from robustcore.results import NoisyDistance
 from robustcore.results.concentration import median_interval
 from robustcore.rounds import in_rounds
 from robustcore.runs import by_blocks
+from robustcore.sigma import sigma_at_error_rate
 from robustcore.stats import clopper_pearson, order_ranks
 from robustcore.streams import Stream
 
@@ -155,7 +155,7 @@ def noisy_distance(
         settings |= {"eps": eps, "steps": steps}
     return NoisyDistance(
         ids=evaluator.ids.cpu().numpy(),
-        labels=evaluator.y.cpu().numpy(),
+        labels=evaluator.labels.cpu().numpy(),
         sigma=noise,
         distance=middle,
         distance_low=low,
@@ -190,7 +190,7 @@ def per_image_sigma(sigma: Any, n: int, engine: Engine) -> np.ndarray:
     """One sigma for all images, or one for each, to (n,)."""
     grid = inputs.sigmas(sigma, engine.ranges)
     if len(grid) not in (1, n):
-        raise ValueError(f"sigma must be one number or one for each of {n} images, had {len(grid)}")
+        raise ValueError(f"sigma must be one number or one for each of {n} inputs, had {len(grid)}")
     return np.broadcast_to(grid, n).copy()
 
 

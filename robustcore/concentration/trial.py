@@ -47,8 +47,11 @@ class Trial:
         with torch.enable_grad(), warnings.catch_warnings():
             # noisy images lie where noise has left them, and the caller was told of the others
             warnings.simplefilter("ignore", PixelRangeWarning)
-            found = self.attack(evaluator.network.model, x.clone(), gradients.y[slots].clone())
-        found = _images(found, x)
+            shaped = evaluator.network.shaped(x).clone()
+            found = self.attack(
+                evaluator.network.model, shaped, gradients.answers_of(slots).clone()
+            )
+        found = _images(found, shaped).view_as(x)
         finite = torch.isfinite(found).flatten(1).all(1)
         away = gradients.flat((found.double() - x.double()).nan_to_num(0, 0, 0))
         distance = torch.zeros(len(x), dtype=torch.float64, device=x.device)

@@ -21,8 +21,8 @@ from robustcore.corruptions.digital import through_jpeg
 from robustcore.corruptions.kernels import Kernels, select
 from robustcore.corruptions.parameters import COMMON
 from robustcore.engine import Engine
-from robustcore.evaluator import PROBE, Evaluator
-from robustcore.network import Model, likeliest
+from robustcore.evaluator import PROBE, Evaluator, judged, labels_of, own_answers
+from robustcore.network import Model
 from robustcore.provenance import bar, provenance
 from robustcore.results import CorruptionResult, Provenance
 from robustcore.runs import by_blocks
@@ -91,7 +91,7 @@ def corruption_benchmark(
     quality = inputs.integer("quality", quality, 1, 95)
     seed = inputs.integer("seed", seed, 0, 2**63 - 1)
     confidence = inputs.fraction("confidence", confidence)
-    images = pixels(x, tuple(name for name, _ in wanted))
+    images = pixels(x, tuple(name for name, _ in wanted)).to(engine.device or x.device)
     n = len(images)
     names = inputs.identifiers(ids, n, images.device)
     bodies = select(engine.backend, images.device)
@@ -147,35 +147,37 @@ def measure(
 ) -> CorruptionResult:
     """Run every condition; conditions[0] holds the clean images, `first` a few of them."""
     confidence = inputs.fraction("confidence", confidence)
-    labels = None if y is None else inputs.labels(y, n, first.device)
+    error, device = engine.error, first.device
+    given: Tensor | None = None
+    if y is not None:
+        given = inputs.labels(y, n, device) if error is None else error.answers(y, n, device)
     evaluator = Evaluator(
         engine,
         first,
-        None if labels is None else labels[: len(first)],
+        None if given is None else given[: len(first)],
         seed=seed,
         box=(0.0, 1.0),
         exact=True,
         planned=n * len(conditions),
     )
     correct = torch.zeros(n, len(conditions), dtype=torch.bool, device=first.device)
-    answers = torch.zeros(n, dtype=torch.int64, device=first.device)
+    own: dict[int, Tensor] = {}  # by the first image of a part
     with torch.no_grad(), bar(n * len(conditions), "evaluations", engine.progress) as shown:
         for column, part, images in _ahead(conditions, n, evaluator.batch_size):
-            logits = _logits(evaluator, images)
-            if labels is None and column == 0:
-                answers[part] = likeliest(logits)
-            if labels is not None and column == 0 and part.start == 0:
-                inputs.labels_within(labels, logits.shape[1])
-            truth = answers[part] if labels is None else labels[part]
-            rows = torch.arange(len(truth), device=truth.device)
-            correct[part, column] = evaluator.kernels.margins(logits, truth, rows)[0] > 0
+            outputs = _outputs(evaluator, images)
+            if given is None and column == 0:
+                own[part.start] = own_answers(error, outputs)
+            answers = own[part.start] if given is None else given[part]
+            logits, right = judged(error, outputs, answers)
+            rows = torch.arange(len(right), device=device)
+            correct[part, column] = evaluator.kernels.margins(logits, right, rows)[0] > 0
             shown.update(len(images))
     forward = np.full(n, len(conditions), np.int64)
     forward[: len(first)] += evaluator.n_forward
     found = correct.cpu().numpy()
     return CorruptionResult(
         ids=ids.cpu().numpy(),
-        labels=(answers if labels is None else labels).cpu().numpy(),
+        labels=labels_of(torch.cat(list(own.values())) if given is None else given).cpu().numpy(),
         correct=found[:, 1:],
         clean_correct=found[:, 0],
         corruption=np.array([each.corruption for each in conditions[1:]], dtype=np.str_),
@@ -209,19 +211,19 @@ def _ahead(conditions: list[Condition], n: int, size: int) -> Iterator[tuple[int
             yield waiting[0], waiting[1], waiting[2].result()
 
 
-def _logits(evaluator: Evaluator, images: Tensor) -> Tensor:
-    """(S, K), in smaller pieces where the memory does not hold the whole."""
+def _outputs(evaluator: Evaluator, images: Tensor) -> Tensor:
+    """(S, ...), in smaller pieces where the memory does not hold the whole."""
     parts, low = [], 0
     while low < len(images):
         piece = images[low : low + evaluator.batch_size].float()
         try:
-            logits = evaluator.logits(evaluator.formatted(piece))
+            outputs = evaluator.outputs(evaluator.formatted(piece))
         except RuntimeError as error:
             if evaluator.batch_size == 1 or not out_of_memory(error):
                 raise
             evaluator.halve()
             continue
-        parts.append(logits.clone())
+        parts.append(outputs)
         low += len(piece)
     return torch.cat(parts)
 
@@ -246,14 +248,15 @@ def _listed(name: str, values: Any) -> list[Any]:
     return [values] if getattr(values, "ndim", 1) == 0 else list(values)
 
 
-def device_of(model: Model, x: Any) -> torch.device:
-    """Of the images; for images that are read later, the model's."""
+def device_of(engine: Engine, x: Any) -> torch.device:
+    """Where images are measured: as was asked; where they lie; if they are read, by the model."""
+    model = engine.model
     if isinstance(x, Tensor):
-        return x.device
+        return engine.device or x.device
     listed = hasattr(x, "__len__") and hasattr(x, "__getitem__") and not np.isscalar(x)
     if not listed or getattr(x, "ndim", 1) == 0:
         raise TypeError(f"x must be a torch.Tensor or images to slice, was {type(x).__name__}")
-    if isinstance(model, nn.Module):
+    if engine.device is None and isinstance(model, nn.Module):
         for parameter in model.parameters():
             return parameter.device
-    return torch.device("cpu")
+    return engine.device or torch.device("cpu")

@@ -115,11 +115,11 @@ def parameter_set(parameters: Any, size: Any) -> str:
 
 def pixels(x: Any, names: tuple[str, ...]) -> Tensor:
     """Images to a contiguous batch (B, C, H, W), which the corruptions `names` can take."""
-    if not isinstance(x, Tensor) or x.dtype not in inputs.FLOATS or x.ndim not in (3, 4):
+    if not isinstance(x, Tensor) or x.dtype not in inputs.FLOATS:
         return inputs.images(x)  # which refuses it
     if x.layout != torch.strided or x.device.type == "meta":
         return inputs.images(x)
-    batch = inputs.as_batch(x)
+    batch = inputs.as_images(x)
     if batch.numel() == 0:
         return inputs.images(batch)
     channels, height, width = batch.shape[1:]

@@ -129,7 +129,7 @@ def corruption_benchmark_files(
     confidence = inputs.fraction("confidence", confidence)
     engine = Engine.of(model)
     clean = inputs.images(x) if isinstance(x, Tensor) else x
-    device, n = device_of(engine.model, x), len(clean)
+    device, n = device_of(engine, x), len(clean)
     try:
         arrays = any(root.glob("*.npy"))
     except OSError as error:

@@ -65,6 +65,10 @@ class Task:
                 f"loss must be 'ce' or 'margin' for a model of {logits.shape[1]} classes, was "
                 f"'dlr', which compares {needed} of them"
             )
+        if targets is not None and engine.error is not None:
+            raise ValueError(
+                f"targets must be left out with error={engine.error}, whose outputs name no class"
+            )
         if targets is not None:
             gradients.targets = inputs.targets(targets, evaluator.y, logits.shape[1])
         margin, label = gradients.judged(rows, logits)
@@ -75,6 +79,11 @@ class Task:
         return Task(
             images, which, bounds, restarts, loss, evaluator, gradients, found, logits, wrong, right
         )
+
+    @property
+    def named(self) -> bool:
+        """Whether an error is a class."""
+        return self.evaluator.engine.error is None
 
     @property
     def name(self) -> str:
@@ -107,9 +116,11 @@ class Task:
 
     def distances(self, method: str, start: float, settings: dict[str, Any]) -> DistanceResult:
         found, evaluator, gradients = self.found, self.evaluator, self.gradients
-        x_adv = gradients.images(found.point).to(self.x.dtype).contiguous()
+        x_adv = gradients.images(found.point).to(self.x.dtype).contiguous().view_as(self.x)
         known = torch.isfinite(found.distance)
-        x_adv = torch.where((known & ~self.wrong).view(-1, 1, 1, 1), x_adv, self.x)
+        x_adv = torch.where(
+            (known & ~self.wrong).view(-1, *(1 for _ in self.x.shape[1:])), x_adv, self.x
+        )
         away = (x_adv.double() - self.x.double()).flatten(1)
         distance = away.norm(dim=1) if self.norm == 2 else away.abs().amax(1)
         distance = torch.where(known, distance, torch.inf)
@@ -120,10 +131,10 @@ class Task:
             torch.full_like(evaluator.y, -1) if gradients.targets is None else gradients.targets
         )
         columns = {
-            "labels": evaluator.y,
+            "labels": evaluator.labels,
             "targets": wanted,
             "distance": distance,
-            "label_adv": found.label,
+            "label_adv": found.label if self.named else torch.full_like(found.label, -1),
             "restart": found.restart,
             "step": found.step,
             "ids": evaluator.ids,

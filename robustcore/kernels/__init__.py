@@ -9,23 +9,36 @@ philox(counter, key) -> words
     Philox4x32-10. counter: (n, 4) int64 holding 32-bit words; key: two integers in [0, 2^32).
     Returns (n, 4) int64. For known-answer tests.
 
-perturb(x, rows, sigma, samples, ids, out, *, seed, stream=0, clip=None, mean=None, inv_std=None)
-    -> out
-    Slot s becomes image rows[s] plus sigma[s] times the standard normal draw named
+perturb(x, rows, sigma, samples, ids, out, *, seed, stream=0, law="gaussian", levels=None,
+        clip=None, mean=None, inv_std=None) -> out
+    Slot s becomes image rows[s] with noise of scale sigma[s], by the draw of the law that is named
     (seed, stream, ids[rows[s]], samples[s]); then min(max(value, low), high) if clip=(low, high)
     is given; then (value - mean[c]) * inv_std[c] if both are given.
+    law: one of LAWS, below. levels: (low, high) of salt_and_pepper, None of the others.
     x: (B, C, H, W) float32 contiguous, fewer than 2^34 elements an image. rows: (S,) int64 in
     [0, B). sigma: (S,) float32. samples: (S,) int64 in [0, 2^32). ids: (B,) int64 in [0, 2^32).
     out: (S, C, H, W) float32, contiguous or channels_last, written wholly, sharing no memory with
     x. seed: in [0, 2^64). stream: in [0, 2^32). mean, inv_std: (C,) float32.
     One pass over memory: the noise itself is never stored there.
 
-    The draw: the key is the seed, low word first. Element e counts in C order whatever the memory
+    The words: the key is the seed, low word first. Element e counts in C order whatever the memory
     format. Elements come in groups of 64, made by 16 counters: element e is word slot (e >> 4) & 3
-    of counter (16 * (e >> 6) + (e & 15), sample, id, stream). Words (0, 1) make normals (0, 1) by
-    Box and Muller's method, words (2, 3) normals (2, 3): the first word of a pair gives the radius
-    from all its 32 bits, the second the angle, its top two bits the quarter turn and the next 24 a
-    signed fraction of one. |z| is at most 6.77. `reference.py` fixes every rounding.
+    of counter (16 * (e >> 6) + (e & 15), sample, id, stream).
+
+    The laws, each with one number of an element, whatever the scale. `reference.py` fixes every
+    rounding.
+    gaussian: x + sigma * z. Words (0, 1) make normals (0, 1) by Box and Muller's method, words
+    (2, 3) normals (2, 3): the first word of a pair gives the radius from all its 32 bits, the
+    second the angle, its top two bits the quarter turn and the next 24 a signed fraction of one.
+    |z| is at most 6.77.
+    uniform: x + sigma * u with |u| < 1, of density 1/2, from the top 24 bits of the element's own
+    word. The offset is that of random_start (norm=inf) at the same names.
+    laplace: x + sigma * t, of density exp(-|t|)/2, hence of standard deviation sqrt(2). Of the
+    element's own word the lowest bit is the sign; |t| is -ln((word | 1) * 2^-32), at most 22.19.
+    salt_and_pepper: levels[b] where u < sigma, else x: b is the lowest bit of the element's own
+    word, u in [0, 1) its top 24. What is replaced at one sigma has the same value at every larger
+    one; at 0 nothing is, at 1 everything.
+    speckle: x + (x * sigma) * z with z of gaussian.
 
 margins(logits, labels, rows) -> (margin, runner_up)
     margin[s] = logits[s, y] - max over j != y of logits[s, j], where y = labels[rows[s]];
@@ -83,7 +96,10 @@ from torch import Tensor
 
 from robustcore.warning import warn
 
-__all__ = ["BACKENDS", "KERNELS", "Backend", "select", "unavailable"]
+__all__ = ["BACKENDS", "KERNELS", "LAWS", "Backend", "select", "unavailable"]
+
+# Of perturb, in the order of csrc/core/laws.h.
+LAWS = ("gaussian", "uniform", "laplace", "salt_and_pepper", "speckle")
 
 KERNELS = (
     "philox",

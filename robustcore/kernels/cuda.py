@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustcore import _cuda
-from robustcore.kernels import checks
+from robustcore.kernels import LAWS, checks
 
 DEVICE = "cuda"
 
@@ -40,6 +40,8 @@ def perturb(
     *,
     seed: int,
     stream: int = 0,
+    law: str = "gaussian",
+    levels: tuple[float, float] | None = None,
     clip: tuple[float, float] | None = None,
     mean: Tensor | None = None,
     inv_std: Tensor | None = None,
@@ -49,8 +51,9 @@ def perturb(
     if slots and channels * pixels:
         tensors = addresses(x, rows, sigma, samples, ids, out)
         sizes = (slots, channels, pixels)
-        names, scale = (seed, stream), addresses(mean, inv_std)
-        call(_cuda.perturb, x, tensors, sizes, interleaved, names, clip, scale)
+        names, chosen = (seed, stream), (LAWS.index(law), levels)
+        normalise = addresses(mean, inv_std)
+        call(_cuda.perturb, x, tensors, sizes, interleaved, names, *chosen, clip, normalise)
     return out
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustcore import _native
-from robustcore.kernels import checks
+from robustcore.kernels import LAWS, checks
 
 ISAS: tuple[str, ...] = tuple(_native.isas())
 DEVICE = "cpu"
@@ -32,6 +32,8 @@ def perturb(
     *,
     seed: int,
     stream: int = 0,
+    law: str = "gaussian",
+    levels: tuple[float, float] | None = None,
     clip: tuple[float, float] | None = None,
     mean: Tensor | None = None,
     inv_std: Tensor | None = None,
@@ -50,6 +52,8 @@ def perturb(
         interleaved,
         seed,
         stream,
+        LAWS.index(law),
+        levels,
         clip,
         0 if mean is None else mean.data_ptr(),
         0 if inv_std is None else inv_std.data_ptr(),

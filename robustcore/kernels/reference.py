@@ -50,11 +50,14 @@ def _polynomial(x: Tensor, *coefficients: float) -> Tensor:
     return value
 
 
-def _radius(word: Tensor) -> Tensor:
-    """sqrt(-2 ln u) for u = (word + 0.5) * 2^-32; exactly 0 where u rounds to 1, never NaN."""
-    v = (word >> 16).to(torch.float32) * 65536.0 + (word & 0xFFFF).to(torch.float32)
-    v = v + 0.5
-    # v = m * 2^e with m in [sqrt(1/2), sqrt(2)); then -ln u = (32 - e) ln 2 - ln m.
+def _to_float(word: Tensor) -> Tensor:
+    """Rounded once: both halves are exact."""
+    return (word >> 16).to(torch.float32) * 65536.0 + (word & 0xFFFF).to(torch.float32)
+
+
+def _minus_twice_log(v: Tensor) -> Tensor:
+    """-2 ln(v * 2^-32) for v in [1/2, 2^32]; exactly 0 where v is 2^32, never below."""
+    # v = m * 2^e with m in [sqrt(1/2), sqrt(2)); then -ln(v * 2^-32) = (32 - e) ln 2 - ln m.
     shifted = _as_bits(v) + (0x3F800000 - 0x3F3504F3)
     n = (127 + 32 - (shifted >> 23)).to(torch.float32)
     f = _as_float((shifted & 0x007FFFFF) + 0x3F3504F3) - 1.0
@@ -71,8 +74,14 @@ def _radius(word: Tensor) -> Tensor:
         -2.0,
     )
     log = log * f  # -2 ln m
+    return n * 1.3862944 + log
+
+
+def _radius(word: Tensor) -> Tensor:
+    """sqrt(-2 ln u) for u = (word + 0.5) * 2^-32; exactly 0 where u rounds to 1, never NaN."""
+    squared = _minus_twice_log(_to_float(word) + 0.5)
     # torch's own float32 square root may be an ulp off; by way of float64 it rounds correctly.
-    return (n * 1.3862944 + log).double().sqrt().float()
+    return squared.double().sqrt().float()
 
 
 def _cos_sin(word: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,6 +135,54 @@ def _normals(n: int, sample: Tensor, image: Tensor, seed: int, stream: int) -> T
     return _elements(pairs, n)
 
 
+def _signed_uniform(word: Tensor) -> Tensor:
+    """Strictly between -1 and 1: the word's top 24 bits, exactly."""
+    signed = ((word ^ 0x80000000) - 0x80000000) >> 8
+    return (signed.to(torch.float32) + 0.5) * 2.0**-23
+
+
+def _with_lowest_bit(size: Tensor, word: Tensor) -> Tensor:
+    """A size that is not negative, with the word's lowest bit as its sign."""
+    return _flip(size, (word << 31) & _MASK)
+
+
+def _laplace(word: Tensor) -> Tensor:
+    """-ln v for v = (word with its lowest bit set) * 2^-32; 0 where v rounds to 1."""
+    return _with_lowest_bit(_minus_twice_log(_to_float(word | 1)) * 0.5, word)
+
+
+def _salt_and_pepper(word: Tensor) -> Tensor:
+    """The scale at which an element is replaced, exactly; its sign is by which level."""
+    return _with_lowest_bit((word >> 8).to(torch.float32) * 2.0**-24, word)
+
+
+_OF_ONE_WORD = {
+    "uniform": _signed_uniform,
+    "laplace": _laplace,
+    "salt_and_pepper": _salt_and_pepper,
+}
+
+
+def _numbers(law: str, n: int, sample: Tensor, image: Tensor, seed: int, stream: int) -> Tensor:
+    """(S, n) numbers of the law for S draws."""
+    if law not in _OF_ONE_WORD:
+        return _normals(n, sample, image, seed, stream)
+    words = _elements(list(_draw(n, sample, image, seed, stream)), n)
+    return _OF_ONE_WORD[law](words)
+
+
+def _noisy(
+    law: str, x: Tensor, scale: Tensor, z: Tensor, levels: tuple[float, float] | None
+) -> Tensor:
+    if law == "salt_and_pepper":
+        low, high = levels or (0.0, 0.0)
+        level = torch.where(z.signbit(), high, torch.full_like(z, low))
+        return torch.where(z.abs() < scale, level, x)
+    size = x * scale if law == "speckle" else scale
+    offset = size * z
+    return x + offset
+
+
 def perturb(
     x: Tensor,
     rows: Tensor,
@@ -136,6 +193,8 @@ def perturb(
     *,
     seed: int,
     stream: int = 0,
+    law: str = "gaussian",
+    levels: tuple[float, float] | None = None,
     clip: tuple[float, float] | None = None,
     mean: Tensor | None = None,
     inv_std: Tensor | None = None,
@@ -145,9 +204,8 @@ def perturb(
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         row = rows[part]
-        z = _normals(shape.numel(), samples[part], ids[row], seed, stream)
-        scaled = sigma[part].view(-1, 1, 1, 1) * z.view(-1, *shape)
-        value = x[row] + scaled
+        z = _numbers(law, shape.numel(), samples[part], ids[row], seed, stream).view(-1, *shape)
+        value = _noisy(law, x[row], sigma[part].view(-1, 1, 1, 1), z, levels)
         if clip is not None:
             low, high = clip
             value = torch.where(value < low, low, value)
@@ -212,10 +270,7 @@ def random_start(
             length = radius[slot].double() / _root(_sum(z * z))
             out[slot] = (z[:, :n] * length[:, None]).float()
         else:
-            words = _elements(list(_draw(n, *names)), n)
-            signed = ((words ^ 0x80000000) - 0x80000000) >> 8  # 24 bits
-            uniform = (signed.to(torch.float32) + 0.5) * 2.0**-23  # exact
-            out[slot] = radius[slot, None] * uniform
+            out[slot] = radius[slot, None] * _numbers("uniform", n, *names)
     return out
 
 

@@ -30,10 +30,9 @@ def _philox(c0, c1, c2, c3, k0, k1):
 
 
 @triton.jit
-def _radius(word):
-    """sqrt(-2 ln u) for u = (word + 0.5) * 2^-32; exactly 0 where u rounds to 1, never NaN."""
-    v = word.to(tl.float32) + 0.5
-    # v = m * 2^e with m in [sqrt(1/2), sqrt(2)); then -ln u = (32 - e) ln 2 - ln m.
+def _minus_twice_log(v):
+    """-2 ln(v * 2^-32) for v in [1/2, 2^32]; exactly 0 where v is 2^32, never below."""
+    # v = m * 2^e with m in [sqrt(1/2), sqrt(2)); then -ln(v * 2^-32) = (32 - e) ln 2 - ln m.
     shifted = v.to(tl.int32, bitcast=True) + (0x3F800000 - 0x3F3504F3)
     n = (127 + 32 - (shifted >> 23)).to(tl.float32)
     f = ((shifted & 0x007FFFFF) + 0x3F3504F3).to(tl.float32, bitcast=True) - 1.0
@@ -46,7 +45,13 @@ def _radius(word):
     log = log * f + 0.99999976
     log = log * f + -2.0
     log = log * f  # -2 ln m
-    return tl.sqrt_rn(n * 1.3862944 + log)
+    return n * 1.3862944 + log
+
+
+@triton.jit
+def _radius(word):
+    """sqrt(-2 ln u) for u = (word + 0.5) * 2^-32; exactly 0 where u rounds to 1, never NaN."""
+    return tl.sqrt_rn(_minus_twice_log(word.to(tl.float32) + 0.5))
 
 
 @triton.jit
@@ -74,6 +79,44 @@ def _normals(radius_word, angle_word):
     return z0, z1
 
 
+@triton.jit
+def _signed_uniform(word):
+    """Strictly between -1 and 1: the word's top 24 bits, exactly."""
+    return ((word.to(tl.int32, bitcast=True) >> 8).to(tl.float32) + 0.5) * 1.1920928955078125e-07
+
+
+@triton.jit
+def _with_lowest_bit(size, word):
+    """A size that is not negative, with the word's lowest bit as its sign."""
+    return (size.to(tl.uint32, bitcast=True) | (word << 31)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _laplace(word):
+    """-ln v for v = (word with its lowest bit set) * 2^-32; 0 where v rounds to 1."""
+    return _with_lowest_bit(_minus_twice_log((word | 1).to(tl.float32)) * 0.5, word)
+
+
+@triton.jit
+def _salt_and_pepper(word):
+    """The scale at which an element is replaced, exactly; its sign is by which level."""
+    return _with_lowest_bit((word >> 8).to(tl.float32) * 5.9604644775390625e-08, word)
+
+
+@triton.jit
+def _numbers(first, second, LAW: tl.constexpr):
+    """Two of a counter's words to two numbers of the law."""
+    if LAW == "uniform":
+        z0, z1 = _signed_uniform(first), _signed_uniform(second)
+    elif LAW == "laplace":
+        z0, z1 = _laplace(first), _laplace(second)
+    elif LAW == "salt_and_pepper":
+        z0, z1 = _salt_and_pepper(first), _salt_and_pepper(second)
+    else:
+        z0, z1 = _normals(first, second)
+    return z0, z1
+
+
 @triton.jit(do_not_specialize=["k0", "k1"])
 def philox_kernel(counter, words, n, k0, k1, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -90,13 +133,27 @@ def philox_kernel(counter, words, n, k0, k1, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _noisy(x, scale, z, pepper, salt, LAW: tl.constexpr):
+    """Elements with the noise of their numbers z."""
+    if LAW == "salt_and_pepper":
+        bits = z.to(tl.int32, bitcast=True)
+        size = (bits & 0x7FFFFFFF).to(tl.float32, bitcast=True)
+        value = tl.where(size < scale, tl.where(bits < 0, salt, pepper), x)
+    elif LAW == "speckle":
+        value = x + (x * scale) * z
+    else:
+        value = x + scale * z
+    return value
+
+
+@triton.jit
 def _finish(
-    x, out, z, e, sigma, elements, channels, pixels, low, high, mean, inv_std, CLIP: tl.constexpr,
-    NORMALISE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    x, out, z, e, sigma, elements, channels, pixels, pepper, salt, low, high, mean, inv_std,
+    LAW: tl.constexpr, CLIP: tl.constexpr, NORMALISE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
-    """Scale, add, clip, normalise and store the elements e of one slot."""
+    """Add noise to the elements e of one slot, clip, normalise and store them."""
     mask = e < elements
-    value = tl.load(x + e, mask=mask) + sigma * z
+    value = _noisy(tl.load(x + e, mask=mask), sigma, z, pepper, salt, LAW)
     if CLIP:
         value = tl.where(value < low, low, value)
         value = tl.where(value > high, high, value)
@@ -111,9 +168,9 @@ def _finish(
 
 @triton.jit(do_not_specialize=["k0", "k1", "stream"])
 def perturb_kernel(
-    x, rows, sigma, samples, ids, out, tiles, elements, channels, pixels, k0, k1, stream, low, high,
-    mean, inv_std, CLIP: tl.constexpr, NORMALISE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    WIDE: tl.constexpr, BLOCK: tl.constexpr,
+    x, rows, sigma, samples, ids, out, tiles, elements, channels, pixels, k0, k1, stream, pepper,
+    salt, low, high, mean, inv_std, LAW: tl.constexpr, CLIP: tl.constexpr, NORMALISE: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program makes BLOCK counters, hence 4 BLOCK elements, of one slot."""
     slot = tl.program_id(0) // tiles
@@ -129,20 +186,20 @@ def perturb_kernel(
     none = block & 0
     key0, key1, c3 = k0.to(tl.uint32), k1.to(tl.uint32), none + stream.to(tl.uint32)
     w0, w1, w2, w3 = _philox(block, none + sample, none + image, c3, key0, key1)
-    z0, z1 = _normals(w0, w1)
-    z2, z3 = _normals(w2, w3)
+    z0, z1 = _numbers(w0, w1, LAW)
+    z2, z3 = _numbers(w2, w3, LAW)
     # Offsets from the base are 64 bits wide; those within an image as wide as they need be.
     x += row * elements
     out += slot.to(tl.int64) * elements
     e = (n // 16) * 64 + n % 16
-    _finish(x, out, z0, e, scale, elements, channels, pixels, low, high, mean, inv_std,
-            CLIP, NORMALISE, CHANNELS_LAST)  # fmt: skip
-    _finish(x, out, z1, e + 16, scale, elements, channels, pixels, low, high, mean, inv_std,
-            CLIP, NORMALISE, CHANNELS_LAST)  # fmt: skip
-    _finish(x, out, z2, e + 32, scale, elements, channels, pixels, low, high, mean, inv_std,
-            CLIP, NORMALISE, CHANNELS_LAST)  # fmt: skip
-    _finish(x, out, z3, e + 48, scale, elements, channels, pixels, low, high, mean, inv_std,
-            CLIP, NORMALISE, CHANNELS_LAST)  # fmt: skip
+    _finish(x, out, z0, e, scale, elements, channels, pixels, pepper, salt, low, high,
+            mean, inv_std, LAW, CLIP, NORMALISE, CHANNELS_LAST)  # fmt: skip
+    _finish(x, out, z1, e + 16, scale, elements, channels, pixels, pepper, salt, low, high,
+            mean, inv_std, LAW, CLIP, NORMALISE, CHANNELS_LAST)  # fmt: skip
+    _finish(x, out, z2, e + 32, scale, elements, channels, pixels, pepper, salt, low, high,
+            mean, inv_std, LAW, CLIP, NORMALISE, CHANNELS_LAST)  # fmt: skip
+    _finish(x, out, z3, e + 48, scale, elements, channels, pixels, pepper, salt, low, high,
+            mean, inv_std, LAW, CLIP, NORMALISE, CHANNELS_LAST)  # fmt: skip
 
 
 @triton.jit
@@ -249,6 +306,8 @@ def perturb(
     *,
     seed: int,
     stream: int = 0,
+    law: str = "gaussian",
+    levels: tuple[float, float] | None = None,
     clip: tuple[float, float] | None = None,
     mean: Tensor | None = None,
     inv_std: Tensor | None = None,
@@ -259,11 +318,12 @@ def perturb(
     block = min(triton.next_power_of_2(counters), _budget(x.device) // 4)
     tiles = triton.cdiv(counters, block)
     low, high = (0.0, 0.0) if clip is None else map(float, clip)
+    pepper, salt = (0.0, 0.0) if levels is None else map(float, levels)
     _launch(
         perturb_kernel, slots * tiles, x.device, x, rows, sigma, samples, ids, out, tiles,
         elements, channels, height * width, _signed(seed), _signed(seed >> 32), _signed(stream),
-        low, high, x if mean is None else mean, x if inv_std is None else inv_std,
-        CLIP=clip is not None, NORMALISE=mean is not None and inv_std is not None,
+        pepper, salt, low, high, x if mean is None else mean, x if inv_std is None else inv_std,
+        LAW=law, CLIP=clip is not None, NORMALISE=mean is not None and inv_std is not None,
         CHANNELS_LAST=not out.is_contiguous(),
         WIDE=elements + 4 * block >= 2**31, BLOCK=block,
     )  # fmt: skip

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from robustcore.kernels.triton import _launch, _normals, _philox, _signed
+from robustcore.kernels.triton import _launch, _normals, _philox, _signed, _signed_uniform
 from robustcore.kernels.triton_ball import _half, _sum_of_16
 
 
@@ -20,11 +20,6 @@ def _words(tile, sample, image, stream, k0, k1):
     key0, key1, c3 = k0.to(tl.uint32), k1.to(tl.uint32), none + stream.to(tl.uint32)
     w0, w1, w2, w3 = _philox(block, none + sample, none + image, c3, key0, key1)
     return (n // 16) * 64 + n % 16, w0, w1, w2, w3
-
-
-@triton.jit
-def _uniform(word):
-    return ((word.to(tl.int32, bitcast=True) >> 8).to(tl.float32) + 0.5) * 1.1920928955078125e-07
 
 
 @triton.jit
@@ -72,8 +67,8 @@ def random_start_kernel(radius, restarts, ids, out, elements, stream, k0, k1, L2
             v0, v1 = _scaled(z0, length), _scaled(z1, length)
             v2, v3 = _scaled(z2, length), _scaled(z3, length)
         else:
-            v0, v1 = reach * _uniform(w0), reach * _uniform(w1)
-            v2, v3 = reach * _uniform(w2), reach * _uniform(w3)
+            v0, v1 = reach * _signed_uniform(w0), reach * _signed_uniform(w1)
+            v2, v3 = reach * _signed_uniform(w2), reach * _signed_uniform(w3)
         tl.store(out + e, v0, mask=e < elements)
         tl.store(out + e + 16, v1, mask=e + 16 < elements)
         tl.store(out + e + 32, v2, mask=e + 32 < elements)

@@ -43,7 +43,7 @@ def sigma_histogram(record: SigmaResult, ax: Axes | None = None) -> Axes:
         ax.legend(frameon=False)
     ax.set_xlim(left=0)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel(SIGMA_LABEL)
+    ax.set_xlabel(SIGMA_LABEL if record.gaussian else record.scale_name)
     ax.set_ylabel("images")
     ax.set_title(_title(record), fontsize="medium")
     return ax

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from robustcore import noise as laws
 from robustcore.engine import Engine
 from robustcore.evaluator import Evaluator
 from robustcore.gradients import Gradients, NoGradients
+from robustcore.noise import FromNormals, Gaussian, Noise
 from robustcore.rare.bridge import Bridge
 from robustcore.rare.crossings import Crossings
 from robustcore.rare.found import Found, joined
@@ -34,17 +36,29 @@ PAST = 0.3  # in the log rate: so far below a goal a bridge is best, which moves
 MEMORY = 2**26  # pixels of all particles held at a time
 
 
-def evaluator_of(engine: Engine, x: Any, y: Any, settings: Settings, **names: Any) -> Evaluator:
+def evaluator_of(
+    engine: Engine,
+    x: Any,
+    y: Any,
+    settings: Settings,
+    *,
+    noise: Noise | None = None,
+    **names: Any,
+) -> Evaluator:
     """The images on their way down.
 
-    Raises ValueError for a randomised model, one that draws its noise in features, and margins that
-    are not finite.
+    Raises ValueError for a law of noise that is not made of normals, a randomised model, one that
+    draws its noise in features, and margins that are not finite.
     """
+    law = laws.of(noise)
+    law.of_normals(torch.ones(1, 1))
+    if not isinstance(law, Gaussian):
+        law = FromNormals(law)
     x = engine.images(x)
     images = len(x)
     planned = images * settings.planned()
     evaluator = Evaluator(
-        engine, x, y, stream=Stream.RARE_ERRORS, planned=planned, exact=True, **names
+        engine, x, y, stream=Stream.RARE_ERRORS, planned=planned, exact=True, noise=law, **names
     )
     if evaluator.randomized:
         raise ValueError(
@@ -70,6 +84,9 @@ def descend(
 ) -> Found:
     """Every image that is right, down to the goal; with warnings."""
     wrong = ~(evaluator.clean_margins > 0)
+    if not isinstance(evaluator.noise, Gaussian) and (settings.bridge or settings.second_look):
+        settings = replace(settings, bridge=False, second_look=False)
+        evaluator.notes.append("no bridge and no second look, which know Gaussian noise alone")
     if settings.bridge and not _differentiable(evaluator):
         settings = replace(settings, bridge=False)
     start = _common(evaluator, settings, goal.common, ~wrong, shown)

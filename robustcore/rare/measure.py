@@ -16,6 +16,7 @@ from robustcore.arguments import reals, shown
 from robustcore.engine import Engine
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
+from robustcore.noise import Noise
 from robustcore.provenance import bar, provenance
 from robustcore.rare.descent import descend, evaluator_of
 from robustcore.rare.found import Found
@@ -52,7 +53,7 @@ def error_curve(
     bridge: bool = True,
     seed: int = 0,
     ids: Any = None,
-    clip: tuple[float, float] | None = None,
+    noise: Noise | None = None,
     run: str | os.PathLike[str] | None = None,
 ) -> ErrorCurve:
     """sigma(x, mu) for rates mu down to 1e-15, all from one descent (robustcore.rare.splitting).
@@ -69,7 +70,9 @@ def error_curve(
     bridge: estimate the last level again by draws around its errors (robustcore.rare.bridge), and
         others near rates two decades apart on the way down, each with a gradient at every particle,
         256 at most, for about half of the evaluations; all is pooled (robustcore.rare.pooling).
-    Both are left out, with a note, for a model without gradients.
+    Both are left out, with a note, for a model without gradients and for other than Gaussian noise.
+    noise: `Gaussian()` or `Uniform(norm)`, whose draws are made of normals here: `sigma` is its
+        scale.
     Other arguments as in `sigma_at_error_rate`.
 
     The interval rests on the families of the first draws, which compete but do not meet: the
@@ -103,14 +106,14 @@ def error_curve(
         bridge=inputs.flag("bridge", bridge),
     )
     settings.check(float(grid.min()))
-    evaluator = evaluator_of(engine, x, y, settings, seed=seed, ids=ids, clip=clip)
+    evaluator = evaluator_of(engine, x, y, settings, seed=seed, ids=ids, noise=noise)
     planned = len(evaluator.x) * settings.planned(float(grid.min()))
     with bar(planned, "evaluations", engine.progress) as shown:
         found = descend(evaluator, settings, Goal.at_rates(grid), shown, confidence)
     sigma, low, high, status = _sigmas(found, np.log(grid), confidence, settings.sigma_max)
     return ErrorCurve(
         ids=evaluator.ids.cpu().numpy(),
-        labels=evaluator.y.cpu().numpy(),
+        labels=evaluator.labels.cpu().numpy(),
         rates=grid,
         sigma=sigma,
         sigma_low=low,
@@ -159,7 +162,7 @@ def splitting_sigma(
     at_most = np.where(wrong, 1.0, np.where(censored, np.exp(first), rate))
     return RareSigma(
         ids=evaluator.ids.cpu().numpy(),
-        labels=evaluator.y.cpu().numpy(),
+        labels=evaluator.labels.cpu().numpy(),
         sigma=sigma,
         sigma_low=low,
         sigma_high=high,
@@ -217,7 +220,7 @@ def splitting_rate(
     rate_high = np.where(split, np.where(unseen, most, np.exp(log_high)), high)
     return RareErrorRate(
         ids=evaluator.ids.cpu().numpy(),
-        labels=evaluator.y.cpu().numpy(),
+        labels=evaluator.labels.cpu().numpy(),
         sigma=grid,
         rate=rate,
         rate_low=rate_low,
@@ -294,6 +297,6 @@ def _provenance(evaluator: Evaluator, settings: Settings, start: float) -> Prove
         "sigma_max": settings.sigma_max,
         "second_look": settings.second_look,
         "bridge": settings.bridge,
-        "clip": evaluator.clip,
+        "noise": repr(evaluator.noise),
     }
     return provenance(evaluator, "splitting", settings.samples, start, how)

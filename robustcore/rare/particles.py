@@ -57,7 +57,9 @@ class Slots:
 
 
 class Particles:
-    """N particles of each of some images: standard normal z (R, N, C, H, W), at x + sigma z.
+    """N particles of each of some images: standard normals z (R, N, C, H, W), at x + sigma z.
+
+    In other than Gaussian noise they lie at x + sigma * noise.of_normals(z).
 
     rows (R,): the images. margin (R, N) float64: where each was last judged, NaN as -inf, so that
     an error is one that is not > 0. kept (R, N): how much of each is left since `settle`, the
@@ -231,19 +233,22 @@ class Particles:
         return self.z.index_select(0, slots.place[part])
 
     def points(self, slots: Slots, part: slice, z: Tensor, sigma: Tensor) -> Tensor:
-        """x + sigma z of a part of slots, clipped. Holds until it is called again."""
+        """The noisy images of a part of slots, as z makes them. Holds until it is called again."""
         engine, (first, last) = self.evaluator, slots.ends(part)
-        points = torch.mul(z, sigma[part].view(-1, 1, 1, 1), out=self._room(0, len(z)))
+        offset = engine.noise.of_normals(z)
+        points = torch.mul(offset, sigma[part].view(-1, 1, 1, 1), out=self._room(0, len(z)))
         if first == last:
             points += engine.x[self.images[slots.at[first]]]
         else:
             points += engine.x.index_select(0, slots.image[part])
-        return points if engine.clip is None else points.clamp_(*engine.clip)
+        return points if engine.noise.clip is None else points.clamp_(*engine.noise.clip)
 
     def _judged(self, slots: Slots, part: slice, z: Tensor, sigma: Tensor) -> Tensor:
         engine, points = self.evaluator, self.points(slots, part, z, sigma)
         points = points.contiguous(memory_format=engine.network.layout)
-        margin, _ = engine.kernels.margins(engine.logits(points), engine.y, slots.image[part])
+        margin, _ = engine.kernels.margins(
+            engine.logits(points, slots.image[part]), engine.y, slots.image[part]
+        )
         self.progress(len(z))
         return margin
 

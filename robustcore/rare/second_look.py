@@ -76,13 +76,18 @@ def nearest(evaluator: Evaluator, rows: Ints) -> tuple[torch.Tensor, Floats, Int
     with evaluator.engine.part_of():
         near = distance_to_error(
             evaluator.engine,
-            evaluator.x[at].to(evaluator.dtype),
-            evaluator.y[at],
+            evaluator.network.shaped(evaluator.x[at]).to(evaluator.dtype),
+            evaluator.answers_of(at),
             effort=EFFORT,
             seed=evaluator.seed,
             ids=evaluator.ids[at],
         )
-    return near.x_adv.float(), near.distance, near.n_forward, near.n_backward
+    return (
+        near.x_adv.float().reshape(-1, *evaluator.x.shape[1:]),
+        near.distance,
+        near.n_forward,
+        near.n_backward,
+    )
 
 
 def log_lower_rate(

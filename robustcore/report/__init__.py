@@ -254,7 +254,7 @@ def _check(engine: Engine, job: Job, given: Mapping[str, Record]) -> None:
         x, y = job.source.block(first, min(n, first + CHECKED))
         y = y if job.y is None else job.y[at]
         checked = Evaluator(engine, x, y, ids=ids[at], seed=job.shared["seed"], exact=True)
-        labels.append(checked.y.cpu().numpy())
+        labels.append(checked.labels.cpu().numpy())
         how = provenance(checked, "", None, 0.0, {})
         for name, record in given.items():
             names = f"records and x ({name!r})"

@@ -22,6 +22,7 @@ from robustcore.results.files import unreadable
 T = TypeVar("T")
 Array = npt.NDArray[Any]
 
+ANY = "*"  # dimensions of one input, whatever they are
 ABOUT = "record.json"
 TEXT = 2**24  # bytes of record.json; those of the records here take some thousands
 # Sizes that are read whatever the file's own. Beyond it a record of numbers is packed to a tenth;
@@ -75,9 +76,11 @@ def arrays_of(
     sizes: dict[str, tuple[str, int]] = {}
     for name, its_dims in dims.items():
         shape = _member(archive, name, _header)
-        if len(shape) != len(its_dims):
-            raise Refused(f"{name} has {len(shape)} dimensions, must have {len(its_dims)}")
-        for dim, size in zip(its_dims, shape, strict=True):
+        open_ended = its_dims[-1:] == (ANY,)
+        sized = its_dims[:-1] if open_ended else its_dims
+        if len(shape) < len(sized) or (len(shape) > len(sized) and not open_ended):
+            raise Refused(f"{name} has {len(shape)} dimensions, must have {len(sized)}")
+        for dim, size in zip(sized, shape, strict=False):
             first, wanted = sizes.setdefault(dim, (name, size))
             if size != wanted:
                 raise Refused(f"{name} has {size} entries where {first} has {wanted}")

@@ -48,9 +48,9 @@ def compare(noise: SigmaResult, near: DistanceResult) -> NoiseAndDistance:
     Both must be of one model: records hold no name of it, so only their images and labels are
     compared.
 
-    Raises TypeError for other records, and ValueError for a norm other than L2, for targeted
-    distances, for a rate of 1/2 or more, where no id is in both, and where the labels or the pixels
-    of an image differ.
+    Raises TypeError for other records, and ValueError for other than Gaussian noise, for a norm
+    other than L2, for targeted distances, for a rate of 1/2 or more, where no id is in both, and
+    where the labels or the pixels of an image differ.
     """
     for name, value, kind, makers in (
         ("noise", noise, SigmaResult, "sigma_at_error_rate"),
@@ -61,6 +61,8 @@ def compare(noise: SigmaResult, near: DistanceResult) -> NoiseAndDistance:
                 f"{name} must be a {kind.__name__}, as `{makers}` gives, was "
                 f"{type(value).__name__}: compare(sigma, distance)"
             )
+    if not noise.gaussian:
+        raise ValueError(f"noise must be a record in Gaussian noise, was in {noise.noise}")
     if near.norm != "L2":
         raise ValueError(f"near must hold L2 distances to compare with sigma, held {near.norm}")
     if (near.targets >= 0).any():

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from robustcore.results.record import Record, StatusRecord, per_image, shared
+from robustcore.results.record import ANY, Record, StatusRecord, per_image, shared
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -42,7 +42,7 @@ class DistanceResult(StatusRecord):
     step: Ints = per_image(np.int64)
     n_forward: Ints = per_image(np.int64)
     n_backward: Ints = per_image(np.int64)
-    x_adv: Any = per_image(None, "C", "H", "W")
+    x_adv: Any = per_image(None, ANY)
     norm: str
 
     derived: ClassVar[tuple[str, ...]] = ("found", "masked")
@@ -98,7 +98,7 @@ class PGDResult(Record):
     step: Ints = per_image(np.int64)
     n_forward: Ints = per_image(np.int64)
     n_backward: Ints = per_image(np.int64)
-    x_adv: Any = per_image(None, "C", "H", "W")
+    x_adv: Any = per_image(None, ANY)
     norm: str
 
     @property

@@ -1,4 +1,4 @@
-"""Errors in Gaussian noise: the records of `sigma_at_error_rate` and `error_rate`."""
+"""Errors in noise: the records of `sigma_at_error_rate` and `error_rate`."""
 
 # ruff: noqa: RUF009 (per_image and shared make dataclass fields)
 
@@ -21,7 +21,8 @@ Ints = npt.NDArray[np.int64]
 class SigmaResult(StatusRecord):
     """sigma(x0, rate) of B images: the noise at which the error rate of each is `rate`.
 
-    sigma, and its bounds at `confidence`, are in pixel units of [0, 1]. By status:
+    sigma, and its bounds at `confidence`, are in the units of the inputs; of other than Gaussian
+    noise sigma is the scale. By status:
 
     - "found": sigma is above 0 and finite; sigma_high is inf where the draws give no upper bound;
     - "misclassified": the clean image is an error; sigma and both bounds are 0;
@@ -64,7 +65,12 @@ class SigmaResult(StatusRecord):
 
     @property
     def half_space_distance(self) -> Floats:
-        """Distance to the nearest error if errors were a half-space, shape (B,): equation 1."""
+        """Distance to the nearest error if errors were a half-space, shape (B,): equation 1.
+
+        nan of other than Gaussian noise.
+        """
+        if not self.gaussian:
+            return np.full(len(self), np.nan)
         return np.asarray(half_space_distance(self.sigma, self.rate), dtype=np.float64)
 
     @property
@@ -76,7 +82,8 @@ class SigmaResult(StatusRecord):
         images = super()._summary()
         if not len(self):
             return images
-        return f"{images}: {self._counts()}; median sigma {self.median_sigma:.3g}"
+        median = f"median {self.scale_name} {self.median_sigma:.3g}"
+        return f"{images}: {self._counts()}; {median}"
 
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)
@@ -97,7 +104,8 @@ class ErrorRate(Record):
     confidence: float
 
     def _summary(self) -> str:
-        parts = f"{super()._summary()}, {counted(self.sigma.size, 'sigma')}"
+        scales = counted(self.sigma.size, "sigma" if self.gaussian else "scale")
+        parts = f"{super()._summary()}, {scales}{'' if self.gaussian else f' of {self.noise}'}"
         if not self.rate.size:
             return parts
         return f"{parts}; mean rate {', '.join(f'{rate:.3g}' for rate in self.rate.mean(0)[:6])}"

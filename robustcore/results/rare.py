@@ -138,10 +138,10 @@ class ErrorCurve(Descent, Record):
     def half_space_sigma(self, through: float = 0.01) -> Floats:
         """(B, G): sigma of the linear model with the same sigma at the rate nearest to `through`.
 
-        nan where that sigma is 0 or infinite.
+        nan where that sigma is 0 or infinite, and of other than Gaussian noise.
         """
         at = int(np.argmax(self.rates == self.nearest_rate(through)))
-        known = np.isfinite(self.sigma[:, at]) & (self.sigma[:, at] > 0)
+        known = np.isfinite(self.sigma[:, at]) & (self.sigma[:, at] > 0) & self.gaussian
         base = np.where(known, self.sigma[:, at], 1.0)
         distance = np.asarray(half_space_distance(base, self.rates[at]))
         line = np.asarray(half_space_sigma(distance[:, None], self.rates))

@@ -31,6 +31,7 @@ from robustcore.results.provenance import Provenance, plain
 Ints = npt.NDArray[np.int64]
 R = TypeVar("R", bound="Record")
 
+ANY = archive.ANY  # the last of a field's dimensions: the shape of one input, whatever it is
 FORMAT = 1  # of the saved file; raised when an older reader would misread a newer file
 
 
@@ -65,9 +66,13 @@ class Record:
             if dtype is not None:
                 object.__setattr__(self, name, _frozen(name, getattr(self, name), dtype))
         sizes = self._sizes()
+        held: tuple[int, ...] = ()
         for name, (_, dims) in arrays.items():
             shape = tuple(getattr(self, name).shape)
-            expected = tuple(sizes.get(dim, dim) for dim in dims)
+            expected: tuple[Any, ...] = tuple(sizes.get(dim, dim) for dim in dims)
+            if dims[-1:] == (ANY,):  # of one input, the same for all fields that hold inputs
+                held = held or shape[len(dims) - 1 :]
+                expected = (*expected[:-1], *held)
             if shape != expected:
                 wanted = ", ".join(map(str, expected))
                 raise ValueError(f"{name} must have shape ({wanted}), but had {shape}")
@@ -89,7 +94,8 @@ class Record:
         """What each dimension letter stands for: the size it has where it is first used."""
         sizes: dict[str, int] = {}
         for name, (_, dims) in self._arrays().items():
-            for dim, size in zip(dims, getattr(self, name).shape, strict=False):
+            sized = dims[:-1] if dims[-1:] == (ANY,) else dims
+            for dim, size in zip(sized, getattr(self, name).shape, strict=False):
                 sizes.setdefault(dim, int(size))
         return sizes
 
@@ -115,6 +121,20 @@ class Record:
 
     def _summary(self) -> str:
         return counted(len(self), "image")
+
+    @property
+    def noise(self) -> str:
+        """The law of the noise, as its name prints; empty where there was none."""
+        return str(self.provenance.settings.get("noise", ""))
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether the noise was Gaussian, as the distance to a half-space supposes."""
+        return self.noise.startswith("Gaussian") or not self.noise
+
+    @property
+    def scale_name(self) -> str:
+        return "sigma" if self.gaussian else f"scale of {self.noise}"
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """Named columns of equal length: one row for each image.

@@ -13,7 +13,7 @@ from scipy.spatial import ConvexHull
 
 from robustcore.arguments import integer, positive
 from robustcore.geometry import typical_noise_norm
-from robustcore.results.record import StatusRecord, per_image
+from robustcore.results.record import ANY, StatusRecord, per_image
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -65,8 +65,8 @@ class SliceResult(StatusRecord):
     n_evaluated: Ints = per_image(np.int64)
     n_forward: Ints = per_image(np.int64)
     n_backward: Ints = per_image(np.int64)
-    axis_across: Any = per_image(None, "C", "H", "W")
-    axis_up: Any = per_image(None, "C", "H", "W")
+    axis_across: Any = per_image(None, ANY)
+    axis_up: Any = per_image(None, ANY)
     across: str
     up: str
 

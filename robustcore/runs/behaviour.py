@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from robustcore import inputs
-from robustcore.network import Model, Network
+from robustcore.engine import Engine
+from robustcore.network import Network
 from robustcore.sources import Source
 
 IMAGES = 4  # of the set; each is an input by itself, twice with noise, and once as noise alone
@@ -58,17 +59,17 @@ class Behaviour:
         return Behaviour(outputs.reshape(held["shape"]), spread, held["rounding"])
 
 
-def behaviour(model: Model, source: Source, batch_size: int | None) -> Behaviour:
+def behaviour(engine: Engine, source: Source) -> Behaviour:
     """Asked twice, the second time with inputs that are one rounding error larger.
 
     A model that draws from torch's generators is asked with one seed; the state of the generators
     is as before. Errors are those of a measurement.
     """
     x, _ = source.block(0, min(source.n, IMAGES))
-    x = x.to(inputs.type_of(model) or x.dtype)
-    network = Network(model, x.device, x.dtype)
+    x = x.to(engine.device or x.device, inputs.type_of(engine.model) or x.dtype)
+    network = Network(engine.model, x.device, x.dtype, x.shape[1:], engine.error)
     rounding = _roundoff(x)
-    size = len(LEVELS) * IMAGES if batch_size is None else batch_size
+    size = engine.asked_batch or len(LEVELS) * IMAGES
     asked = probes(x)
     first = _answers(network, asked, size)
     second = _answers(network, asked * (1 + 4 * rounding), size)
@@ -146,7 +147,7 @@ def _answers(network: Network, asked: Tensor, size: int) -> np.ndarray:
                 torch.cuda.manual_seed(SEED)
         for part in asked.split(size):
             answer = network(part.clone())
-            parts.append(answer.float().cpu().numpy().copy())
+            parts.append(answer.float().reshape(len(part), -1).cpu().numpy().copy())
     return np.concatenate(parts)
 
 

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from robustcore.engine import Engine
+from robustcore.errors import ErrorOf
+from robustcore.noise import Noise
 from robustcore.results import Record
 from robustcore.runs.behaviour import Behaviour, difference
 from robustcore.runs.errors import Changed
@@ -217,6 +219,9 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, (Noise, ErrorOf)):
+        body = type(value).points if isinstance(value, Noise) else type(value).margin
+        return {"name": repr(value)} | of_attack((body, tuple(vars(value).items())))
     if callable(value):
         name = getattr(value, "__qualname__", type(value).__qualname__)
         return {"callable": name} | of_attack(value)

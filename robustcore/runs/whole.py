@@ -119,16 +119,23 @@ class _Whole:
         self.run, y, ids = (self.arguments.pop(name) for name in ("run", "y", "ids"))
         self.engine, x = self.arguments.pop("model"), self.arguments.pop("x")
         model = self.engine.model
-        self.source = open_source(x, y, model)
+        if isinstance(x, Tensor) and x.is_floating_point():
+            x = self.engine.images(x)
+        self.source = open_source(x, y, model, self.engine.shape_of(x))
         n = self.source.n
-        self.y = labels_of(self.source, y)
+        error = self.engine.error
+        if error is None:
+            self.y = labels_of(self.source, y)
+        else:
+            self.y = None if y is None else error.answers(y, n, torch.device("cpu"))
         self.ids = inputs.identifiers(ids, n, torch.device("cpu"))
         self.per_image = {
             name: _entries(self.arguments.pop(name))
             for name, dims in per_image.items()
             if _has_entries(self.arguments[name], dims, n)
         }
-        device = x.device if isinstance(x, Tensor) else _device(model)
+        there = x.device if isinstance(x, Tensor) else _device(model)
+        device = self.engine.device or there
         block = self.engine.block
         batch = self.engine.asked_batch
         largest = block or max(smallest, _largest(batch, self.source, device, per_batch))
@@ -139,7 +146,7 @@ class _Whole:
             "x": self.source.about,
             "y": None if self.y is None else digest(self.y),
             "ids": None if ids is None else digest(self.ids),
-            **self.engine.settings,
+            **{name: _kept(name, value) for name, value in self.engine.settings.items()},
             **{name: _kept(name, value) for name, value in self.arguments.items()},
             **{name: _kept(name, value) for name, value in self.per_image.items()},
             "block": largest if block else f"at most {largest}",
@@ -154,9 +161,7 @@ class _Whole:
             crew.agree(self.identity)
             does = None
             if self.run is not None or crew.size > 1:
-                does = crew.tried(
-                    lambda: behaviour(self.engine.model, self.source, self.engine.asked_batch)
-                )
+                does = crew.tried(lambda: behaviour(self.engine, self.source))
                 crew.behave(does)
 
             def begin() -> tuple[list[int], int | None]:

@@ -34,7 +34,7 @@ class Planes:
         self.x, self.evaluator, self.samples = x, evaluator, samples
         self.progress = evaluator.engine.progress
         self.gradients = Gradients(evaluator, None, 2.0)
-        self.y = evaluator.y.cpu().numpy()
+        self.y, self.labels = evaluator.y.cpu().numpy(), evaluator.labels.cpu().numpy()
         self.status = np.where(evaluator.clean_margins > 0, "drawn", "misclassified").astype("U20")
         self.n_forward = np.zeros(len(x), np.int64)
         self.n_backward = np.zeros(len(x), np.int64)
@@ -92,7 +92,7 @@ class Planes:
         out = torch.full(x.shape, torch.nan, dtype=torch.float64, device=x.device)
         rows = torch.as_tensor(self.drawn, device=x.device)
         if isinstance(kind, Tensor):
-            given = kind.to(x.device).reshape(self.x.shape).float()
+            given = kind.to(x.device).float().reshape(self.evaluator.x.shape)
             return self.gradients.flat(given).double() - x.double()
         if not len(rows):
             return out
@@ -116,23 +116,30 @@ class Planes:
             at = torch.as_tensor(some, device=self.x.device)
             wanted = self.wanted[some]
             found = distance_to_error(
-                self.evaluator.engine, self.x[at], self.evaluator.y[at], method=attack, eps=each,
-                targets=inputs.tensor(wanted) if (wanted >= 0).all() else None,
+                self.evaluator.engine, self.x[at], self.evaluator.answers_of(at),
+                method=attack, eps=each,
+                targets=self._targets(wanted),
                 **self.shared | {"ids": self.evaluator.ids[at]},
             )  # fmt: skip
             self.n_forward[some] += found.n_forward
             self.n_backward[some] += found.n_backward
             self.status[some[~found.found]] = "no_adversarial_error"
             out[torch.as_tensor(np.isin(rows, some), device=self.x.device)] = self.gradients.flat(
-                found.x_adv.float()
+                found.x_adv.float().reshape(-1, *self.evaluator.x.shape[1:])
             )
         return out
+
+    def _targets(self, wanted: np.ndarray) -> Tensor | None:
+        """The classes that an attack aims at; none where an error is no class."""
+        if self.evaluator.engine.error is not None or not (wanted >= 0).all():
+            return None
+        return inputs.tensor(wanted)
 
     def _noisy(self, rows: np.ndarray, draws: np.ndarray, stream: int = Stream.NOISE) -> Tensor:
         """Draws of images rows (S,) at their sigma, as points (S, D) float32."""
         evaluator, device = self.evaluator, self.x.device
         rows, draws = np.ascontiguousarray(rows), np.ascontiguousarray(draws)
-        out = evaluator.x.new_empty((len(rows), *self.x.shape[1:]))
+        out = evaluator.x.new_empty((len(rows), *evaluator.x.shape[1:]))
         evaluator.kernels.perturb(
             evaluator.x,
             torch.as_tensor(rows, device=device),

@@ -30,10 +30,12 @@ def record_of(planes: Planes, grid: Grid, names: tuple[str, ...], how: Provenanc
     drawn = planes.status == "drawn"
     usable = np.where(drawn & np.isfinite(rate), planes.sigma, 0.0)
     predicted = half_space_distance(usable, np.where(np.isfinite(rate), rate, 0.5))
-    across, up = (planes.gradients.images(axis.float()).contiguous() for axis in planes.axes)
+    across, up = (
+        planes.gradients.images(axis.float()).contiguous().view_as(planes.x) for axis in planes.axes
+    )
     return SliceResult(
         ids=planes.evaluator.ids.cpu().numpy(),
-        labels=planes.y,
+        labels=planes.labels,
         status=planes.status,
         sigma=planes.sigma,
         error_rate=planes.error_rate,

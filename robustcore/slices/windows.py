@@ -15,11 +15,11 @@ from robustcore.distance import METHODS
 from robustcore.engine import Engine
 from robustcore.evaluator import Evaluator
 from robustcore.network import Model
-from robustcore.noise import sigma_at_error_rate
 from robustcore.provenance import provenance
 from robustcore.results import SigmaResult, SliceResult
 from robustcore.results.provenance import refuse_other_images
 from robustcore.runs import by_blocks
+from robustcore.sigma import sigma_at_error_rate
 from robustcore.slices.planes import DIRECTIONS, Planes
 from robustcore.slices.record import record_of
 
@@ -119,7 +119,7 @@ def church_windows(
 
 def _points(name: str, value: Tensor, x: Tensor) -> None:
     """Raises ValueError for a point that cannot span a plane with an image of x."""
-    shape = tuple(value.shape) if value.ndim == 4 else (1, *value.shape)
+    shape = tuple(value.shape) if value.ndim == x.ndim else (1, *value.shape)
     if shape != tuple(x.shape) or not value.is_floating_point():
         raise ValueError(
             f"{name} must be floating-point points of x's shape {tuple(x.shape)}, was "
@@ -139,7 +139,7 @@ def _sigmas(sigma: Any, rate: float, planes: Planes) -> np.ndarray:
             planes.evaluator.engine,
             planes.x,
             rate,
-            planes.evaluator.y,
+            planes.evaluator.answers,
             samples=planes.samples,
             **planes.shared,
         )
@@ -152,7 +152,7 @@ def _sigmas(sigma: Any, rate: float, planes: Planes) -> np.ndarray:
         return sigma.sigma
     values = inputs.sigmas(sigma, planes.evaluator.engine.ranges)
     if len(values) not in (1, n):
-        raise ValueError(f"sigma must be one, or one for each of {n} images, were {len(values)}")
+        raise ValueError(f"sigma must be one, or one for each of {n} inputs, were {len(values)}")
     if values.min() <= 0:
         raise ValueError(f"sigma must be above 0, one was {values.min():g}")
     return np.broadcast_to(values, n).copy()

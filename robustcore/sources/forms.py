@@ -36,8 +36,10 @@ class Slices(Protocol):
     def __getitem__(self, part: slice, /) -> Any: ...
 
 
-def open_source(x: Any, y: Any, model: Any) -> Source:
+def open_source(x: Any, y: Any, model: Any, shape: Sequence[int] | None = None) -> Source:
     """x, in any form, as a source; `y` may be the CSV file of a folder, and is else left alone.
+
+    shape: of one input, where it is known.
 
     What is not a tensor goes to the model's device and floating type, as it is read; bytes are
     divided by 255. Raises TypeError or ValueError naming x.
@@ -46,7 +48,7 @@ def open_source(x: Any, y: Any, model: Any) -> Source:
         return x
     put = _placement(model)
     if isinstance(x, Tensor):
-        return _of_tensor(x, put)
+        return _of_tensor(x, put, model, shape)
     if is_path(x):
         try:
             x = LabelledFolder(x, y if is_path(y) else None)
@@ -56,7 +58,7 @@ def open_source(x: Any, y: Any, model: Any) -> Source:
     if isinstance(x, LabelledFolder):
         return _of_folder(x, put)
     if isinstance(x, np.ndarray):
-        return _of_array(x, put)
+        return _of_array(x, put, model, shape)
     if isinstance(x, DataLoader):
         x = _behind(x)
     numbered = hasattr(x, "__len__") and hasattr(x, "__getitem__")
@@ -112,16 +114,20 @@ def _behind(loader: DataLoader[Any]) -> Any:
     return loader.dataset
 
 
-def _of_tensor(x: Tensor, put: Callable[[Tensor], Tensor]) -> Source:
+def _of_tensor(
+    x: Tensor, put: Callable[[Tensor], Tensor], model: Any, shape: Sequence[int] | None
+) -> Source:
     if x.dtype == torch.uint8:
-        return _of_array(x.numpy(force=True), put)
-    batch = inputs.images(x)
+        return _of_array(x.numpy(force=True), put, model, shape)
+    batch = inputs.images(x, model, shape)
     about = digest(batch)
     return Source(len(batch), tuple(batch.shape[1:]), lambda a, b: (batch[a:b], None), about)
 
 
-def _of_array(x: np.ndarray, put: Callable[[Tensor], Tensor]) -> Source:
-    x = inputs.as_batch(x)
+def _of_array(
+    x: np.ndarray, put: Callable[[Tensor], Tensor], model: Any, shape: Sequence[int] | None
+) -> Source:
+    x = inputs.as_batch(x, model, shape)
     if x.size == 0:
         raise ValueError(f"x must hold at least one pixel, had shape {x.shape}")
     if x.dtype != np.uint8 and x.dtype.kind != "f":
@@ -200,7 +206,7 @@ def _takes_slices(x: Any) -> bool:
         part = x[0:1]
     except (TypeError, KeyError, IndexError, ValueError):
         return False
-    return isinstance(part, (Tensor, np.ndarray)) and part.ndim == 4
+    return isinstance(part, (Tensor, np.ndarray)) and part.ndim >= 2
 
 
 def _image(image: Any, i: int) -> Tensor:
@@ -210,11 +216,9 @@ def _image(image: Any, i: int) -> Tensor:
         return torch.from_numpy(array.copy()).view(*array.shape[:2], -1).permute(2, 0, 1)
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(image.copy())
-    if not isinstance(image, Tensor) or image.ndim != 3:
+    if not isinstance(image, Tensor) or image.ndim == 0:
         was = f"had shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image)
-        raise TypeError(
-            f"x must hold images (C, H, W) as tensors, arrays or Pillow images, image {i} {was}"
-        )
+        raise TypeError(f"x must hold inputs as tensors, arrays or Pillow images, image {i} {was}")
     return image
 
 

@@ -63,7 +63,7 @@ class Source:
         finite = torch.isfinite(x).flatten(1).all(1)
         if not bool(finite.all()):
             bad = first + int((~finite).nonzero()[0])
-            raise ValueError(f"x must be finite, image {bad} holds NaN or inf")
+            raise ValueError(f"x must be finite, input {bad} holds NaN or inf")
         labels = [None] * len(x) if y is None else y.tolist()
         for i, (image, label) in enumerate(zip(x.cpu(), labels, strict=True), first):
             self._remember(i, digest(image), label)

@@ -88,11 +88,10 @@ class Data:
         for part in ("x", "x_test"):
             images, labels = getattr(self, part), getattr(self, part.replace("x", "y"))
             if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
-                raise TypeError(
-                    f"{part} must be uint8 images (N, C, H, W), was "
-                    f"{getattr(images, 'dtype', type(images).__name__)} "
-                    f"{tuple(getattr(images, 'shape', ()))}"
-                )
+                was = inputs.shown(images)
+                if isinstance(images, Tensor):
+                    was = f"{images.dtype} {tuple(images.shape)}"
+                raise TypeError(f"{part} must be uint8 images (N, C, H, W), was {was}")
             if not isinstance(labels, Tensor) or labels.dtype not in CLASSES:
                 raise TypeError(
                     f"{part.replace('x', 'y')} must be a tensor of integer classes, was "

@@ -9,10 +9,10 @@ import numpy as np
 from robustcore import plot
 from robustcore.copies import noisy_copies
 from robustcore.engine import Engine
-from robustcore.noise import error_rate, sigma_at_error_rate
 from robustcore.report.job import Job, median_with_interval
 from robustcore.report.page import Section, Table, figure, number
 from robustcore.results import Record
+from robustcore.sigma import error_rate, sigma_at_error_rate
 
 NAME, TITLE = "noise", "Noise"
 GRID = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)

@@ -1,0 +1,236 @@
+"""What an error is: from a model's outputs and the right answers to a margin.
+
+A margin is positive where the model is right; a tie and a NaN are errors. Kernels serve "top1", the
+largest of at least two logits; every other error is a margin in torch, which the engine hands on as
+the first of two logits, the second being 0: it is wrong where that wins or ties.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustcore import inputs
+from robustcore.arguments import integer, number, positive, shown
+
+
+class ErrorOf:
+    """An error, by the margin of outputs (S, ...) and answers (S, ...), one row for each input."""
+
+    def check(self, outputs: Tensor) -> None:
+        """Raises ValueError for outputs (S, ...) that it cannot be said of."""
+
+    def answers(self, y: Any, n: int, device: torch.device) -> Tensor:
+        """The right answers of n inputs as the caller gives them, checked: (n, ...)."""
+        return inputs.labels(y, n, device)
+
+    def own(self, outputs: Tensor) -> Tensor:
+        """The model's own answers, where none were given."""
+        raise ValueError(f"y must be given for error={self}, which knows no answer of the model")
+
+    def fit(self, answers: Tensor, outputs: Tensor) -> None:
+        """Raises ValueError for answers that outputs of this shape cannot give."""
+
+    def margin(self, outputs: Tensor, answers: Tensor) -> Tensor:
+        """(S,) float; positive where the model is right."""
+        raise NotImplementedError
+
+    def logits(self, outputs: Tensor, answers: Tensor) -> Tensor:
+        """(S, 2): the margin and 0, so that the first is the largest where the model is right."""
+        margin = self.margin(outputs, answers)
+        if margin.shape != outputs.shape[:1]:
+            raise ValueError(
+                f"error must return a margin for each of {len(outputs)} inputs, returned shape "
+                f"{tuple(margin.shape)}"
+            )
+        return torch.stack([margin, torch.zeros_like(margin)], 1)
+
+
+class TopK(ErrorOf):
+    """An input is right where its label is among the k largest logits (S, K), K above k."""
+
+    def __init__(self, k: int) -> None:
+        self.k = integer("k", k, 1)
+
+    def __repr__(self) -> str:
+        return f"TopK({self.k})"
+
+    def check(self, outputs: Tensor) -> None:
+        _classes(self, outputs, self.k + 1)
+
+    def own(self, outputs: Tensor) -> Tensor:
+        return outputs.masked_fill(outputs.isnan(), -torch.inf).argmax(1)
+
+    def fit(self, answers: Tensor, outputs: Tensor) -> None:
+        inputs.labels_within(answers, outputs.shape[1])
+
+    def margin(self, outputs: Tensor, answers: Tensor) -> Tensor:
+        at = answers[:, None]
+        mine = outputs.gather(1, at)[:, 0]
+        others = outputs.scatter(1, at, -torch.inf).topk(self.k, 1).values[:, -1]
+        return torch.where(outputs.isnan().any(1), torch.nan, mine - others)
+
+
+class AnyOf(ErrorOf):
+    """An input is right where the largest logit (S, K) is that of one of its right classes.
+
+    groups: (K,) the group of each class; y (B,) is then the group that is right. Without groups y
+    is (B, M), right classes of each input, the rest of a row filled with -1; or (B, K) bool.
+    """
+
+    def __init__(self, groups: Any = None) -> None:
+        self.groups = None if groups is None else inputs.group_numbers(groups)
+
+    def __repr__(self) -> str:
+        if self.groups is None:
+            return "AnyOf()"
+        return f"AnyOf({len(self.groups)} classes in {int(self.groups.max()) + 1} groups)"
+
+    def check(self, outputs: Tensor) -> None:
+        _classes(self, outputs, 2)
+        if self.groups is not None and outputs.shape[1] != len(self.groups):
+            raise ValueError(
+                f"model must return a logit for each of the {len(self.groups)} classes of {self}, "
+                f"returned {outputs.shape[1]}"
+            )
+
+    def answers(self, y: Any, n: int, device: torch.device) -> Tensor:
+        if self.groups is not None:
+            return inputs.labels(y, n, device)
+        return inputs.label_sets(y, n, device)
+
+    def own(self, outputs: Tensor) -> Tensor:
+        best = outputs.masked_fill(outputs.isnan(), -torch.inf).argmax(1)
+        return best[:, None] if self.groups is None else self.groups.to(best.device)[best]
+
+    def fit(self, answers: Tensor, outputs: Tensor) -> None:
+        if answers.dtype == torch.bool:
+            if answers.shape[1] != outputs.shape[1]:
+                raise ValueError(
+                    f"y must have a column for each of {outputs.shape[1]} classes, had "
+                    f"{answers.shape[1]}"
+                )
+            return
+        most = outputs.shape[1] if self.groups is None else int(self.groups.max()) + 1
+        inputs.labels_within(answers, most)
+
+    def margin(self, outputs: Tensor, answers: Tensor) -> Tensor:
+        if self.groups is not None:
+            right = self.groups.to(answers.device)[None, :] == answers[:, None]
+        elif answers.dtype == torch.bool:
+            right = answers
+        else:
+            right = torch.zeros(
+                len(outputs), outputs.shape[1] + 1, dtype=torch.bool, device=outputs.device
+            ).scatter(1, answers.clamp(min=-1) % (outputs.shape[1] + 1), True)[:, :-1]
+        mine = outputs.masked_fill(~right, -torch.inf).amax(1)
+        others = outputs.masked_fill(right, -torch.inf).amax(1)
+        return torch.where(outputs.isnan().any(1), torch.nan, mine - others)
+
+
+class OneLogit(ErrorOf):
+    """Outputs (S,) or (S, 1): class 1 above the threshold, class 0 below it. y is 0 or 1."""
+
+    def __init__(self, threshold: float = 0.0) -> None:
+        self.threshold = number("threshold", threshold)
+        if not math.isfinite(self.threshold):
+            raise ValueError(f"threshold must be finite, was {threshold}")
+
+    def __repr__(self) -> str:
+        return f"OneLogit({self.threshold:g})"
+
+    def check(self, outputs: Tensor) -> None:
+        if outputs[0].numel() != 1:
+            raise ValueError(
+                f"model must return one logit for each input with error={self}, returned shape "
+                f"{tuple(outputs.shape)}"
+            )
+
+    def own(self, outputs: Tensor) -> Tensor:
+        return (outputs.flatten() > self.threshold).long()
+
+    def fit(self, answers: Tensor, outputs: Tensor) -> None:
+        inputs.labels_within(answers, 2)
+
+    def margin(self, outputs: Tensor, answers: Tensor) -> Tensor:
+        return (outputs.flatten() - self.threshold) * (2 * answers - 1)
+
+
+class Tolerance(ErrorOf):
+    """Outputs (S, ...) are right within atol of the answers, by their distance in a norm.
+
+    atol: above 0, in the units of the outputs. norm: 2 or inf, of the flattened difference. y has
+    the shape of the outputs; None takes the model's own outputs at x.
+    """
+
+    def __init__(self, atol: float, norm: float | str = 2) -> None:
+        self.atol, self.norm = positive("atol", atol), inputs.norm(norm)
+
+    def __repr__(self) -> str:
+        return f"Tolerance({self.atol:g}, {'L2' if self.norm == 2 else 'Linf'!r})"
+
+    def answers(self, y: Any, n: int, device: torch.device) -> Tensor:
+        return inputs.right_outputs(y, n, device)
+
+    def own(self, outputs: Tensor) -> Tensor:
+        return outputs.clone()
+
+    def fit(self, answers: Tensor, outputs: Tensor) -> None:
+        if answers.flatten(1).shape[1] != outputs.flatten(1).shape[1]:
+            raise ValueError(
+                f"y must have the shape of the model's outputs {tuple(outputs.shape)}, had "
+                f"{tuple(answers.shape)}"
+            )
+
+    def margin(self, outputs: Tensor, answers: Tensor) -> Tensor:
+        away = outputs.flatten(1) - answers.flatten(1).to(outputs.dtype)
+        return self.atol - torch.linalg.vector_norm(away, ord=self.norm, dim=1)
+
+
+class _Own(ErrorOf):
+    """A margin that the caller computes."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.function = function
+
+    def __repr__(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def answers(self, y: Any, n: int, device: torch.device) -> Tensor:
+        return inputs.right_outputs(y, n, device)
+
+    def margin(self, outputs: Tensor, answers: Tensor) -> Tensor:
+        margin = self.function(outputs, answers)
+        if not isinstance(margin, Tensor) or not margin.is_floating_point():
+            was = margin.dtype if isinstance(margin, Tensor) else shown(margin)
+            raise TypeError(f"error must return a floating-point margin, returned {was}")
+        return margin
+
+
+def of(error: Any) -> ErrorOf | None:
+    """The error that was asked for; None is "top1", which kernels serve."""
+    if isinstance(error, str):
+        inputs.choice("error", error, ("top1",))
+        return None
+    if isinstance(error, type) and issubclass(error, ErrorOf):
+        raise TypeError(f"error must be an error, was the class {error.__name__}: add ()")
+    if isinstance(error, ErrorOf):
+        return error
+    if not callable(error):
+        raise TypeError(
+            f"error must be 'top1', TopK, AnyOf, OneLogit, Tolerance, or a function of (outputs, "
+            f"y), was {shown(error)}"
+        )
+    return _Own(error)
+
+
+def _classes(error: ErrorOf, outputs: Tensor, least: int) -> None:
+    if outputs.ndim != 2 or outputs.shape[1] < least:
+        raise ValueError(
+            f"model must return at least {least} logits for each input with error={error}, "
+            f"returned shape {tuple(outputs.shape)}"
+        )
