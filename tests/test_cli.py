@@ -94,7 +94,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, capsys, more, me
 
 def test_out_that_cannot_be_written_is_known_before_any_work(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "robustcore.cli.sigma.sigma_at_error_rate", lambda *a, **k: pytest.fail("ran")
+        "robustcore.cli.sigma.scale_at_error_rate", lambda *a, **k: pytest.fail("ran")
     )
     (tmp_path / "file").write_text("")
     assert sigma(tmp_path / "file" / "folder") == 2
@@ -105,7 +105,7 @@ def test_an_interrupt_ends_with_130(tmp_path, capsys, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("robustcore.cli.sigma.sigma_at_error_rate", interrupted)
+    monkeypatch.setattr("robustcore.cli.sigma.scale_at_error_rate", interrupted)
     assert sigma(tmp_path) == 130
     assert list(tmp_path.iterdir()) == []
 
