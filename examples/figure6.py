@@ -60,7 +60,7 @@ for name, rates in right.items():
         row = gains.mean(), low, high, ttest_1samp(gains, 0).pvalue
         rows[f"{name} at {sigma[1 + k]:g}"] = [*map(float, row), outcome]
 for part, row in rows.items():
-    print("{:<24}{:+.3f} ({:+.3f} to {:+.3f}), p = {:.2g}: {}".format(part, *row))
+    print("{:<26}{:+.3f} ({:+.3f} to {:+.3f}), p = {:.2g}: {}".format(part, *row))
 outcome = together([row[-1] for row in rows.values()])
 means = [
     {k: np.mean([1 - r.rate for r in v], (0, 1)).tolist() for k, v in f.items()} for f in found
