@@ -17,7 +17,7 @@ from torch import nn
 import robustcore as rc
 from robustcore.cli import main
 from robustcore.report import SECTIONS
-from robustcore.report.job import median_with_interval
+from robustcore.report.job import interval_in_words, median_with_interval
 from robustcore.report.page import Section, Table, number, render
 from robustcore.report.sections import noise
 
@@ -215,6 +215,9 @@ def test_the_interval_of_a_median():
     assert middle == 50.5
     assert (low, high) == (40.0, 61.0)  # the ranks that David and Nagaraja's table gives
     assert median_with_interval([1.0, 2.0])[1:] == (-np.inf, np.inf)
+    assert interval_in_words(-np.inf, np.inf) == "too few images for an interval"
+    assert interval_in_words(0.0, 0.25) == "95 % interval over images 0 to 0.25"
+    assert interval_in_words(0.1, np.inf) == "95 % interval over images 0.1 to inf"
     assert median_with_interval([0.1, np.inf, np.inf])[0] == np.inf
 
 

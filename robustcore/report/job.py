@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from robustcore.report.page import number
 from robustcore.sources import Source, open_source
 from robustcore.stats import order_ranks
 
@@ -88,3 +89,10 @@ def median_with_interval(values: Any, confidence: float = 0.95) -> tuple[float, 
     low, high = (int(each) for each in order_ranks(len(ordered), 0.5, confidence))
     ends = [-np.inf, *ordered.tolist(), np.inf]
     return float(np.median(ordered)), float(ends[low]), float(ends[high])
+
+
+def interval_in_words(low: float, high: float) -> str:
+    """The interval of a median over images that are never negative, for a sentence."""
+    if low == -np.inf:
+        return "too few images for an interval"
+    return f"95 % interval over images {number(low)} to {number(high)}"

@@ -10,7 +10,7 @@ from robustcore import plot
 from robustcore.distance import distance_to_error, pgd
 from robustcore.engine import Engine
 from robustcore.geometry import typical_noise_norm
-from robustcore.report.job import Job, median_with_interval
+from robustcore.report.job import Job, interval_in_words, median_with_interval
 from robustcore.report.page import Section, Skip, Table, figure, number
 from robustcore.results import Record
 
@@ -36,8 +36,7 @@ def show(job: Job) -> Section:
         median, low, high = median_with_interval(record.distance)
         text = (
             f"{name}: the nearest error that was found is at a median l2 distance of "
-            f"{number(median, 3)} (95 % interval over images {number(max(low, 0.0), 3)} to "
-            f"{number(high, 3)})"
+            f"{number(median, 3)} ({interval_in_words(low, high)})"
         )
         noise = job.records[name].get("sigma")
         if noise is not None and np.isfinite(noise.median_sigma) and median > 0:

@@ -9,7 +9,7 @@ import numpy as np
 from robustcore import plot
 from robustcore.copies import noisy_copies
 from robustcore.engine import Engine
-from robustcore.report.job import Job, median_with_interval
+from robustcore.report.job import Job, interval_in_words, median_with_interval
 from robustcore.report.page import Section, Table, figure, number
 from robustcore.results import Record
 from robustcore.sigma import error_rate, sigma_at_error_rate
@@ -40,11 +40,10 @@ def show(job: Job) -> Section:
         at = int(np.argmin(np.abs(curves[name].sigma - 0.1)))
         share = 1 - float(curves[name].rate[:, at].mean())
         verdicts.append(
-            f"{name} is right on {right} of {len(record)} images. Half of them err in "
-            f"{100 * job.rate:g} % of Gaussian noise of sigma {number(median, 3)} "
-            f"({number(255 * median, 2)} of 255 grey levels), 95 % interval over images "
-            f"{number(max(low, 0.0), 3)} to {number(high, 3)}. At sigma 0.1 it is right on "
-            f"{100 * share:.0f} % of noisy copies."
+            f"{name} is right on {right} of {len(record)} images. The median sigma at which it "
+            f"errs on {100 * job.rate:g} % of the noisy copies of an image is {number(median)} "
+            f"({number(255 * median, 2)} of 255 grey levels; {interval_in_words(low, high)}). "
+            f"At sigma 0.1 it is right on {100 * share:.0f} % of all noisy copies."
         )
         summary.append(
             [
