@@ -72,6 +72,7 @@ for name in others:
     print(f"{name} over {first}: {words}")
 verdict = together(outcomes) if others else "takes two models"
 means = {name: table.mean_accuracy() for name, table in tables.items()}
-save(args.out / "figure5.json", gains=rows, mean_accuracy=means, outcome=verdict)
+accuracy = {title: column.tolist() for title, column in columns.items()}
+save(args.out / "figure5.json", gains=rows, mean_accuracy=means, outcome=verdict, table=accuracy)
 print(f"claim 5, noise gains most, fog and contrast lose: {verdict}")
 raise SystemExit(0 if verdict == "holds" else 1)
