@@ -94,7 +94,8 @@ def number(value: float, digits: int = DIGITS) -> str:
         places = digits if value == 0 else digits - 1 - math.floor(math.log10(abs(value)))
         text = f"{value:,.{max(0, min(places, 6))}f}"
         return text.rstrip("0").rstrip(".") if "." in text else text
-    return f"{value:.{digits - 1}e}"
+    mantissa, power = f"{value:.{digits - 1}e}".split("e")
+    return f"{float(mantissa):g}e{int(power)}"
 
 
 class Skip(Exception):

@@ -55,14 +55,15 @@ def show(job: Job) -> Section:
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
     forward, backward = sum(columns["evaluations"]), sum(columns["gradients"])
+    uncounted = ", without those of the search that is audited" if job.having("audit") else ""
     shape = " x ".join(str(each) for each in job.source.shape)
     return Section(
         title=TITLE,
         about=(
             f"Data: {job.data}, {job.source.n} images of {shape}, "
             + ("with their labels. " if job.labelled else "without labels: the model's own. ")
-            + f"Spent in all: {forward:,} evaluations and {backward:,} gradients of the models. "
-            f"Machine: {_processor()}, {torch.get_num_threads()} threads. "
+            + f"Spent in all: {forward:,} evaluations and {backward:,} gradients of the models"
+            f"{uncounted}. Machine: {_processor()}, {torch.get_num_threads()} threads. "
             "Versions: " + ", ".join(f"{name} {each}" for name, each in versions.items()) + "."
         ),
         tables=[Table("What was measured, and what it cost", columns)],
