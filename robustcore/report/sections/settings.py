@@ -14,7 +14,7 @@ import torch
 from robustcore.engine import Engine
 from robustcore.report.job import Job
 from robustcore.report.page import Section, Table
-from robustcore.results import Record
+from robustcore.results.record import Record, counted
 
 NAME, TITLE = "settings", "Settings"
 
@@ -56,6 +56,7 @@ def show(job: Job) -> Section:
                 column.append(value)
     forward, backward = sum(columns["evaluations"]), sum(columns["gradients"])
     uncounted = ", without those of the search that is audited" if job.having("audit") else ""
+    threads = counted(torch.get_num_threads(), "thread")
     shape = " x ".join(str(each) for each in job.source.shape)
     return Section(
         title=TITLE,
@@ -63,7 +64,7 @@ def show(job: Job) -> Section:
             f"Data: {job.data}, {job.source.n} images of {shape}, "
             + ("with their labels. " if job.labelled else "without labels: the model's own. ")
             + f"Spent in all: {forward:,} evaluations and {backward:,} gradients of the models"
-            f"{uncounted}. Machine: {_processor()}, {torch.get_num_threads()} threads. "
+            f"{uncounted}. Machine: {_processor()}, {threads}. "
             "Versions: " + ", ".join(f"{name} {each}" for name, each in versions.items()) + "."
         ),
         tables=[Table("What was measured, and what it cost", columns)],
