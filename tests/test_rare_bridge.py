@@ -37,13 +37,16 @@ def descended(model, n, runs=RUNS, **how):
     )
 
 
-@pytest.mark.parametrize(("model", "n"), [(HalfSpace(20, 0.5), 20), (PLANES, 5)])
-def test_a_bridge_is_as_sure_as_it_says(model, n):
-    curve = descended(model, n)
+# of two planes z spreads less than 1: the control needs more runs, it failed at 2 of 20 seeds
+@pytest.mark.parametrize(
+    ("model", "n", "runs"), [(HalfSpace(20, 0.5), 20, RUNS), (PLANES, 5, 3 * RUNS)]
+)
+def test_a_bridge_is_as_sure_as_it_says(model, n, runs):
+    curve = descended(model, n, runs)
     z = errors(curve, model)
-    assert abs(z.mean()) < 4 / np.sqrt(RUNS)
-    assert np.sum(np.abs(z) > 2.1) <= binom.isf(ALARM, RUNS, 0.06)
-    assert np.sum(np.abs(2 * z) > 2.1) > binom.isf(ALARM, RUNS, 0.06)  # half as sure would be seen
+    assert abs(z.mean()) < 4 / np.sqrt(runs)
+    assert np.sum(np.abs(z) > 2.1) <= binom.isf(ALARM, runs, 0.06)
+    assert np.sum(np.abs(2 * z) > 2.1) > binom.isf(ALARM, runs, 0.06)  # half as sure would be seen
     # and far surer than splitting alone, whose answer it replaces
     sigma, log_rate = ended(curve)
     truth = np.log([model.rate(each) for each in sigma])
