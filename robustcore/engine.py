@@ -107,6 +107,7 @@ class Engine:
         self._whole: int | None = None  # images of the set of which parts are measured
         self._most_batch = MOST_BATCH
         self._setup: _Setup | None = None
+        self._checked: Tensor | None = None  # images of the call that is under way
 
     @staticmethod
     def of(model: Model | Engine) -> Engine:
@@ -140,6 +141,8 @@ class Engine:
             yield
         finally:
             self._depth -= 1
+            if self._depth == 0:
+                self._checked = None
             self._lock.release()
 
     @property
@@ -164,9 +167,14 @@ class Engine:
 
     def images(self, x: Any) -> Tensor:
         """x as a batch (B, *shape) in the type of the model, checked; told of if out of range."""
+        if x is self._checked:
+            return x
         batch = inputs.images(x, self.model, self.shape_of())
         self.ranges.see_images(batch)
-        return batch if self.device is None else batch.to(self.device)
+        batch = batch if self.device is None else batch.to(self.device)
+        if self._depth > 0:
+            self._checked = batch
+        return batch
 
     def shape_of(self, batch: Any = None) -> Sequence[int] | None:
         """Of one input, where it is known: by the set-up, by the caller, by a checked batch."""

@@ -85,15 +85,18 @@ class Draws:
 
 
 class Noise:
-    """A law of noise. Subclasses define `points`, and may set `name`, `largest` and `clip`.
+    """A law of noise. Subclasses define `points`, and may set `largest`, `clip` and `rough`.
 
     largest: the scale beyond which a search does not go; None: the span in which pixels lie.
+    rough: whether a draw moves in many steps as its scale grows, element by element, and not
+        smoothly: a search then foretells less of its margin.
     clip: (low, high) within which noisy inputs are clipped, of inputs that lie there; None does
     not clip.
     """
 
     name: str = ""
     largest: float | None = None
+    rough: bool = False
     clip: Interval | None = None
 
     def points(self, x: Tensor, scale: Tensor, draws: Draws) -> Tensor:
@@ -313,6 +316,7 @@ class SaltAndPepper(_Built):
 
     name = law = "salt_and_pepper"
     largest = 1.0
+    rough = True
 
     def __init__(self, levels: Interval = (0.0, 1.0)) -> None:
         super().__init__(None)

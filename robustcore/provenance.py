@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -17,6 +18,8 @@ from robustcore.evaluator import Evaluator
 from robustcore.results import Provenance
 
 STEPS = 16 * 255
+
+installed = cache(version)  # reads a file
 
 
 def provenance(
@@ -43,7 +46,7 @@ def provenance(
         compile_seconds=evaluator.compile_seconds,
         randomized=evaluator.randomized,
         versions={
-            "robustcore": version("robustcore"),
+            "robustcore": installed("robustcore"),
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),

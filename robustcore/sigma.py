@@ -295,7 +295,7 @@ def _scale(
             arguments = part, rate, samples, sigma_max, confidence
             search: Bisection | Quantile
             if method == "quantile":
-                search = Quantile(*arguments, rtol)
+                search = Quantile(*arguments, rtol, law.rough)
             else:
                 search = Bisection(*arguments, evaluator.randomized)
             while len((plan := search.plan())[0]):

@@ -249,3 +249,22 @@ def test_records_in_other_noise_say_so():
     assert len(rc.compare(sigma, near)) == 3
     curve = rc.error_curve(first, x, rates=[0.1, 1e-3], noise=rc.Uniform("Linf"))
     assert np.isnan(curve.ratio()).all()
+
+
+def test_a_margin_of_many_steps_is_searched_in_a_sixth_of_the_evaluations():
+    """Salt and pepper on a sum of 400 elements; the draws are those of bisection."""
+    weights = torch.randn(400, generator=torch.Generator().manual_seed(3))
+
+    def summed(x):
+        height = x @ weights + 12
+        return torch.stack([height, torch.zeros_like(height)], 1)
+
+    x = torch.full((10, 400), 0.5) + 0.1 * torch.sign(weights)
+    noise = rc.SaltAndPepper()
+    quick = rc.scale_at_error_rate(summed, x, 0.01, noise=noise)
+    slow = rc.scale_at_error_rate(summed, x, 0.01, noise=noise, method="bisection")
+    assert (quick.status == "found").all()
+    assert 6 * quick.n_forward.sum() < slow.n_forward.sum()
+    np.testing.assert_allclose(quick.sigma, slow.sigma, rtol=0.05)
+    assert (quick.sigma_low <= slow.sigma).all()
+    assert (slow.sigma <= quick.sigma_high).all()

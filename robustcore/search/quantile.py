@@ -39,6 +39,7 @@ class Quantile:
     of a fit to the margins where they look normal, else that of ranks whose coverage holds at all
     planned numbers of draws at once.
 
+    rough: of the margins along a ray (Radii).
     `bracket` (2, B) holds rank k, `bounds` (2, B) are those of the interval.
     """
 
@@ -50,10 +51,11 @@ class Quantile:
         sigma_max: float,
         confidence: float,
         rtol: float | None = None,
+        rough: bool = False,
     ) -> None:
         n = len(clean)
         self.samples, self.sigma_max, self.rtol = samples, sigma_max, rtol
-        self.radii = Radii(clean, samples, sigma_max)
+        self.radii = Radii(clean, samples, sigma_max, rough)
         self.brackets = Brackets(self.radii)
         self.fit = MarginFit(rate, confidence)
         self.looks = Looks(samples, rate, confidence, rtol)

@@ -36,13 +36,14 @@ NOT_TOO_CLOSE = 0.01  # in log sigma, for a slope
 class Radii:
     """The last two evaluations of B images x N draws, and brackets [low, high] around radii.
 
-    clean (B,): margins at sigma 0, which all rays begin with.
+    clean (B,): margins at sigma 0, which all rays begin with. rough: along a ray, margins move in
+    many small steps and not smoothly, as in salt and pepper.
     """
 
-    def __init__(self, clean: Floats, samples: int, sigma_max: float) -> None:
+    def __init__(self, clean: Floats, samples: int, sigma_max: float, rough: bool = False) -> None:
         images = len(clean)
         shape = images, samples
-        self.clean = clean
+        self.clean, self.rough = clean, rough
         self.sigma_max = sigma_max
         self.at, self.margin = np.full((2, *shape), np.nan), np.full((2, *shape), np.nan)
         self.low, self.high = np.zeros(shape), np.full(shape, np.inf)
@@ -76,7 +77,7 @@ class Radii:
         """`record`, and how well the margins were foretold."""
         at, margin = self.at[:, rows, samples], self.margin[:, rows, samples]
         slope, deviation, clean = (v[rows] for v in (self.slope, self.deviation, self.clean))
-        mean, error = _foretell(at, margin, slope, deviation, clean, sigma)
+        mean, error = _foretell(at, margin, slope, deviation, clean, sigma, self.rough)
         with np.errstate(all="ignore"):
             off = np.clip((margins - mean) / error, -4, 4)
             # the slope at which a model linear in sigma would have given both margins
@@ -86,7 +87,7 @@ class Radii:
         self.surprise[0] += np.bincount(rows[known], off[known] ** 2, n)
         self.surprise[1] += np.bincount(rows[known], minlength=n)
         self.blind |= self.spread > SURPRISED
-        known &= (apart > NOT_TOO_CLOSE) & (apart < TOGETHER)
+        known &= (apart > NOT_TOO_CLOSE) & (apart < TOGETHER) & (not self.rough)
         total = self.slope * self.weight + np.bincount(rows[known], fall[known], n)
         self.weight += np.bincount(rows[known], minlength=n)
         learnt = total / self.weight
@@ -105,7 +106,7 @@ class Radii:
         with np.errstate(all="ignore"):
             nearer = np.abs(margin[1]) < np.abs(margin[0])
             base, m = (np.where(nearer, v[1], v[0]) for v in (at, margin))
-            fall, _ = _fall(at, margin, slope, deviation, base, m)
+            fall, _ = _fall(at, margin, slope, deviation, base, m, self.rough)
             radius = np.clip(base + m / fall, base / FARTHEST, base * FARTHEST)
             clean = self.clean[images, None]
             chord = np.minimum(base * clean / (clean - m), FAR * base)
@@ -128,7 +129,8 @@ class Radii:
         """
         at, margin, sigma = self.at[:, images], self.margin[:, images], sigma[:, None]
         slope, deviation = self.slope[images, None], self.deviation[images, None]
-        mean, error = _foretell(at, margin, slope, deviation, self.clean[images, None], sigma)
+        clean = self.clean[images, None]
+        mean, error = _foretell(at, margin, slope, deviation, clean, sigma, self.rough)
         with np.errstate(all="ignore"):
             sure = mean / (SURE * self.spread[images, None] * error)
         sure[(error == 0) & ~(mean > 0)] = -np.inf
@@ -137,7 +139,8 @@ class Radii:
         row, draw = np.nonzero((times >= OFTEN) | blind & (times > 0))
         low, high, end = self.low[images[row], draw], self.high[images[row], draw], sigma[row, 0]
         known = np.where(high <= end, -np.inf, np.where(low >= end, np.inf, 0.0))
-        near = (known != 0) & (end <= CLOSE * high) & (low <= CLOSE * end)
+        close = 1.0 if self.rough else CLOSE  # errors come and go by a step
+        near = (known != 0) & (end <= close * high) & (low <= close * end)
         trusted = near & (times[row, draw] >= OFTEN) | blind[row, 0]
         sure[row[trusted], draw[trusted]] = known[trusted]
         return sure
@@ -152,31 +155,46 @@ class Radii:
 
 
 def _fall(
-    at: Floats, margin: Floats, slope: Floats, deviation: Floats, base: Floats, m: Floats
+    at: Floats,
+    margin: Floats,
+    slope: Floats,
+    deviation: Floats,
+    base: Floats,
+    m: Floats,
+    rough: bool,
 ) -> tuple[Floats, Bools]:
     """Fall of a margin per unit of sigma: of the line through two evaluations, or through one.
 
     Second, where it is of two. Margins are nearly linear in sigma, and are exactly so for a linear
-    model.
+    model; of rough ones two evaluations that are near tell no slope.
     """
     apart = at[0] / at[1]
-    together = (apart < np.exp(TOGETHER)) & (apart > np.exp(-TOGETHER))
+    together = (apart < np.exp(TOGETHER)) & (apart > np.exp(-TOGETHER)) & (not rough)
     own = (margin[1] - margin[0]) / (at[0] - at[1])
     fall = np.where(together, own, (slope - m) / base)
     return np.maximum(fall, FLAT * deviation / base), together
 
 
 def _foretell(
-    at: Floats, margin: Floats, slope: Floats, deviation: Floats, clean: Floats, sigma: Floats
+    at: Floats,
+    margin: Floats,
+    slope: Floats,
+    deviation: Floats,
+    clean: Floats,
+    sigma: Floats,
+    rough: bool,
 ) -> tuple[Floats, Floats]:
     """Margins foretold at sigma, with their standard errors, from (2, ...) evaluations."""
     with np.errstate(all="ignore"):
         beyond = sigma**2 - at[0] * at[1]  # the middle of both, in log sigma
         nearer = beyond * (at[1] - at[0]) > 0
         base, m = (np.where(nearer, v[1], v[0]) for v in (at, margin))
-        fall, together = _fall(at, margin, slope, deviation, base, m)
+        fall, together = _fall(at, margin, slope, deviation, base, m, rough)
         mean = m - fall * (sigma - base)
         chord = clean + (m - clean) * sigma / base
         mean = np.where((m <= 0) & (sigma < FAR * base), np.maximum(mean, chord), mean)
-        error = np.where(together, OWN_SPREAD, SPREAD) * deviation * np.abs(np.log(sigma / base))
-        return mean, error
+        away = np.abs(np.log(sigma / base))
+        if rough:
+            # a margin that is a sum of steps has a variance that grows as their number
+            return mean, deviation * np.sqrt((SPREAD * away) ** 2 + away)
+        return mean, np.where(together, OWN_SPREAD, SPREAD) * deviation * away
