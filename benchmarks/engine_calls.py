@@ -1,4 +1,4 @@
-"""What a second call with one engine saves: processor time outside the forward pass, and evaluations.
+"""What a second call with one engine saves: time outside the forward pass, and evaluations.
 
     python benchmarks/engine_calls.py
 

@@ -86,12 +86,12 @@ export -f build tests
 export PYTHON WORK
 FUSED_TESTS=(tests/test_cuda.py tests/test_cuda_fused.py tests/test_cuda_ascent.py
     tests/test_fused_triton.py tests/test_fused_triton_ascent.py)
-DEVICE_TESTS=(tests/test_gpu.py tests/test_kernels.py tests/test_kernels_ball.py "${FUSED_TESTS[@]}"
-    tests/test_corruptions_kernels.py tests/test_evaluator.py)
+DEVICE_TESTS=(tests/test_gpu.py tests/test_kernels.py tests/test_kernels_ball.py
+    tests/test_kernels_laws.py "${FUSED_TESTS[@]}" tests/test_corruptions_kernels.py tests/test_evaluator.py)
 # what needs no device: the interpreter, compilation for other devices
 NO_DEVICE='interpreter or compiles'
 # what launches each kernel, and no process of its own: it runs a hundred times slower when watched
-WATCHED=(tests/test_kernels.py tests/test_kernels_ball.py "${FUSED_TESTS[@]}")
+WATCHED=(tests/test_kernels.py tests/test_kernels_ball.py tests/test_kernels_laws.py "${FUSED_TESTS[@]}")
 LAUNCHES='triton and (any_number or strides or neighbours or 257 and best or 255 and start)'
 LAUNCHES+=' or perturb and bits or margins and dtype0 or balls and 257 or bits and mlp'
 LAUNCHES+=' or convolutions and chain or logits and (mlp or chain) or descent and mlp or beside'
