@@ -167,8 +167,8 @@ class Engine:
 
     def images(self, x: Any) -> Tensor:
         """x as a batch (B, *shape) in the type of the model, checked; told of if out of range."""
-        if x is self._checked:
-            return x
+        if self._checked is not None and x is self._checked:
+            return self._checked
         batch = inputs.images(x, self.model, self.shape_of())
         self.ranges.see_images(batch)
         batch = batch if self.device is None else batch.to(self.device)
@@ -319,8 +319,9 @@ def _state(model: Model) -> tuple[Any, ...]:
     """What tells that a module has changed: its modes, its parameters and its buffers."""
     if not isinstance(model, nn.Module):
         return ()
-    modes = tuple(module.training for module in model.modules())
-    return modes, tuple(map(_version, (*model.parameters(), *model.buffers())))
+    modules, parameters, buffers = inputs.tensors_of(model)
+    modes = tuple(module.training for module in modules)
+    return modes, tuple(map(_version, (*parameters, *buffers)))
 
 
 def _version(tensor: Tensor) -> tuple[int, int, str]:

@@ -236,11 +236,23 @@ def input_shape(shape: Any) -> tuple[int, ...]:
     return tuple(int(each) for each in found)
 
 
+def tensors_of(module: nn.Module) -> tuple[list[nn.Module], list[Tensor], list[Tensor]]:
+    """Its modules, their parameters and their buffers, in one pass: a call does it a few times."""
+    modules = list(module.modules())
+    held = ([*part._parameters.values()] for part in modules)
+    buffers = ([*part._buffers.values()] for part in modules)
+    return (
+        modules,
+        [each for values in held for each in values if each is not None],
+        [each for values in buffers for each in values if each is not None],
+    )
+
+
 def type_of(model: Any) -> torch.dtype | None:
     """The floating type that all parameters of a module share; None where there is none."""
     if not isinstance(model, nn.Module):
         return None
-    types = {each.dtype for each in model.parameters() if each.dtype in FLOATS}
+    types = {each.dtype for each in tensors_of(model)[1] if each.dtype in FLOATS}
     return types.pop() if len(types) == 1 else None
 
 

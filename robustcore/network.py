@@ -17,7 +17,7 @@ from robustcore.agreement import columns, same_at_other_size
 from robustcore.arguments import function
 from robustcore.batches import out_of_memory
 from robustcore.errors import ErrorOf
-from robustcore.inputs import takes_pictures
+from robustcore.inputs import takes_pictures, tensors_of
 
 Model = Callable[[Tensor], Any]
 
@@ -241,6 +241,10 @@ def likeliest(logits: Tensor) -> Tensor:
 
 
 def _check_module(model: nn.Module, device: torch.device) -> None:
+    modules, parameters, _ = tensors_of(model)
+    training = any(module.training and isinstance(module, BATCH_NORMS) for module in modules)
+    if not training and all(parameter.device == device for parameter in parameters):
+        return
     for name, parameter in model.named_parameters():
         if parameter.device != device:
             raise ValueError(
