@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustcore import errors, inputs
 from robustcore.arguments import function, integer, optional_choice, optional_flag
-from robustcore.errors import ErrorOf
+from robustcore.errors import Criterion
 from robustcore.fused import Fused, agrees, fuse
 from robustcore.kernels import BACKENDS, Backend, select
 from robustcore.network import USUAL_COMPILED, Model, Network
@@ -76,7 +76,7 @@ class Engine:
         self,
         model: Model,
         *,
-        error: str | ErrorOf | Callable[[Tensor, Tensor], Tensor] = "top1",
+        error: str | Criterion | Callable[[Tensor, Tensor], Tensor] = "top1",
         shape: Sequence[int] | None = None,
         device: torch.device | str | None = None,
         batch_size: int | None = None,

@@ -1,8 +1,8 @@
-"""What an error is: from a model's outputs and the right answers to a margin.
+"""Criteria of error: from a model's outputs and the right answers to a margin.
 
-A margin is positive where the model is right; a tie and a NaN are errors. Kernels serve "top1", the
-largest of at least two logits; every other error is a margin in torch, which the engine hands on as
-the first of two logits, the second being 0: it is wrong where that wins or ties.
+A margin is positive where the model is right; a tie and a NaN are errors. Kernels compute "top1",
+the largest of at least two logits. Every other criterion is a margin in torch, which the engine
+passes on as the first of two logits, the second being 0: an error is where 0 wins or ties.
 """
 
 from __future__ import annotations
@@ -18,25 +18,33 @@ from robustcore import inputs
 from robustcore.arguments import integer, number, positive, shown
 
 
-class ErrorOf:
-    """An error, by the margin of outputs (S, ...) and answers (S, ...), one row for each input."""
+class Criterion:
+    """What counts as an error, by the margin of outputs (S, ...) given right answers (S, ...).
 
-    def check(self, outputs: Tensor) -> None:
-        """Raises ValueError for outputs (S, ...) that it cannot be said of."""
+    S is the number of inputs in a batch, B that of a measurement, K that of classes. A subclass
+    defines `margin`, and the other methods where outputs are not logits or y not class indices.
+    Margins are in the units of the outputs. Cost: a few passes over the outputs, in torch.
+    """
+
+    def check_outputs(self, outputs: Tensor) -> None:
+        """Raises ValueError for outputs (S, ...) of a shape that the criterion does not take."""
 
     def answers(self, y: Any, n: int, device: torch.device) -> Tensor:
-        """The right answers of n inputs as the caller gives them, checked: (n, ...)."""
+        """The right answers (n, ...) to n inputs, from the caller's y.
+
+        Raises ValueError or TypeError naming y.
+        """
         return inputs.labels(y, n, device)
 
-    def own(self, outputs: Tensor) -> Tensor:
-        """The model's own answers, where none were given."""
-        raise ValueError(f"y must be given for error={self}, which knows no answer of the model")
+    def predicted(self, outputs: Tensor) -> Tensor:
+        """The answers (S, ...) that the model gives itself, for a caller who gives none."""
+        raise ValueError(f"y must be given for error={self}, which predicts no answer")
 
-    def fit(self, answers: Tensor, outputs: Tensor) -> None:
-        """Raises ValueError for answers that outputs of this shape cannot give."""
+    def check_answers(self, answers: Tensor, outputs: Tensor) -> None:
+        """Raises ValueError naming y for answers that outputs of this shape cannot be."""
 
     def margin(self, outputs: Tensor, answers: Tensor) -> Tensor:
-        """(S,) float; positive where the model is right."""
+        """(S,) in a floating type, positive where the model is right; NaN is an error."""
         raise NotImplementedError
 
     def logits(self, outputs: Tensor, answers: Tensor) -> Tensor:
@@ -50,8 +58,13 @@ class ErrorOf:
         return torch.stack([margin, torch.zeros_like(margin)], 1)
 
 
-class TopK(ErrorOf):
-    """An input is right where its label is among the k largest logits (S, K), K above k."""
+class TopK(Criterion):
+    """An input is right where its label's logit is among the k largest of K, K above k.
+
+    k: at least 1. Outputs are logits (S, K); y holds class indices (B,), None takes the model's
+    largest. The margin is the label's logit less the k-th largest of the others; a tie is an error.
+    Raises ValueError or TypeError naming k, the model or y.
+    """
 
     def __init__(self, k: int) -> None:
         self.k = integer("k", k, 1)
@@ -59,13 +72,13 @@ class TopK(ErrorOf):
     def __repr__(self) -> str:
         return f"TopK({self.k})"
 
-    def check(self, outputs: Tensor) -> None:
-        _classes(self, outputs, self.k + 1)
+    def check_outputs(self, outputs: Tensor) -> None:
+        _check_logits(self, outputs, self.k + 1)
 
-    def own(self, outputs: Tensor) -> Tensor:
+    def predicted(self, outputs: Tensor) -> Tensor:
         return outputs.masked_fill(outputs.isnan(), -torch.inf).argmax(1)
 
-    def fit(self, answers: Tensor, outputs: Tensor) -> None:
+    def check_answers(self, answers: Tensor, outputs: Tensor) -> None:
         inputs.labels_within(answers, outputs.shape[1])
 
     def margin(self, outputs: Tensor, answers: Tensor) -> Tensor:
@@ -75,11 +88,14 @@ class TopK(ErrorOf):
         return torch.where(outputs.isnan().any(1), torch.nan, mine - others)
 
 
-class AnyOf(ErrorOf):
-    """An input is right where the largest logit (S, K) is that of one of its right classes.
+class AnyOf(Criterion):
+    """An input is right where the largest logit is that of one of its right classes.
 
-    groups: (K,) the group of each class; y (B,) is then the group that is right. Without groups y
-    is (B, M), right classes of each input, the rest of a row filled with -1; or (B, K) bool.
+    groups: (K,) the group of each class, from 0; y (B,) is then the group that is right. Without
+    groups y is (B, M), right classes of each input, the rest of a row filled with -1; or (B, K)
+    bool. Outputs are logits (S, K); y None takes the model's largest, or its group. The margin is
+    the largest logit of the right classes less that of the others. Raises ValueError or TypeError
+    naming groups, the model or y.
     """
 
     def __init__(self, groups: Any = None) -> None:
@@ -90,8 +106,8 @@ class AnyOf(ErrorOf):
             return "AnyOf()"
         return f"AnyOf({len(self.groups)} classes in {int(self.groups.max()) + 1} groups)"
 
-    def check(self, outputs: Tensor) -> None:
-        _classes(self, outputs, 2)
+    def check_outputs(self, outputs: Tensor) -> None:
+        _check_logits(self, outputs, 2)
         if self.groups is not None and outputs.shape[1] != len(self.groups):
             raise ValueError(
                 f"model must return a logit for each of the {len(self.groups)} classes of {self}, "
@@ -103,11 +119,11 @@ class AnyOf(ErrorOf):
             return inputs.labels(y, n, device)
         return inputs.label_sets(y, n, device)
 
-    def own(self, outputs: Tensor) -> Tensor:
+    def predicted(self, outputs: Tensor) -> Tensor:
         best = outputs.masked_fill(outputs.isnan(), -torch.inf).argmax(1)
         return best[:, None] if self.groups is None else self.groups.to(best.device)[best]
 
-    def fit(self, answers: Tensor, outputs: Tensor) -> None:
+    def check_answers(self, answers: Tensor, outputs: Tensor) -> None:
         if answers.dtype == torch.bool:
             if answers.shape[1] != outputs.shape[1]:
                 raise ValueError(
@@ -124,16 +140,19 @@ class AnyOf(ErrorOf):
         elif answers.dtype == torch.bool:
             right = answers
         else:
-            right = torch.zeros(
-                len(outputs), outputs.shape[1] + 1, dtype=torch.bool, device=outputs.device
-            ).scatter(1, answers.clamp(min=-1) % (outputs.shape[1] + 1), True)[:, :-1]
+            right = _one_hot(answers, outputs.shape[1])
         mine = outputs.masked_fill(~right, -torch.inf).amax(1)
         others = outputs.masked_fill(right, -torch.inf).amax(1)
         return torch.where(outputs.isnan().any(1), torch.nan, mine - others)
 
 
-class OneLogit(ErrorOf):
-    """Outputs (S,) or (S, 1): class 1 above the threshold, class 0 below it. y is 0 or 1."""
+class OneLogit(Criterion):
+    """A binary classifier of one logit: class 1 above the threshold, class 0 below it.
+
+    threshold: finite, in the units of the logit. Outputs are (S,) or (S, 1); y (B,) is 0 or 1, None
+    takes the model's own class. The margin is the distance of the logit to the threshold, negative
+    on the wrong side. Raises ValueError or TypeError naming threshold, the model or y.
+    """
 
     def __init__(self, threshold: float = 0.0) -> None:
         self.threshold = number("threshold", threshold)
@@ -143,28 +162,29 @@ class OneLogit(ErrorOf):
     def __repr__(self) -> str:
         return f"OneLogit({self.threshold:g})"
 
-    def check(self, outputs: Tensor) -> None:
+    def check_outputs(self, outputs: Tensor) -> None:
         if outputs[0].numel() != 1:
             raise ValueError(
                 f"model must return one logit for each input with error={self}, returned shape "
                 f"{tuple(outputs.shape)}"
             )
 
-    def own(self, outputs: Tensor) -> Tensor:
+    def predicted(self, outputs: Tensor) -> Tensor:
         return (outputs.flatten() > self.threshold).long()
 
-    def fit(self, answers: Tensor, outputs: Tensor) -> None:
+    def check_answers(self, answers: Tensor, outputs: Tensor) -> None:
         inputs.labels_within(answers, 2)
 
     def margin(self, outputs: Tensor, answers: Tensor) -> Tensor:
         return (outputs.flatten() - self.threshold) * (2 * answers - 1)
 
 
-class Tolerance(ErrorOf):
-    """Outputs (S, ...) are right within atol of the answers, by their distance in a norm.
+class Tolerance(Criterion):
+    """An input is right where the outputs (S, ...) are within atol of the answers, in a norm.
 
-    atol: above 0, in the units of the outputs. norm: 2 or inf, of the flattened difference. y has
-    the shape of the outputs; None takes the model's own outputs at x.
+    atol: above 0, in the units of the outputs. norm: 2 or inf, of the flattened difference. y (B,
+    ...) has the shape of the outputs; None takes the model's own outputs at x. The margin is atol
+    less the distance. Raises ValueError or TypeError naming atol, norm or y.
     """
 
     def __init__(self, atol: float, norm: float | str = 2) -> None:
@@ -176,10 +196,10 @@ class Tolerance(ErrorOf):
     def answers(self, y: Any, n: int, device: torch.device) -> Tensor:
         return inputs.right_outputs(y, n, device)
 
-    def own(self, outputs: Tensor) -> Tensor:
+    def predicted(self, outputs: Tensor) -> Tensor:
         return outputs.clone()
 
-    def fit(self, answers: Tensor, outputs: Tensor) -> None:
+    def check_answers(self, answers: Tensor, outputs: Tensor) -> None:
         if answers.flatten(1).shape[1] != outputs.flatten(1).shape[1]:
             raise ValueError(
                 f"y must have the shape of the model's outputs {tuple(outputs.shape)}, had "
@@ -191,8 +211,8 @@ class Tolerance(ErrorOf):
         return self.atol - torch.linalg.vector_norm(away, ord=self.norm, dim=1)
 
 
-class _Own(ErrorOf):
-    """A margin that the caller computes."""
+class _ByFunction(Criterion):
+    """A margin that the caller's function of (outputs, y) computes."""
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.function = function
@@ -211,26 +231,33 @@ class _Own(ErrorOf):
         return margin
 
 
-def of(error: Any) -> ErrorOf | None:
-    """The error that was asked for; None is "top1", which kernels serve."""
+def of(error: Any) -> Criterion | None:
+    """The criterion that was asked for; None is "top1", which kernels compute."""
     if isinstance(error, str):
         inputs.choice("error", error, ("top1",))
         return None
-    if isinstance(error, type) and issubclass(error, ErrorOf):
+    if isinstance(error, type) and issubclass(error, Criterion):
         raise TypeError(f"error must be an error, was the class {error.__name__}: add ()")
-    if isinstance(error, ErrorOf):
+    if isinstance(error, Criterion):
         return error
     if not callable(error):
         raise TypeError(
             f"error must be 'top1', TopK, AnyOf, OneLogit, Tolerance, or a function of (outputs, "
             f"y), was {shown(error)}"
         )
-    return _Own(error)
+    return _ByFunction(error)
 
 
-def _classes(error: ErrorOf, outputs: Tensor, least: int) -> None:
+def _check_logits(error: Criterion, outputs: Tensor, least: int) -> None:
     if outputs.ndim != 2 or outputs.shape[1] < least:
         raise ValueError(
             f"model must return at least {least} logits for each input with error={error}, "
             f"returned shape {tuple(outputs.shape)}"
         )
+
+
+def _one_hot(classes: Tensor, count: int) -> Tensor:
+    """(S, count) bool: the classes (S, M) of each row; -1 names none."""
+    none = torch.full_like(classes, count)
+    marked = torch.zeros(len(classes), count + 1, dtype=torch.bool, device=classes.device)
+    return marked.scatter(1, torch.where(classes < 0, none, classes), True)[:, :-1]

@@ -19,7 +19,7 @@ from robustcore import noise as laws
 from robustcore.agreement import columns, ranges_of, same, same_at_other_size
 from robustcore.batches import Graph, Slots
 from robustcore.engine import Engine, Interval
-from robustcore.errors import ErrorOf
+from robustcore.errors import Criterion
 from robustcore.fused import Fused
 from robustcore.network import Model, class_of, likeliest
 from robustcore.noise import Noise
@@ -32,12 +32,21 @@ PROBE = 4  # images of a batch with which a model is probed: one of them, and th
 PROBE_NOISE = (0.25, 1.0, 4.0)  # of these three, in units of the range of all pixels
 
 
-def own_answers(error: ErrorOf | None, outputs: Tensor) -> Tensor:
-    """What the model answers itself, where nobody says what is right."""
-    return likeliest(outputs) if error is None else error.own(outputs)
+def given_answers(error: Criterion | None, y: Any, n: int, device: torch.device) -> Tensor | None:
+    """The right answers (n, ...) that the caller gives, checked; None where y is None."""
+    if y is None:
+        return None
+    return inputs.labels(y, n, device) if error is None else error.answers(y, n, device)
 
 
-def judged(error: ErrorOf | None, outputs: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+def predicted_answers(error: Criterion | None, outputs: Tensor) -> Tensor:
+    """The answers (S, ...) that the model gives itself, for a caller who gives none."""
+    return likeliest(outputs) if error is None else error.predicted(outputs)
+
+
+def logits_and_classes(
+    error: Criterion | None, outputs: Tensor, answers: Tensor
+) -> tuple[Tensor, Tensor]:
     """(logits (S, K), the class (S,) that must be the largest of them for the model to be right).
 
     Raises ValueError for answers that outputs cannot give.
@@ -45,13 +54,13 @@ def judged(error: ErrorOf | None, outputs: Tensor, answers: Tensor) -> tuple[Ten
     if error is None:
         inputs.labels_within(answers, outputs.shape[1])
         return outputs, answers
-    error.fit(answers, outputs)
+    error.check_answers(answers, outputs)
     right = torch.zeros(len(outputs), dtype=torch.int64, device=outputs.device)
     return error.logits(outputs, answers), right
 
 
-def labels_of(answers: Tensor) -> Tensor:
-    """(S,) int64 for records: -1 where the answers are no labels."""
+def recorded_labels(answers: Tensor) -> Tensor:
+    """(S,) int64 for records: -1 where the answers are not class indices."""
     if answers.ndim == 1 and not answers.is_floating_point():
         return answers.long()
     return torch.full((len(answers),), -1, dtype=torch.int64, device=answers.device)
@@ -71,7 +80,7 @@ class Evaluator(Rounds):
     will see; None: where noise is clipped, or anywhere. exact: no lower precision, whatever the
     engine was asked for.
 
-    After construction: `answers` (B, ...), `y` and `labels` (B,) int64, `n_classes`,
+    After construction: `answers` (B, ...) right outputs, `y` and `labels` (B,) int64, `n_classes`,
     `clean_margins` (B,) float64, `randomized`, `n_forward` (B,) int64 evaluations spent so far on
     each image, `notes`; `fused`, the network in one kernel with its noise, where it is small enough
     to be one (robustcore.fused), or None; `compiled`, whether the compiled form of the model is
@@ -104,11 +113,7 @@ class Evaluator(Rounds):
         device = inputs.float64(batch.device)
         self.x = inputs.as_pictures(batch.float())
         self.ids = inputs.identifiers(ids, n, device)
-        error = engine.error
-        if y is None:
-            answers = None
-        else:
-            answers = inputs.labels(y, n, device) if error is None else error.answers(y, n, device)
+        answers = given_answers(engine.error, y, n, device)
         self.seed = inputs.integer("seed", seed, 0, 2**63 - 1)
         self.stream = stream
         self.noise = laws.of(noise)
@@ -176,15 +181,15 @@ class Evaluator(Rounds):
         )
 
     def _judge(self, outputs: Tensor, answers: Tensor | None) -> Tensor:
-        """Logits of the images; sets `answers`, and `y` and `labels`, their classes.
+        """Logits of the images; sets `answers`, `y`, `labels` and `n_classes`.
 
-        The class that kernels hold logits against is y, the one that records name is in labels: the
-        same for "top1"; for other errors y is 0, and labels are -1 where the answer is no label.
+        y is the class that kernels compare with the other logits, labels the class in records: the
+        same for "top1". For other criteria y is 0, and labels are -1 where answers are not classes.
         """
         error = self.engine.error
-        self.answers = own_answers(error, outputs) if answers is None else answers
-        logits, self.y = judged(error, outputs, self.answers)
-        self.labels = labels_of(self.answers)
+        self.answers = predicted_answers(error, outputs) if answers is None else answers
+        logits, self.y = logits_and_classes(error, outputs, self.answers)
+        self.labels = recorded_labels(self.answers)
         self.n_classes = logits.shape[1]
         return logits
 

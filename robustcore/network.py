@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robustcore.agreement import columns, same_at_other_size
 from robustcore.arguments import function
 from robustcore.batches import out_of_memory
-from robustcore.errors import ErrorOf
+from robustcore.errors import Criterion
 from robustcore.inputs import takes_pictures, tensors_of
 
 Model = Callable[[Tensor], Any]
@@ -45,7 +45,7 @@ class Network:
         device: torch.device,
         dtype: torch.dtype,
         shape: torch.Size,
-        error: ErrorOf | None = None,
+        error: Criterion | None = None,
     ) -> None:
         function("model", model)
         self.model, self.device, self.dtype = model, device, dtype
@@ -140,9 +140,9 @@ class Network:
 
     def _checked(self, answer: Any, n: int) -> Tensor:
         if self.error is None:
-            return _logits(answer, n)
-        outputs = _outputs(answer, n)
-        self.error.check(outputs)
+            return _checked_logits(answer, n)
+        outputs = _checked_outputs(answer, n)
+        self.error.check_outputs(outputs)
         return outputs
 
     def spare_inputs(self, images: Tensor) -> Tensor:
@@ -259,8 +259,8 @@ def _check_module(model: nn.Module, device: torch.device) -> None:
             )
 
 
-def _outputs(answer: Any, n: int) -> Tensor:
-    """Of any shape (S, ...), where another error than that of the largest logit is measured."""
+def _checked_outputs(answer: Any, n: int) -> Tensor:
+    """Outputs of any shape (S, ...), for a criterion other than "top1"."""
     outputs = getattr(answer, "logits", answer)
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         was = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
@@ -273,7 +273,7 @@ def _outputs(answer: Any, n: int) -> Tensor:
     return outputs.detach()
 
 
-def _logits(answer: Any, n: int) -> Tensor:
+def _checked_logits(answer: Any, n: int) -> Tensor:
     logits = getattr(answer, "logits", answer)
     if not isinstance(logits, Tensor):
         raise TypeError(

@@ -94,7 +94,7 @@ def test_one_logit_is_right_on_its_side_of_the_threshold():
     assert margins[:2].tolist() == pytest.approx([0.7, -0.1])
     assert margins[2] == 0  # a tie is an error
     assert margins[3].isnan()
-    assert error.own(outputs[:3]).tolist() == [1, 0, 0]
+    assert error.predicted(outputs[:3]).tolist() == [1, 0, 0]
 
 
 @pytest.mark.parametrize("name", ERRORS)

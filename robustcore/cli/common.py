@@ -16,7 +16,7 @@ from torch import Tensor
 from robustcore import inputs, kernels, zoo
 from robustcore.cli import models
 from robustcore.engine import Engine
-from robustcore.errors import ErrorOf, OneLogit, TopK
+from robustcore.errors import Criterion, OneLogit, TopK
 from robustcore.results import Record
 from robustcore.results.files import write_whole
 from robustcore.runs import leads
@@ -109,7 +109,7 @@ class Numbers(Sequence[str]):
         return 2**62
 
 
-def error(text: str) -> str | ErrorOf:
+def error(text: str) -> str | Criterion:
     """What an error is, of an option."""
     if text == "one-logit":
         return OneLogit()

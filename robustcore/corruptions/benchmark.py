@@ -21,7 +21,14 @@ from robustcore.corruptions.digital import through_jpeg
 from robustcore.corruptions.kernels import Kernels, select
 from robustcore.corruptions.parameters import COMMON
 from robustcore.engine import Engine
-from robustcore.evaluator import PROBE, Evaluator, judged, labels_of, own_answers
+from robustcore.evaluator import (
+    PROBE,
+    Evaluator,
+    given_answers,
+    logits_and_classes,
+    predicted_answers,
+    recorded_labels,
+)
 from robustcore.network import Model
 from robustcore.provenance import bar, provenance
 from robustcore.results import CorruptionResult, Provenance
@@ -148,9 +155,7 @@ def measure(
     """Run every condition; conditions[0] holds the clean images, `first` a few of them."""
     confidence = inputs.fraction("confidence", confidence)
     error, device = engine.error, first.device
-    given: Tensor | None = None
-    if y is not None:
-        given = inputs.labels(y, n, device) if error is None else error.answers(y, n, device)
+    given = given_answers(error, y, n, device)
     evaluator = Evaluator(
         engine,
         first,
@@ -161,23 +166,24 @@ def measure(
         planned=n * len(conditions),
     )
     correct = torch.zeros(n, len(conditions), dtype=torch.bool, device=first.device)
-    own: dict[int, Tensor] = {}  # by the first image of a part
+    predicted: dict[int, Tensor] = {}  # by the first image of a part
     with torch.no_grad(), bar(n * len(conditions), "evaluations", engine.progress) as shown:
         for column, part, images in _ahead(conditions, n, evaluator.batch_size):
             outputs = _outputs(evaluator, images)
             if given is None and column == 0:
-                own[part.start] = own_answers(error, outputs)
-            answers = own[part.start] if given is None else given[part]
-            logits, right = judged(error, outputs, answers)
+                predicted[part.start] = predicted_answers(error, outputs)
+            answers = predicted[part.start] if given is None else given[part]
+            logits, right = logits_and_classes(error, outputs, answers)
             rows = torch.arange(len(right), device=device)
             correct[part, column] = evaluator.kernels.margins(logits, right, rows)[0] > 0
             shown.update(len(images))
+    answers = torch.cat(list(predicted.values())) if given is None else given
     forward = np.full(n, len(conditions), np.int64)
     forward[: len(first)] += evaluator.n_forward
     found = correct.cpu().numpy()
     return CorruptionResult(
         ids=ids.cpu().numpy(),
-        labels=labels_of(torch.cat(list(own.values())) if given is None else given).cpu().numpy(),
+        labels=recorded_labels(answers).cpu().numpy(),
         correct=found[:, 1:],
         clean_correct=found[:, 0],
         corruption=np.array([each.corruption for each in conditions[1:]], dtype=np.str_),

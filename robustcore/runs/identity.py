@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcore.engine import Engine
-from robustcore.errors import ErrorOf
+from robustcore.errors import Criterion
 from robustcore.noise import Noise
 from robustcore.results import Record
 from robustcore.runs.behaviour import Behaviour, difference
@@ -219,7 +219,7 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return {str(name): plain(each) for name, each in value.items()}
-    if isinstance(value, (Noise, ErrorOf)):
+    if isinstance(value, (Noise, Criterion)):
         body = type(value).points if isinstance(value, Noise) else type(value).margin
         return {"name": repr(value)} | of_attack((body, tuple(vars(value).items())))
     if callable(value):
