@@ -45,7 +45,7 @@ def noisy_copies(
     rows = torch.arange(n, device=device).repeat_interleave(len(grid))
     out = torch.empty((len(rows), *x.shape[1:]), dtype=torch.float32, device=device)
     law = laws.of(noise)
-    law.within(x)
+    law.check_clip(x)
     law.perturb(
         select(backend, device),
         x,

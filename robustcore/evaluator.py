@@ -117,7 +117,7 @@ class Evaluator(Rounds):
         self.seed = inputs.integer("seed", seed, 0, 2**63 - 1)
         self.stream = stream
         self.noise = laws.of(noise)
-        self.noise.within(self.x)
+        self.noise.check_clip(self.x)
         self.box = self.noise.clip if box is None else box
         engine.bind(batch)
         self.device, self.dtype = device, batch.dtype

@@ -41,7 +41,7 @@ class Gradients:
     """
 
     def __init__(self, evaluator: Evaluator, targets: Tensor | None, norm: float) -> None:
-        self.engine, self.targets, self.norm = evaluator, targets, norm
+        self.evaluator, self.targets, self.norm = evaluator, targets, norm
         self.kernels, self.y = evaluator.kernels, evaluator.y
         self.shape = evaluator.x.shape[1:]
         self.x = self.flat(evaluator.x)
@@ -54,15 +54,15 @@ class Gradients:
 
     def answers_of(self, rows: Tensor) -> Tensor:
         """What is right for images rows (S,), in the form of the caller's y."""
-        return self.engine.answers_of(rows)
+        return self.evaluator.answers_of(rows)
 
     @property
     def channels_last(self) -> bool:
-        return self.engine.network.layout is torch.channels_last
+        return self.evaluator.network.layout is torch.channels_last
 
     def flat(self, images: Tensor) -> Tensor:
         """(S, C, H, W) to (S, D) in memory order."""
-        images = images.contiguous(memory_format=self.engine.network.layout)
+        images = images.contiguous(memory_format=self.evaluator.network.layout)
         if self.channels_last:
             images = images.permute(0, 2, 3, 1)
         return images.reshape(len(images), self.shape.numel())
@@ -76,7 +76,7 @@ class Gradients:
 
     def rounded(self, points: Tensor) -> Tensor:
         """The points as the model sees them: in the caller's type."""
-        return points.to(self.engine.dtype).float()
+        return points.to(self.evaluator.dtype).float()
 
     # -- evaluations -------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ class Gradients:
 
         def forward(at: slice) -> Tensor:
             with torch.no_grad():
-                return self.engine.logits(self.images(points[at]), rows[at])
+                return self.evaluator.logits(self.images(points[at]), rows[at])
 
         self.n_forward.index_add_(0, rows, torch.ones_like(rows))
         return torch.cat(self._batches(len(rows), forward))
@@ -135,24 +135,24 @@ class Gradients:
         if self.fused is not None:
             if callable(classes):
                 with torch.no_grad():
-                    classes = classes(rows, self.engine.logits(self.images(points), rows))
+                    classes = classes(rows, self.evaluator.logits(self.images(points), rows))
             goal = self.y if self.targets is None else self.targets
             return self.fused.differentiate(
                 points, rows, goal, gradient, loss=loss, targeted=self.targets is not None,
                 wanted=classes, channels_last=self.channels_last,
             )  # fmt: skip
         with torch.enable_grad():
-            images = self.images(points).to(self.engine.dtype).detach().requires_grad_(True)
-            answer: Any = self.model(self.engine.network.shaped(images))
+            images = self.images(points).to(self.evaluator.dtype).detach().requires_grad_(True)
+            answer: Any = self.model(self.evaluator.network.shaped(images))
             logits = getattr(answer, "logits", answer)
-            _carries_gradients(logits)
+            _check_differentiable(logits)
             wide = logits if logits.dtype == torch.float64 else logits.float()
-            error = self.engine.engine.error
+            error = self.evaluator.engine.error
             if error is None:
                 scores = self._scores(wide, logits.dtype)
             else:
                 scores = wide = error.logits(wide, self.answers_of(rows))
-                _carries_gradients(scores)
+                _check_differentiable(scores)
             if callable(classes):
                 classes = classes(rows, scores.detach())
             gain = self._gain(scores, rows, loss, classes)
@@ -164,7 +164,7 @@ class Gradients:
         gradient.copy_(self.flat(found.float()))
         margin, label = self.judged(rows, wide.detach())
         # last, and with a copy: the model may give its next answer in the same memory
-        self.engine.compare(images.detach(), logits.detach().clone())
+        self.evaluator.compare(images.detach(), logits.detach().clone())
         return margin, gain.detach(), label
 
     def _scores(self, wide: Tensor, dtype: torch.dtype) -> Tensor:
@@ -178,8 +178,8 @@ class Gradients:
         probable = near_one & (values >= 0).all(1)
         if not bool(probable.any()):
             return wide
-        if PROBABILITIES not in self.engine.notes:
-            self.engine.notes.append(PROBABILITIES)
+        if PROBABILITIES not in self.evaluator.notes:
+            self.evaluator.notes.append(PROBABILITIES)
         least = torch.finfo(wide.dtype).tiny  # below it there is no gradient to be had
         return torch.where(probable[:, None], wide.clamp(min=least).log(), wide)
 
@@ -203,19 +203,20 @@ class Gradients:
         done: list[Any] = []
         start = 0
         while start < total or not done:
-            at = slice(start, min(start + self.engine.batch_size, total))
+            at = slice(start, min(start + self.evaluator.batch_size, total))
             try:
                 done.append(body(at))
             except RuntimeError as error:
-                if self.engine.batch_size == 1 or not out_of_memory(error):
+                if self.evaluator.batch_size == 1 or not out_of_memory(error):
                     raise
-                self.engine.halve()
+                self.evaluator.halve()
                 continue
             start = at.stop
         return done
 
 
-def _carries_gradients(logits: Tensor) -> None:
+def _check_differentiable(logits: Tensor) -> None:
+    """Raises NoGradients where autograd recorded nothing."""
     if not logits.requires_grad:
         raise NoGradients(
             "model must let gradients through from its logits to its input, which an attack needs "

@@ -1,8 +1,8 @@
-"""What a draw of noise is: laws, each a path from the clean input that grows with one scale.
+"""Laws of noise: each draw is a path from the clean input that grows with one scale.
 
 A draw is named by (seed, stream, id of the input, sample) and made by a counter generator, so it
 can be made again at any scale, in any batch and on any device. A law must be *coupled* in its
-scale: the same draw at a larger scale lies further along the same path. Searches rest on that.
+scale: the same draw at a larger scale lies further along the same path, which the searches need.
 
 A new law is a class with one method:
 
@@ -26,18 +26,20 @@ from robustcore.streams import Stream
 
 Interval = tuple[float, float]
 
-NEXT = 2**20  # between the streams of the arrays of draws that one law takes
-TESTED = 4  # draws by which a law is looked at
-PART = 0.1  # of the range of inputs, or of the largest scale: where that is done
-GROWN = 1e-3  # of that scale: a coupled draw moves little when it grows by so much
-NEAR = 0.5  # of a draw's offset: little; another draw would be about 1.4 away
-ROUNDED = 1e-4  # of an offset: a law computed in float32, in batches of other sizes
+STREAM_STEP = 2**20  # between the streams of the arrays that a law draws
+TEST_DRAWS = 4
+TEST_SCALE = 0.1  # of test draws, in units of the range of inputs or of the largest scale
+GROWTH = 1e-3  # of that scale, at which a coupled draw moves by about so much of its offset
+OTHER_DRAW = 0.5  # of an offset: further away lies another draw, at about 1.4
+ROUNDING = 1e-4  # of an offset: of a law in float32, in batches of different sizes
 
 
 class Draws:
-    """The random numbers of S named draws, for inputs of one shape.
+    """The random numbers of S named draws, for inputs of one shape, on the device of the inputs.
 
-    Calls give other numbers each time: the first, the second, and so on, of every draw.
+    Each call returns new numbers, the first, the second and so on of every draw: a function of
+    (seed, stream, id, sample) and of the number of the call alone, with the same bits in any batch
+    and from any backend. Cost: one pass of the kernel `perturb`.
     """
 
     def __init__(
@@ -54,17 +56,17 @@ class Draws:
         self._seed, self._stream = seed, stream
 
     def normals(self, *shape: int) -> Tensor:
-        """Standard normals, (S, *shape) float32; by default of the inputs' shape."""
-        return self._made("gaussian", shape)
+        """Standard normals (S, *shape) float32; shape is by default that of one input."""
+        return self._drawn("gaussian", shape)
 
     def uniforms(self, *shape: int) -> Tensor:
-        """Uniform in (0, 1), (S, *shape) float32; by default of the inputs' shape."""
-        return (self._made("uniform", shape) + 1) / 2
+        """Uniform in (0, 1], (S, *shape) float32; shape is by default that of one input."""
+        return (self._drawn("uniform", shape) + 1) / 2
 
-    def _made(self, law: str, shape: tuple[int, ...]) -> Tensor:
+    def _drawn(self, law: str, shape: tuple[int, ...]) -> Tensor:
         wanted = shape or tuple(self._shape)
         count, stream = len(self._ids), self._stream
-        self._stream += NEXT
+        self._stream += STREAM_STEP
         elements = int(torch.Size(wanted).numel())
         device = self._ids.device
         zeros = torch.zeros(1, 1, 1, elements, dtype=torch.float32, device=device)
@@ -87,22 +89,26 @@ class Draws:
 class Noise:
     """A law of noise. Subclasses define `points`, and may set `largest`, `clip` and `rough`.
 
-    largest: the scale beyond which a search does not go; None: the span in which pixels lie.
+    largest: the scale at which a search ends; None: as `scale_at_error_rate` says.
     rough: whether a draw moves in many steps as its scale grows, element by element, and not
-        smoothly: a search then foretells less of its margin.
-    clip: (low, high) within which noisy inputs are clipped, of inputs that lie there; None does
-    not clip.
+        smoothly: a search then predicts margins with larger standard errors.
+    clip: (low, high), to which noisy inputs are clipped, and in which inputs must lie; None does
+        not clip.
+
+    The scale is in the units of the inputs unless the law says otherwise. Each measurement first
+    makes some test draws of a subclass, and raises ValueError where they are not finite, depend on
+    the batch, are not the input at scale 0, or are not coupled in the scale. How to
+    write one: docs/extending.md.
     """
 
-    name: str = ""
     largest: float | None = None
     rough: bool = False
     clip: Interval | None = None
 
     def points(self, x: Tensor, scale: Tensor, draws: Draws) -> Tensor:
-        """Noisy inputs (S, *shape) of inputs x (S, *shape) at scale (S, 1, ...), float32.
+        """Noisy inputs (S, *shape) from inputs x (S, *shape) at scale (S, 1, ...), all float32.
 
-        Input s depends on x[s], scale[s] and the draws of s alone; at scale 0 it is x[s].
+        Noisy input s depends on x[s], scale[s] and the draws of s alone; at scale 0 it is x[s].
         """
         raise NotImplementedError(f"{type(self).__name__} must define points(x, scale, draws)")
 
@@ -120,17 +126,19 @@ class Noise:
         seed: int,
         stream: int,
     ) -> Tensor:
-        """Noisy copies of x[rows] to out (S, C, H, W), by the names of their draws.
+        """Writes noisy copies of x[rows] to out (S, C, H, W), and returns it.
 
-        shape: of one input, where that is no picture (C, H, W): x is then (B, 1, 1, D).
+        x (B, C, H, W) float32; rows, samples (S,) and ids (B,) int64; scale (S,) float32; seed and
+        stream as in `robustcore.kernels`. shape: of one input. Where that is not (C, H, W), x is
+        (B, 1, 1, D).
         """
         draws = Draws(kernels, shape, ids[rows], samples, seed, stream)
-        some = x[rows].reshape(-1, *shape)
-        points = self.points(some, scale.view(-1, *(1 for _ in shape)), draws)
-        if not isinstance(points, Tensor) or points.shape != some.shape:
+        clean = x[rows].reshape(-1, *shape)
+        points = self.points(clean, scale.view(-1, *(1 for _ in shape)), draws)
+        if not isinstance(points, Tensor) or points.shape != clean.shape:
             was = tuple(points.shape) if isinstance(points, Tensor) else shown(points)
             raise ValueError(
-                f"noise must return noisy inputs of shape {tuple(some.shape)}, returned {was}"
+                f"noise must return noisy inputs of shape {tuple(clean.shape)}, returned {was}"
             )
         points = points.reshape(out.shape)
         if self.clip is not None:
@@ -138,20 +146,24 @@ class Noise:
         return out.copy_(points)
 
     def check(self, kernels: Backend, x: Tensor, ids: Tensor, shape: torch.Size) -> None:
-        """Raises ValueError where test draws are not those of a law that searches can rest on."""
-        rows = torch.arange(TESTED, device=x.device) % len(x)
-        samples = torch.arange(TESTED, device=x.device)
-        low, high = (float(end) for end in torch.aminmax(x))
-        scale = PART * (self.largest or (high - low) or 1.0)
+        """Raises ValueError where test draws are not those of a law that a search can use.
 
-        def offsets(scale: float, some: slice = slice(None)) -> Tensor:
-            at = rows[some]
+        x (B, C, H, W), ids and shape are as in `perturb`; Cost: TEST_DRAWS draws at four scales, at
+        the first of them also one by one.
+        """
+        rows = torch.arange(TEST_DRAWS, device=x.device) % len(x)
+        samples = torch.arange(TEST_DRAWS, device=x.device)
+        low, high = (float(end) for end in torch.aminmax(x))
+        scale = TEST_SCALE * (self.largest or (high - low) or 1.0)
+
+        def offsets(scale: float, part: slice = slice(None)) -> Tensor:
+            at = rows[part]
             points = self.perturb(
                 kernels,
                 x,
                 at,
                 torch.full((len(at),), scale, dtype=torch.float32, device=x.device),
-                samples[some],
+                samples[part],
                 ids,
                 torch.empty_like(x[at]),
                 shape=shape,
@@ -164,30 +176,31 @@ class Noise:
 
         together = offsets(scale)
         size = together.norm(dim=1)
-        alone = torch.cat([offsets(scale, slice(k, k + 1)) for k in range(TESTED)])
-        if bool(((alone - together).norm(dim=1) > ROUNDED * size).any()):
+        alone = torch.cat([offsets(scale, slice(k, k + 1)) for k in range(TEST_DRAWS)])
+        if bool(((alone - together).norm(dim=1) > ROUNDING * size).any()):
             raise ValueError(
                 f"noise must draw each input by its name alone, {self} gave others to inputs that "
                 "were drawn together: take random numbers from `draws`, and nothing over the batch"
             )
         if bool((offsets(0.0) != 0).any()):
             raise ValueError(f"noise must leave inputs as they are at scale 0, {self} did not")
-        moved = (offsets(scale * (1 + GROWN)) - together).norm(dim=1)
-        shrunk = offsets(2 * scale).norm(dim=1) < (1 - ROUNDED) * size
-        if bool(((moved > NEAR * size) | shrunk).any()):
+        moved = (offsets(scale * (1 + GROWTH)) - together).norm(dim=1)
+        shrunk = offsets(2 * scale).norm(dim=1) < (1 - ROUNDING) * size
+        if bool(((moved > OTHER_DRAW * size) | shrunk).any()):
             raise ValueError(
                 f"noise must be coupled in its scale, draws of {self} did not grow with it: the "
                 "same draw at a larger scale must lie further along the same path"
             )
 
     def of_normals(self, z: Tensor) -> Tensor:
-        """Offsets at scale 1 of which standard normals z (S, ...) are the source, (S, ...).
+        """Offsets (S, ...) at scale 1, as a function of standard normals z (S, ...).
 
-        Methods that move draws a little, as splitting does, move these normals.
+        Splitting moves draws a little by moving these normals. Raises ValueError for a law that is
+        not made of them.
         """
         raise ValueError(f"noise must be Gaussian or uniform for rare errors, was {self}")
 
-    def within(self, x: Tensor) -> None:
+    def check_clip(self, x: Tensor) -> None:
         """Raises ValueError where x does not lie in `clip`."""
         inputs.clip_range(self.clip, x)
 
@@ -196,8 +209,8 @@ class Noise:
         return f"{type(self).__name__}({clip})"
 
 
-class _Built(Noise):
-    """A law with a body in the kernels."""
+class _KernelLaw(Noise):
+    """A law that the kernel `perturb` draws, with the same bits from every backend."""
 
     law: ClassVar[str]
     levels: Interval | None = None
@@ -234,30 +247,36 @@ class _Built(Noise):
         )
 
     def check(self, kernels: Backend, x: Tensor, ids: Tensor, shape: torch.Size) -> None:
-        """Tested elsewhere."""
+        """Nothing: the tests of the kernels do."""
 
 
-class Gaussian(_Built):
+class Gaussian(_KernelLaw):
     """N(x, scale^2 I): scale is the standard deviation, sigma. The default.
 
-    clip: (low, high) clips noisy inputs; None, the default and the paper's way, does not.
+    clip: (low, high), to which noisy inputs are clipped and in which x must lie; None, as in Ford
+    et al. (2019), does not clip. Source: the method of Box and Muller (1958).
     """
 
-    name = law = "gaussian"
+    law = "gaussian"
 
     def of_normals(self, z: Tensor) -> Tensor:
         return z
 
 
-class Uniform(_Built):
-    """Uniform in the ball of radius scale around x: "Linf", each element by itself, or "L2"."""
+class Uniform(_KernelLaw):
+    """Uniform in the ball of radius scale around x.
+
+    norm: "Linf" or inf, each element of the offset is uniform in (-scale, scale) by itself; "L2" or
+    2, the offset is uniform in the Euclidean ball. clip: as in `Gaussian`. Raises ValueError or
+    TypeError naming norm or clip. Cost in L2: a second pass over memory. Source: Harman and
+    Lacko (2010) in L2.
+    """
 
     law = "uniform"
 
     def __init__(self, norm: float | str, clip: Any = None) -> None:
         super().__init__(clip)
         self.norm = inputs.norm(norm)
-        self.name = "uniform L2" if self.norm == 2 else "uniform Linf"
 
     def perturb(
         self,
@@ -295,26 +314,33 @@ class Uniform(_Built):
         return f"Uniform({'L2' if self.norm == 2 else 'Linf'!r}{clip})"
 
 
-class Laplace(_Built):
-    """x + t, each element of t with the density exp(-|t| / scale) / (2 scale)."""
+class Laplace(_KernelLaw):
+    """x + t, each element of t with the density exp(-|t| / scale) / (2 scale).
 
-    name = law = "laplace"
-
-
-class Speckle(_Built):
-    """x + x * z, each element of z normal with standard deviation scale."""
-
-    name = law = "speckle"
-
-
-class SaltAndPepper(_Built):
-    """Each element by itself is replaced with probability scale: by low or high, with equal chance.
-
-    levels: (low, high), where inputs lie. What is replaced at one scale is replaced at every
-    larger one, by the same value.
+    Its standard deviation is sqrt(2) * scale. clip: as in `Gaussian`.
     """
 
-    name = law = "salt_and_pepper"
+    law = "laplace"
+
+
+class Speckle(_KernelLaw):
+    """x + x * z, each element of z normal with standard deviation scale, which has no unit.
+
+    clip: as in `Gaussian`.
+    """
+
+    law = "speckle"
+
+
+class SaltAndPepper(_KernelLaw):
+    """Each element by itself is replaced with probability scale: by low or high, with equal chance.
+
+    levels: (low, high), the values of pepper and salt, in the units of x. An element replaced at
+    one scale is replaced at every larger one, by the same value. Raises ValueError or TypeError
+    naming levels.
+    """
+
+    law = "salt_and_pepper"
     largest = 1.0
     rough = True
 
@@ -329,10 +355,11 @@ class SaltAndPepper(_Built):
 class Subspace(Noise):
     """Gaussian noise in a subspace: x + scale * basis.T z, z standard normal (k,).
 
-    basis: (k, *shape) or (k, D) orthonormal directions, such as `principal_components` returns.
+    basis: (k, *shape) or (k, D) orthonormal directions, such as `principal_components` returns; D
+    is the number of elements of an input. scale is the standard deviation along each of them. clip:
+    as in `Gaussian`. Cost: 2 k D float64 operations a draw. Raises ValueError or TypeError naming
+    basis or clip.
     """
-
-    name = "subspace"
 
     def __init__(self, basis: Tensor, clip: Any = None) -> None:
         self.clip = inputs.clip_range(clip)
@@ -351,11 +378,12 @@ class Subspace(Noise):
         return x + scale * moved.float().view_as(x)
 
     def __repr__(self) -> str:
-        return f"Subspace({len(self.basis)} of {self.basis.shape[1]} dimensions)"
+        clip = "" if self.clip is None else f", clip={self.clip}"
+        return f"Subspace({len(self.basis)} of {self.basis.shape[1]} dimensions{clip})"
 
 
 class FromNormals(Noise):
-    """A law by other draws of it: those that it makes of standard normals."""
+    """The same law by other draws: its `of_normals` of standard normals, as splitting needs."""
 
     def __init__(self, law: Noise) -> None:
         self.law, self.clip, self.largest = law, law.clip, law.largest
@@ -373,9 +401,10 @@ class FromNormals(Noise):
 def principal_components(x: Tensor, k: int) -> Tensor:
     """The k orthonormal directions of the largest variance of inputs x: (k, *shape) float32.
 
-    x: (B, *shape). Their order is that of the variance, their sign such that the element of largest
-    size is positive. Raises ValueError or TypeError naming the argument. Cost: a singular value
-    decomposition of (B, D) in float64.
+    x: (B, *shape) floating point, finite; its mean is subtracted. k: from 1 to min(B, D), D being
+    the elements of one input. Directions are ordered by variance, the largest first; each has its
+    element of largest magnitude positive. Raises ValueError or TypeError naming the argument. Cost:
+    a singular value decomposition of (B, D) in float64, on the device of x. Source: Pearson (1901).
     """
     if isinstance(x, Tensor) and x.ndim < 2:
         raise ValueError(f"x must be inputs (B, *shape), had shape {tuple(x.shape)}")

@@ -242,7 +242,7 @@ def test_a_walk_takes_24_turns_at_most_and_keeps_the_nearest_after_six():
 
     rows = torch.arange(2).repeat_interleave(5)
     away = torch.arange(5.0).repeat(2)[:, None] + 1
-    points = gradients.x[rows] - away * gradients.engine.network.model.w
+    points = gradients.x[rows] - away * gradients.evaluator.network.model.w
     found = Found.nothing(gradients)
     Endless(gradients, rows, points, None).run(found, 0)
     assert turns == [10] * 6 + [4] * 18  # of five errors of each image two go on
@@ -319,7 +319,7 @@ def test_images_are_searched_again_whose_first_step_expected_four_times_the_dist
     assert walked == [([2, 2, 3], [7.0, 8.0, 8.0]), 30]
     kept = [1.0, 1.0, 1.0 if usable[2] else torch.inf, 2.0 if usable[3] else torch.inf]
     assert found.distance.tolist() == kept
-    assert (search.SILENT in gradients.engine.notes) == any(usable[2:])
+    assert (search.SILENT in gradients.evaluator.notes) == any(usable[2:])
     descent.again(torch.tensor([0, 1]), 30)
     assert len(walked) == 2  # for these there is nothing to do
 

@@ -194,4 +194,4 @@ def test_only_rows_that_are_probabilities_become_logarithms(rows, probable):
     for given, score, changed in zip(table, scores, probable, strict=True):
         right = given.clamp(min=torch.finfo(torch.float32).tiny).log() if changed else given
         assert torch.equal(score, right)
-    assert (PROBABILITIES in gradients.engine.notes) == any(probable)
+    assert (PROBABILITIES in gradients.evaluator.notes) == any(probable)

@@ -228,8 +228,8 @@ class _Search:
         # random points alone are no search: without any gradient the image stays masked
         usable = self.gradients.usable[rows]
         found.forget(rows[~usable])
-        if bool(usable.any()) and SILENT not in self.gradients.engine.notes:
-            self.gradients.engine.notes.append(SILENT)
+        if bool(usable.any()) and SILENT not in self.gradients.evaluator.notes:
+            self.gradients.evaluator.notes.append(SILENT)
 
     def _scatter(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Errors among random points, ever farther from images: (rows (S,), points (S, D))."""
@@ -338,7 +338,7 @@ class _Search:
             x, slots.rows, slots.offset, slots.gradient, scale.float(), (eta * radius).float(),
             radius.float(), slots.points, norm=norm, box=self.box, sphere=norm == 2,
         )  # fmt: skip
-        if gradients.engine.dtype not in (torch.float32, torch.float64):
+        if gradients.evaluator.dtype not in (torch.float32, torch.float64):
             slots.points = gradients.rounded(slots.points)
         slots.radius = radius
         gradients.usable[slots.rows[ok]] = True

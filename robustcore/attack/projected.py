@@ -63,7 +63,7 @@ def projected(
     device, images = rows.device, len(rows)
     total, next_, left = images * how.restarts, 0, images
     won = torch.full((images,), how.restarts, dtype=torch.int64, device=device)
-    live = _Window(gradients, min(total, gradients.engine.batch_size))
+    live = _Window(gradients, min(total, gradients.evaluator.batch_size))
     free = torch.arange(len(live.rows), device=device)
     while True:
         while len(free) and next_ < total:  # restart by restart, so that easy images leave early
@@ -168,7 +168,7 @@ def _move(gradients: Gradients, live: _Window, how: Steps) -> None:
         gradients.x, live.rows, live.offset, live.gradient, torch.ones_like(live.size),
         live.size, live.radius, live.points, norm=gradients.norm, box=how.box,
     )  # fmt: skip
-    if gradients.engine.dtype not in (torch.float32, torch.float64):
+    if gradients.evaluator.dtype not in (torch.float32, torch.float64):
         live.points = rounded_within(gradients, live.rows, live.points, live.radius)
         live.offset = live.points - gradients.x[live.rows]
     live.age, live.stuck = live.age + 1, ~usable

@@ -49,13 +49,13 @@ def rounded_within(gradients: Gradients, rows: Tensor, points: Tensor, radius: T
     ball, it goes towards the image, which leaves neither ball nor box.
     """
     near = gradients.rounded(points)
-    if gradients.engine.dtype in (torch.float32, torch.float64):
+    if gradients.evaluator.dtype in (torch.float32, torch.float64):
         return near
     x, away = gradients.x[rows], near - gradients.x[rows]
     length = away.norm(dim=1) if gradients.norm == 2 else away.abs().amax(1)
     outside = length > radius * (1 + ROUNDING)
     beyond = outside[:, None] & (away.abs() > (points - x).abs())
-    unit = torch.finfo(gradients.engine.dtype).eps * near.abs()
+    unit = torch.finfo(gradients.evaluator.dtype).eps * near.abs()
     inner = gradients.rounded(near - 0.75 * unit * away.sign())  # the next one towards the image
     passed = (inner - x) * away <= 0
     still = (inner - x).abs() > (points - x).abs()

@@ -204,8 +204,8 @@ class MedianSearch:
                 effort=AGAIN,
                 restarts=1,
                 box=None,
-                seed=points.engine.seed,
-                ids=points.engine.ids,
+                seed=points.evaluator.seed,
+                ids=points.evaluator.ids,
             )
         self.seen = torch.minimum(self.seen, found.distance)
 

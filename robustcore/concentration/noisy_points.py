@@ -233,8 +233,8 @@ def _paper(gradients: Gradients, sigma: np.ndarray, eps: float | None, steps: in
     found.distance[~right] = 0.0
     right = right.nonzero().flatten()
     how = Steps(
-        steps, 1, "ce", radius / PAPER_SHARE, False, None, gradients.engine.seed,
-        gradients.engine.ids, nearest=True,
+        steps, 1, "ce", radius / PAPER_SHARE, False, None, gradients.evaluator.seed,
+        gradients.evaluator.ids, nearest=True,
     )  # fmt: skip
     projected(gradients, found, right, radius[right], how)
     return found.distance
