@@ -1,11 +1,11 @@
-"""A signal: which noise, and which direction of it, does a classifier of chirps not withstand?
+"""Signals: how much noise does a classifier of chirps withstand, and how much in few directions?
 
     python examples/chirps.py [--out out/chirps]
 
-Made here: signals of 256 values, whose pitch rises (class 1) or falls (class 0), at any phase and
-loudness; a small network of 1-D convolutions learns them in seconds. Printed: the noise at which
-1 % are wrong, over all 256 dimensions and in the 20 principal components of the signals alone.
-Drawn: one signal, the same with that noise, and its nearest error.
+The signals, of 256 values, are made here: their pitch rises (class 1) or falls (class 0), at any
+phase and loudness. A small network of 1-D convolutions learns them in seconds. Printed: the noise
+at which 1 % are wrong, over all 256 dimensions and in the 20 principal components of the signals
+alone. Drawn: one signal, the same with that noise, and its nearest error.
 """
 
 import argparse

@@ -39,7 +39,7 @@ def split(x: np.ndarray, y: np.ndarray) -> tuple[torch.Tensor, ...]:
     return train_x.float(), train_y, test_x.float(), test_y
 
 
-def told(name: str, values: np.ndarray) -> None:
+def print_median(name: str, values: np.ndarray) -> None:
     print(f"  {name:<52} {np.median(values):.3f}")
 
 
@@ -52,11 +52,12 @@ engine = rc.Engine(net, error=rc.OneLogit(), pixels=None)
 rows, labels = test_x[:ROWS], test_y[:ROWS]
 
 print(f"Breast cancer: {ROWS} rows of {rows.shape[1]} standardised measurements, medians")
-told("sigma at which 1 % are wrong", rc.sigma_at_error_rate(engine, rows, 0.01, labels).sigma)
+sigma = rc.sigma_at_error_rate(engine, rows, 0.01, labels).sigma
+print_median("sigma at which 1 % are wrong", sigma)
 laplace = rc.scale_at_error_rate(engine, rows, 0.01, labels, noise=rc.Laplace())
-told("scale of Laplace noise at which 1 % are wrong", laplace.sigma)
+print_median("scale of Laplace noise at which 1 % are wrong", laplace.sigma)
 near = rc.distance_to_error(engine, rows, labels, box=None)
-told("distance (l2) to the nearest error", near.distance)
+print_median("distance (l2) to the nearest error", near.distance)
 
 # Digits: rows in [0, 1], two kinds of error, three kinds of noise
 data = load_digits()
@@ -68,7 +69,7 @@ print(f"Digits: {ROWS} rows of {rows.shape[1]} grey levels, medians")
 for error in ("top1", rc.TopK(2)):
     engine = rc.Engine(net, error=error)
     sigma = rc.sigma_at_error_rate(engine, rows, 0.01, labels).sigma
-    told(f"sigma at which 1 % are wrong, {error}", sigma)
+    print_median(f"sigma at which 1 % are wrong, {error}", sigma)
 for noise in (rc.Uniform("Linf"), rc.SaltAndPepper()):
     scale = rc.scale_at_error_rate(net, rows, 0.01, labels, noise=noise).sigma
-    told(f"scale at which 1 % are wrong, {noise}", scale)
+    print_median(f"scale at which 1 % are wrong, {noise}", scale)

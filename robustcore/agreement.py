@@ -71,6 +71,6 @@ def same_at_other_size(a: Tensor, b: Tensor, ranges: Tensor) -> bool:
 
 
 def columns(outputs: Tensor) -> Tensor:
-    """Outputs (S, ...) as (S, K), K at least 2: of one output the other is 0."""
+    """Outputs (S, ...) as (S, K) with K at least 2; beside a single output stands 0."""
     flat = outputs.flatten(1) if outputs.ndim > 1 else outputs[:, None]
     return flat if flat.shape[1] > 1 else torch.cat([flat, torch.zeros_like(flat)], 1)

@@ -29,7 +29,7 @@ HALVINGS, FEWEST = 8, 32  # looks at n, n/2, n/4, ..., none at fewer draws
 @by_blocks()
 def certify(
     model: Model | Engine,
-    x: Any,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, *shape), or one input
     y: Any = None,  # (B,)
     *,
     sigma: float,
@@ -118,7 +118,7 @@ def certify(
 @by_blocks()
 def predict(
     model: Model | Engine,
-    x: Any,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, *shape), or one input
     y: Any = None,  # (B,)
     *,
     sigma: float,

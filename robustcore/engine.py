@@ -70,6 +70,10 @@ class Engine:
     of others are refused by a ValueError. Parameters, buffers and modes of a module may change
     between two calls; what depends on them is then set up again. An engine serves one thread at a
     time, and tells another by a RuntimeError. Raises TypeError or ValueError naming the argument.
+
+    Cost: 14 evaluations in the first measurement, which see that the model judges each image by
+    itself, and 4 more at each batch larger than all before. Records count them, but for those of a
+    set that is cut into blocks.
     """
 
     def __init__(
@@ -166,7 +170,7 @@ class Engine:
     # -- set-up ----------------------------------------------------------------------------------
 
     def images(self, x: Any) -> Tensor:
-        """x as a batch (B, *shape) in the type of the model, checked; told of if out of range."""
+        """x as a batch (B, *shape) in the type of the model, checked; warns if out of range."""
         if self._checked is not None and x is self._checked:
             return self._checked
         batch = inputs.images(x, self.model, self.shape_of())
@@ -177,14 +181,14 @@ class Engine:
         return batch
 
     def shape_of(self, batch: Any = None) -> Sequence[int] | None:
-        """Of one input, where it is known: by the set-up, by the caller, by a checked batch."""
+        """Of one input, where it is known: from the set-up, a floating-point batch, the caller."""
         if self._setup is not None and self._setup.complete:
             return self._setup.shape
         known = isinstance(batch, Tensor) and batch.is_floating_point()
         return tuple(batch.shape[1:]) if known else self.shape
 
     def largest_scale(self, noise: Noise, asked: float | None, x: Tensor) -> float:
-        """Where a search for a scale ends: as asked; where the law ends; at the span of pixels."""
+        """Where a search for a scale ends: as asked, the law's largest, or the span of pixels."""
         if asked is not None:
             return asked
         if noise.largest is not None:

@@ -36,6 +36,7 @@ __all__ = [
     "Ranges",
     "as_batch",
     "as_images",
+    "as_pictures",
     "box_around",
     "choice",
     "clip_range",
@@ -45,26 +46,34 @@ __all__ = [
     "folder",
     "fraction",
     "function",
+    "group_numbers",
     "identifiers",
     "images",
+    "input_shape",
     "integer",
+    "label_sets",
     "labels",
     "labels_within",
     "left_out",
     "norm",
     "number",
     "optional_flag",
+    "orthonormal",
     "path",
     "positive",
     "radii",
     "rate_for",
+    "right_outputs",
     "shown",
     "sigma_of_all",
     "sigmas",
     "string",
     "strings",
+    "takes_pictures",
+    "takes_signals",
     "targets",
     "tensor",
+    "tensors_of",
     "type_of",
 ]
 
@@ -160,9 +169,10 @@ def _not_finite(x: Tensor) -> Tensor:
 def as_batch(x: Any, model: Any = None, shape: Sequence[int] | None = None) -> Any:
     """A tensor or an array with the batch dimension that one input alone lacks.
 
-    shape: of one input, where it is known: then one is told from several. Else x is a batch, but
-    for one picture (C, H, W) of 1 or 3 channels and a module with 2-D convolutions. What may be one
-    picture or a batch of signals is refused, unless a module has 1-D convolutions or is recurrent.
+    shape: of one input, where it is known; it distinguishes one input from several. Without it x is
+    a batch, except that (C, H, W) of 1 or 3 channels is one picture for a module with 2-D
+    convolutions. What may be one picture or a batch of signals raises ValueError, unless the module
+    has 1-D convolutions or is recurrent.
     """
     given = tuple(x.shape)
     if shape is not None:
@@ -230,10 +240,10 @@ def as_pictures(x: Tensor) -> Tensor:
 
 def input_shape(shape: Any) -> tuple[int, ...]:
     """The shape of one input."""
-    found = integers("shape", shape, "the shape of one input")
-    if found.ndim != 1 or not found.size or found.min() < 1:
+    sizes = integers("shape", shape, "the shape of one input")
+    if sizes.ndim != 1 or not sizes.size or sizes.min() < 1:
         raise ValueError(f"shape must be the shape of one input, was {shown(shape)}")
-    return tuple(int(each) for each in found)
+    return tuple(int(size) for size in sizes)
 
 
 def tensors_of(module: nn.Module) -> tuple[list[nn.Module], list[Tensor], list[Tensor]]:
@@ -284,12 +294,12 @@ def labels(y: Any, n: int, device: torch.device) -> Tensor:
 
 def label_sets(y: Any, n: int, device: torch.device) -> Tensor:
     """Right classes of each of n inputs: (n, M) int64, filled with -1; or (n, K) bool."""
-    found = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if found.dtype == bool:
-        if found.ndim != 2 or len(found) != n:
-            raise ValueError(f"y must be (B, K) for {n} inputs, had shape {found.shape}")
-        sets = found
-        some = sets.any(1)
+    given = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if given.dtype == bool:
+        if given.ndim != 2 or len(given) != n:
+            raise ValueError(f"y must be (B, K) for {n} inputs, had shape {given.shape}")
+        sets = given
+        named = sets.any(1)
     else:
         sets = integers("y", y, "right classes (B, M)")
         if sets.ndim == 1:
@@ -298,22 +308,22 @@ def label_sets(y: Any, n: int, device: torch.device) -> Tensor:
             raise ValueError(f"y must be (B, M) for {n} inputs, had shape {sets.shape}")
         if sets.size and sets.min() < -1:
             raise ValueError(f"y must hold classes, or -1 for none, its least was {sets.min()}")
-        some = (sets >= 0).any(1)
-    if not some.all():
-        raise ValueError(f"y must name a right class of each input, none of input {some.argmin()}")
+        named = (sets >= 0).any(1)
+    if not named.all():
+        raise ValueError(f"y must name a right class of each input, none of input {named.argmin()}")
     return torch.from_numpy(np.ascontiguousarray(sets)).to(device)
 
 
 def right_outputs(y: Any, n: int, device: torch.device) -> Tensor:
     """Right answers of any form, one for each of n inputs, (n, ...)."""
-    found = y if isinstance(y, Tensor) else torch.from_numpy(np.array(y))
-    if found.ndim == 0 or len(found) != n:
+    answers = y if isinstance(y, Tensor) else torch.from_numpy(np.array(y))
+    if answers.ndim == 0 or len(answers) != n:
         raise ValueError(
-            f"y must have one answer for each of {n} inputs, had shape {tuple(found.shape)}"
+            f"y must have one answer for each of {n} inputs, had shape {tuple(answers.shape)}"
         )
-    if found.is_floating_point() and not bool(torch.isfinite(found).all()):
+    if answers.is_floating_point() and not bool(torch.isfinite(answers).all()):
         raise ValueError("y must be finite, held NaN or inf")
-    return found.detach().to(device)
+    return answers.detach().to(device)
 
 
 def group_numbers(groups: Any) -> Tensor:
@@ -327,6 +337,7 @@ def group_numbers(groups: Any) -> Tensor:
 
 
 def labels_within(y: Tensor, n_classes: int) -> None:
+    """Raises ValueError for a label that the model has no class for."""
     if int(y.max()) >= n_classes:
         raise ValueError(
             f"y must be below the model's {n_classes} classes, its largest label was {int(y.max())}"
@@ -464,11 +475,6 @@ def clip_range(clip: Any, x: Tensor | None = None) -> tuple[float, float] | None
     if x is not None:
         _inside("clip", x, low, high, OVERSHOOT * (high - low))
     return low, high
-
-
-def levels(name: str, value: Any) -> tuple[float, float]:
-    """(low, high)."""
-    return pair(name, value, "(low, high)")
 
 
 def orthonormal(name: str, value: Any) -> Tensor:

@@ -1,7 +1,7 @@
 """A user's model as the engine needs it: inputs (S, C, H, W) in, checked outputs out.
 
-Inputs of another shape than pictures go through the engine as (S, 1, 1, D), and are given to the
-model in their own.
+Inputs of another shape than (C, H, W) are (S, 1, 1, D) in the engine; the model is given them in
+their own.
 """
 
 from __future__ import annotations
@@ -35,8 +35,12 @@ class ModelError(RuntimeError):
 class Network:
     """The model with its answers checked, its memory format chosen, compiled where that is wanted.
 
+    shape: of one input, as the model takes it. error: the criterion that checks what the model
+    returns; None: "top1".
+
     Errors: TypeError or ValueError when the model sits on another device than the images, has a
-    batch norm in training mode, or does not return finite-shaped logits (S, K) with K >= 2.
+    batch norm in training mode, or does not return what the criterion takes: by default logits
+    (S, K) with K >= 2.
     """
 
     def __init__(
@@ -135,7 +139,7 @@ class Network:
         return self._checked(answer, len(images))[:n].clone()
 
     def shaped(self, images: Tensor) -> Tensor:
-        """Inputs (S, C, H, W) of the engine in the shape of the model's."""
+        """Images (S, C, H, W) of the engine as the inputs (S, *shape) of the model."""
         return images if images.shape[1:] == self.shape else images.reshape(-1, *self.shape)
 
     def _checked(self, answer: Any, n: int) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from robustcore import inputs
-from robustcore.arguments import integer, shown
+from robustcore.arguments import integer, pair, shown
 from robustcore.kernels import Backend
 from robustcore.streams import Stream
 
@@ -97,8 +97,8 @@ class Noise:
 
     The scale is in the units of the inputs unless the law says otherwise. Each measurement first
     makes some test draws of a subclass, and raises ValueError where they are not finite, depend on
-    the batch, are not the input at scale 0, or are not coupled in the scale. How to
-    write one: docs/extending.md.
+    the batch, are not the input at scale 0, or are not coupled in the scale. How to write one:
+    docs/extending.md.
     """
 
     largest: float | None = None
@@ -346,7 +346,7 @@ class SaltAndPepper(_KernelLaw):
 
     def __init__(self, levels: Interval = (0.0, 1.0)) -> None:
         super().__init__(None)
-        self.levels = inputs.levels("levels", levels)
+        self.levels = pair("levels", levels, "(low, high)")
 
     def __repr__(self) -> str:
         return f"SaltAndPepper({self.levels})"

@@ -47,7 +47,10 @@ def _ignore(logits: Tensor, slots: Slots) -> None:
 
 
 class Rounds:
-    """Images x (B, C, H, W) float32 with labels y (B,), and the model that judges their draws."""
+    """Images x (B, C, H, W) float32 with labels y (B,), and the model that judges their draws.
+
+    Inputs of another shape are (B, 1, 1, D) here.
+    """
 
     x: Tensor
     y: Tensor
@@ -75,9 +78,10 @@ class Rounds:
         return self.engine.setup.batch_size
 
     def logits(self, images: Tensor, rows: Tensor) -> Tensor:
-        """(S, K) of images (S, C, H, W) that stand for images rows (S,); counts nothing.
+        """Logits (S, K) of images (S, C, H, W), noisy copies of images rows (S,); counts nothing.
 
-        By the model or its compiled form. Of another error than "top1" two: its margin, and 0.
+        By the model or its compiled form. For a criterion other than "top1" they are its margin
+        and 0.
         """
         outputs = self.outputs(images)
         if self.answers is None or self.engine.error is None:
@@ -85,7 +89,7 @@ class Rounds:
         return self.engine.error.logits(outputs, self.answers[rows])
 
     def outputs(self, images: Tensor) -> Tensor:
-        """(S, ...), what the model or its compiled form returns for images (S, C, H, W)."""
+        """Outputs (S, ...) of the model, or of its compiled form, for images (S, C, H, W)."""
         outputs = self.network(images, self.compiled)
         self._charge_comparisons()
         return outputs

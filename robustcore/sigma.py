@@ -25,15 +25,16 @@ from robustcore.stats import clopper_pearson
 
 METHODS = ("quantile", "bisection", "splitting")
 RATE_METHODS = ("counting", "splitting")
+LOOKS = {"quantile": 1, "bisection": 8}  # evaluations of each draw, about
 BLOCK = 256  # images searched together: bounds the memory of a search and keeps batches full
 
 
 @by_blocks()
 def error_rate(
     model: Model | Engine,
-    x: Any,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, *shape), or one input
     sigma: float | Sequence[float] | np.ndarray,  # G values
-    y: Any = None,  # (B,)
+    y: Any = None,  # (B,), or as the engine's error needs
     *,
     samples: int = 1000,
     confidence: float = 0.95,
@@ -45,16 +46,19 @@ def error_rate(
 ) -> ErrorRate:
     """The share of noisy copies of x that a model gets wrong, for each image and each sigma.
 
-    model: any callable from (S, C, H, W) pixels in [0, 1] to (S, K) logits (a tensor, or an object
-        with .logits), evaluated in batches, under no_grad, on the device of x; or an `Engine`,
-        which says how it is run and is set up once for many calls.
-    x: floating-point images in [0, 1], finite: a tensor, a numpy array, a Dataset or DataLoader of
-        images or (image, label), or a folder with labels.csv. What is not a tensor is read as it is
-        wanted, and its bytes are divided by 255. The model is given images in the type of its
-        parameters, where they share one, else in that of x.
+    model: any callable from inputs (S, *shape) to (S, K) logits (a tensor, or an object with
+        .logits), evaluated in batches, under no_grad, on the device of x; or an `Engine`, which
+        says how it is run, what an error is and in which range inputs should lie, and is set up
+        once for many calls.
+    x: floating-point inputs, finite, images in [0, 1] unless an `Engine` was told otherwise: a
+        tensor, a numpy array, a Dataset or DataLoader of inputs or (input, label), or a folder with
+        labels.csv. What is not a tensor is read as it is wanted, and its bytes are divided by 255.
+        The model is given inputs in the type of its parameters, where they share one, else in that
+        of x.
     sigma: scales of the noise, one or more, at least 0; of Gaussian noise N(x, sigma^2 I) the
         standard deviation, in the units of x.
-    y: true class of each image; None takes the model's own answers at x.
+    y: true class of each input, or the right answers in the form of the engine's error; None takes
+        the model's own answers at x.
     samples: draws of each image, the same at every sigma. Draw i of an image is a function of
         (seed, id, i) alone, bit for bit the same on every device and at every batch size.
     confidence: of the Clopper-Pearson interval around each rate, each by itself.
@@ -115,9 +119,9 @@ def error_rate(
 @by_blocks()
 def sigma_at_error_rate(
     model: Model | Engine,
-    x: Any,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, *shape), or one input
     error_rate: float = 0.01,
-    y: Any = None,  # (B,)
+    y: Any = None,  # (B,), or as the engine's error needs
     *,
     samples: int = 1000,
     rtol: float | None = None,
@@ -131,8 +135,8 @@ def sigma_at_error_rate(
 ) -> SigmaResult:
     """sigma(x, mu): the Gaussian noise in which a model errs at rate mu, for each image.
 
-    `scale_at_error_rate` for Gaussian noise: all is said there. Source: Ford et al. (2019), section
-    4 and its code.
+    `scale_at_error_rate` for Gaussian noise; sigma_max is its scale_max. Arguments, cost and errors
+    are those given there. Source: Ford et al. (2019), section 4 and its code.
     """
     if not isinstance(laws.of(noise), Gaussian):
         raise ValueError(f"noise must be Gaussian, was {noise}: use scale_at_error_rate")
@@ -155,9 +159,9 @@ def sigma_at_error_rate(
 @by_blocks()
 def scale_at_error_rate(
     model: Model | Engine,
-    x: Any,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, *shape), or one input
     error_rate: float = 0.01,
-    y: Any = None,  # (B,)
+    y: Any = None,  # (B,), or as the engine's error needs
     *,
     samples: int = 1000,
     rtol: float | None = None,
@@ -176,11 +180,11 @@ def scale_at_error_rate(
     rtol: stop adding draws once the half-width of the interval is at most rtol * sigma; the
         record's notes say so where `samples` did not suffice.
     confidence: of the interval [sigma_low, sigma_high], for each image by itself. It is that of an
-        order statistic, exact where errors that begin along a ray of noise stay; where rtol stopped
-        early and the margins looked normal it rests on a fit to them.
-    scale_max: the search ends there; an image whose rate is lower there is "censored". None: where
-        the law ends, as salt and pepper does at 1; else the span of the pixels that the `Engine`
-        was told of, 1 by default; where that is None, the span of x, the same for all images.
+        order statistic, exact where a ray of noise that enters the error set does not leave it;
+        where rtol stopped early and the margins looked normal it rests on a fit to them.
+    scale_max: the search ends there; an image still below the rate there is "censored". None: the
+        law's own `largest` scale, as 1 for salt and pepper; else the span of the `pixels` of the
+        `Engine`, 1 by default; where these are None, the span of x, the same for all images.
     method: "quantile" finds the quantile of the radii at which the draws first err, with about one
         evaluation of each draw; "bisection" is the paper's procedure, with all draws at 8 to 10
         values of sigma. Both answer the same question with the same draws. "splitting" finds rates
@@ -280,15 +284,15 @@ def _scale(
         ids=ids,
         seed=seed,
         noise=law,
-        planned=len(x) * samples * (1 if method == "quantile" else 8),
+        planned=len(x) * samples * LOOKS[method],
     )
     if evaluator.randomized:
         method = "bisection"
     clean = evaluator.clean_margins
-    columns: dict[str, list[np.ndarray]] = {
+    parts: dict[str, list[np.ndarray]] = {
         name: [] for name in ("sigma", "bracket", "bounds", "error_rate", "seen")
     }
-    expected = int((clean > 0).sum()) * samples * (1 if method == "quantile" else 8)
+    expected = int((clean > 0).sum()) * samples * LOOKS[method]
     with bar(expected, "evaluations", engine.progress) as shown:
         for first in range(0, len(clean), BLOCK):
             part = clean[first : first + BLOCK]
@@ -303,18 +307,18 @@ def _scale(
                 search.update(evaluator.margins(rows + first, sigma, draws, shown.update))
                 shown.total = max(shown.total or 0, shown.n)
                 shown.set_postfix_str(f"{first + int(search.finished.sum())} images done")
-            for name, parts in columns.items():
-                parts.append(getattr(search, name))
+            for attribute, values in parts.items():
+                values.append(getattr(search, attribute))
     settings = {
         "rtol": rtol,
         "sigma_max": sigma_max,
         "noise": repr(law),
     }
-    found = {name: np.concatenate(parts, -1) for name, parts in columns.items()}
+    columns = {attribute: np.concatenate(values, -1) for attribute, values in parts.items()}
     if rtol is not None:
-        evaluator.notes += _wide(found, rtol, clean > 0)
+        evaluator.notes += _wide(columns, rtol, clean > 0)
     return _sigma_result(
-        found,
+        columns,
         evaluator,
         rate,
         confidence,
@@ -323,11 +327,11 @@ def _scale(
     )
 
 
-def _wide(found: dict[str, np.ndarray], rtol: float, right: np.ndarray) -> list[str]:
+def _wide(columns: dict[str, np.ndarray], rtol: float, right: np.ndarray) -> list[str]:
     """The note that intervals are wider than asked for, where one is."""
-    low, high = found["bounds"]
-    known = right & np.isfinite(found["sigma"])
-    if not (known & ~(high - low <= 2 * rtol * found["sigma"] * (1 + 1e-9))).any():
+    low, high = columns["bounds"]
+    known = right & np.isfinite(columns["sigma"])
+    if not (known & ~(high - low <= 2 * rtol * columns["sigma"] * (1 + 1e-9))).any():
         return []
     return [
         f"rtol = {rtol:g} was not met for every image: sigma_low and sigma_high are as wide as "
@@ -336,7 +340,7 @@ def _wide(found: dict[str, np.ndarray], rtol: float, right: np.ndarray) -> list[
 
 
 def _sigma_result(
-    found: dict[str, np.ndarray],
+    columns: dict[str, np.ndarray],
     evaluator: Evaluator,
     rate: float,
     confidence: float,
@@ -344,10 +348,10 @@ def _sigma_result(
     provenance: Provenance,
 ) -> SigmaResult:
     wrong = ~(evaluator.clean_margins > 0)
-    censored = ~wrong & ~np.isfinite(found["bracket"][1])
-    sigma = np.where(wrong, 0.0, np.where(censored, np.inf, found["sigma"]))
-    low, high = np.where(wrong, 0.0, found["bounds"])
-    bracket_low, bracket_high = np.where(wrong, 0.0, found["bracket"])
+    censored = ~wrong & ~np.isfinite(columns["bracket"][1])
+    sigma = np.where(wrong, 0.0, np.where(censored, np.inf, columns["sigma"]))
+    low, high = np.where(wrong, 0.0, columns["bounds"])
+    bracket_low, bracket_high = np.where(wrong, 0.0, columns["bracket"])
     return SigmaResult(
         ids=evaluator.ids.cpu().numpy(),
         labels=evaluator.labels.cpu().numpy(),
@@ -356,9 +360,9 @@ def _sigma_result(
         sigma_high=np.where(censored, np.inf, high),
         bracket_low=np.minimum(bracket_low, sigma_max),
         bracket_high=bracket_high,
-        error_rate=np.where(wrong, 1.0, found["error_rate"]),
+        error_rate=np.where(wrong, 1.0, columns["error_rate"]),
         status=np.where(wrong, "misclassified", np.where(censored, "censored", "found")),
-        n_samples=np.where(wrong, 0, found["seen"]),
+        n_samples=np.where(wrong, 0, columns["seen"]),
         n_forward=evaluator.n_forward,
         n_backward=np.zeros_like(evaluator.n_forward),
         rate=rate,

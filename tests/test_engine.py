@@ -511,6 +511,11 @@ def test_an_engine_says_what_it_is():
     assert repr(rc.Engine(attack)) == "Engine(function)"
 
 
+def test_no_images_are_no_images_checked_before():
+    with pytest.raises(TypeError, match=r"x must be a torch\.Tensor, was NoneType"):
+        rc.Engine(dense()).images(None)
+
+
 def test_parts_of_a_call_show_no_bar(capsys):
     engine = rc.Engine(convolution(), progress=True)
     with engine.part_of():

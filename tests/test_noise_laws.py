@@ -232,6 +232,15 @@ def test_principal_components_span_most_of_the_variance():
         rc.principal_components(x, 6)
 
 
+def test_laws_print_what_they_were_given():
+    basis = torch.eye(4)[:2]
+    assert repr(rc.Subspace(basis)) == "Subspace(2 of 4 dimensions)"
+    assert repr(rc.Subspace(basis, (0, 1))) == "Subspace(2 of 4 dimensions, clip=(0.0, 1.0))"
+    assert repr(rc.Uniform("L2", (0, 1))) == "Uniform('L2', clip=(0.0, 1.0))"
+    assert repr(rc.Laplace((0, 1))) == "Laplace(clip=(0.0, 1.0))"
+    assert repr(rc.SaltAndPepper((-1, 1))) == "SaltAndPepper((-1.0, 1.0))"
+
+
 def test_records_in_other_noise_say_so():
     """What supposes Gaussian noise, the distance to a half-space, is nan or refused."""
     x = rows(3)

@@ -1,5 +1,5 @@
-// The laws of perturb: words to the numbers that a law draws, and what such a number makes of an
-// element. robustcore/kernels/reference.py has the same steps in torch.
+// The laws of perturb: from words to the numbers that a law draws, and from such a number and an
+// element to the noisy element. robustcore/kernels/reference.py has the same steps in torch.
 #pragma once
 
 #include "normal.h"
@@ -31,7 +31,7 @@ RC_FN typename V::F laplace(typename V::U word) {
     return with_lowest_bit<V>(size, word);
 }
 
-// The scale at which an element is replaced, in [0, 1), exactly; its sign is by which level.
+// The scale at which an element is replaced, in [0, 1), exactly; negative where by the upper level.
 template <class V>
 RC_FN typename V::F salt_and_pepper(typename V::U word) {
     using I = typename V::I;
@@ -52,7 +52,7 @@ RC_FN Normals<V> numbers(typename V::U first, typename V::U second) {
         return normals<V>(first, second);
 }
 
-// An element with the noise of its number z. Levels replace it; other laws have none.
+// An element with the noise of its number z. low and high: the levels of salt and pepper.
 template <Law kLaw>
 RC_FN float noisy(float x, float scale, float z, float low, float high) {
     if constexpr (kLaw == Law::kSaltAndPepper) {
@@ -71,7 +71,7 @@ struct Chosen {
     static constexpr Law kLaw = kOne;
 };
 
-// body(Chosen<law>), so that no loop asks for the law.
+// Calls body(Chosen<law>): the law is known when the body is compiled, and no loop tests it.
 template <class Body>
 void by_law(Law law, Body body) {
     switch (law) {

@@ -22,7 +22,7 @@ struct PerturbArgs {
     Key key;
     uint32_t stream;
     Law law;
-    float pepper, salt;  // levels of that law
+    float pepper, salt;  // levels of salt and pepper
     bool has_clip;
     float low, high;
     const float* mean;  // null: no normalisation

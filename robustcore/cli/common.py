@@ -110,7 +110,7 @@ class Numbers(Sequence[str]):
 
 
 def error(text: str) -> str | Criterion:
-    """What an error is, of an option."""
+    """The criterion of error that an option names."""
     if text == "one-logit":
         return OneLogit()
     if re.fullmatch("top[1-9][0-9]*", text):

@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--samples", type=int, default=1000, help="noisy draws of each image")
     add("--rtol", type=float, help="stop at this relative half-width of the interval")
     add("--confidence", type=float, default=0.95, help="of the interval of each image")
-    add("--noise", choices=NOISE, default="gaussian", help="of which sigma is the scale")
+    add("--noise", choices=NOISE, default="gaussian", help="its law; sigma is its scale")
     add("--sigma-max", type=float, help="where the search ends (default: 1)")
     how = "quantile, or splitting below 1/samples by default; bisection is the paper's"
     add("--method", choices=METHODS, help=how)

@@ -32,7 +32,7 @@ BLOCK_ELEMENTS = 2**25  # pixels of all points attacked together: bounds the mem
 @by_blocks({"sigma": 2}, smallest=1)
 def audit_attack(
     model: Model | Engine,
-    x: Any,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, *shape), or one input
     y: Any,  # (B,), or None
     attack: Attack,
     *,

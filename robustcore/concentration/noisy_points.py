@@ -38,7 +38,7 @@ DEAR = 9  # evaluations that a point costs, about: decides whether compiling pay
 @by_blocks({"sigma": 1})
 def noisy_distance(
     model: Model | Engine,
-    x: Any,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, *shape), or one input
     y: Any = None,  # (B,)
     *,
     sigma: Any = None,  # one, or (B,)

@@ -29,7 +29,7 @@ RTOL = 0.01  # of the radius that eps="search" finds
 @by_blocks({"targets": 1})
 def distance_to_error(
     model: Model | Engine,
-    x: Any,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, *shape), or one input
     y: Any = None,  # (B,)
     *,
     norm: float | str = 2,

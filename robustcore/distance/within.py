@@ -23,7 +23,7 @@ from robustcore.runs import by_blocks
 @by_blocks({"targets": 1})
 def pgd(
     model: Model | Engine,
-    x: Any,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, *shape), or one input
     y: Any = None,  # (B,)
     *,
     eps: float | Sequence[float] | np.ndarray,  # G values

@@ -152,7 +152,7 @@ def _laplace(word: Tensor) -> Tensor:
 
 
 def _salt_and_pepper(word: Tensor) -> Tensor:
-    """The scale at which an element is replaced, exactly; its sign is by which level."""
+    """The scale at which an element is replaced, exactly; negative where by the upper level."""
     return _with_lowest_bit((word >> 8).to(torch.float32) * 2.0**-24, word)
 
 
@@ -174,6 +174,7 @@ def _numbers(law: str, n: int, sample: Tensor, image: Tensor, seed: int, stream:
 def _noisy(
     law: str, x: Tensor, scale: Tensor, z: Tensor, levels: tuple[float, float] | None
 ) -> Tensor:
+    """Elements with the noise of their numbers z."""
     if law == "salt_and_pepper":
         low, high = levels or (0.0, 0.0)
         level = torch.where(z.signbit(), high, torch.full_like(z, low))

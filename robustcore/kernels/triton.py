@@ -99,7 +99,7 @@ def _laplace(word):
 
 @triton.jit
 def _salt_and_pepper(word):
-    """The scale at which an element is replaced, exactly; its sign is by which level."""
+    """The scale at which an element is replaced, exactly; negative where by the upper level."""
     return _with_lowest_bit((word >> 8).to(tl.float32) * 5.9604644775390625e-08, word)
 
 

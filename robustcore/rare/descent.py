@@ -47,11 +47,11 @@ def evaluator_of(
 ) -> Evaluator:
     """The images on their way down.
 
-    Raises ValueError for a law of noise that is not made of normals, a randomised model, one that
+    Raises ValueError for a law of noise without `of_normals`, a randomised model, one that
     draws its noise in features, and margins that are not finite.
     """
     law = laws.of(noise)
-    law.of_normals(torch.ones(1, 1))
+    law.of_normals(torch.ones(1, 1))  # raises for a law that cannot
     if not isinstance(law, Gaussian):
         law = FromNormals(law)
     x = engine.images(x)

@@ -40,7 +40,7 @@ LEAST_SAMPLES = 2 * math.ceil(SURVIVORS / PROBABILITY)
 @by_blocks()
 def error_curve(
     model: Model | Engine,
-    x: Any,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, *shape), or one input
     y: Any = None,  # (B,)
     rates: Sequence[float] = RATES,  # G values
     *,
@@ -70,9 +70,9 @@ def error_curve(
     bridge: estimate the last level again by draws around its errors (robustcore.rare.bridge), and
         others near rates two decades apart on the way down, each with a gradient at every particle,
         256 at most, for about half of the evaluations; all is pooled (robustcore.rare.pooling).
-    Both are left out, with a note, for a model without gradients and for other than Gaussian noise.
-    noise: `Gaussian()` or `Uniform(norm)`, whose draws are made of normals here: `sigma` is its
-        scale.
+    Both are left out, with a note, for a model without gradients and for uniform noise.
+    noise: `Gaussian()`, also for None, or `Uniform(norm)`, whose draws are here a function of
+        normals and so not those of other measurements; `sigma` is its scale.
     Other arguments as in `sigma_at_error_rate`.
 
     The interval rests on the families of the first draws, which compete but do not meet: the

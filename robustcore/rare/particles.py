@@ -59,7 +59,7 @@ class Slots:
 class Particles:
     """N particles of each of some images: standard normals z (R, N, C, H, W), at x + sigma z.
 
-    In other than Gaussian noise they lie at x + sigma * noise.of_normals(z).
+    In uniform noise they lie at x + sigma * noise.of_normals(z).
 
     rows (R,): the images. margin (R, N) float64: where each was last judged, NaN as -inf, so that
     an error is one that is not > 0. kept (R, N): how much of each is left since `settle`, the
@@ -246,9 +246,8 @@ class Particles:
     def _judged(self, slots: Slots, part: slice, z: Tensor, sigma: Tensor) -> Tensor:
         engine, points = self.evaluator, self.points(slots, part, z, sigma)
         points = points.contiguous(memory_format=engine.network.layout)
-        margin, _ = engine.kernels.margins(
-            engine.logits(points, slots.image[part]), engine.y, slots.image[part]
-        )
+        images = slots.image[part]
+        margin, _ = engine.kernels.margins(engine.logits(points, images), engine.y, images)
         self.progress(len(z))
         return margin
 

@@ -48,7 +48,7 @@ def compare(noise: SigmaResult, near: DistanceResult) -> NoiseAndDistance:
     Both must be of one model: records hold no name of it, so only their images and labels are
     compared.
 
-    Raises TypeError for other records, and ValueError for other than Gaussian noise, for a norm
+    Raises TypeError for other records, and ValueError for noise other than Gaussian, for a norm
     other than L2, for targeted distances, for a rate of 1/2 or more, where no id is in both, and
     where the labels or the pixels of an image differ.
     """

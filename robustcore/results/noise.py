@@ -21,8 +21,8 @@ Ints = npt.NDArray[np.int64]
 class SigmaResult(StatusRecord):
     """sigma(x0, rate) of B images: the noise at which the error rate of each is `rate`.
 
-    sigma, and its bounds at `confidence`, are in the units of the inputs; of other than Gaussian
-    noise sigma is the scale. By status:
+    sigma, and its bounds at `confidence`, are in the units of the inputs; for noise other than
+    Gaussian sigma is the scale of its law. By status:
 
     - "found": sigma is above 0 and finite; sigma_high is inf where the draws give no upper bound;
     - "misclassified": the clean image is an error; sigma and both bounds are 0;
@@ -67,7 +67,7 @@ class SigmaResult(StatusRecord):
     def half_space_distance(self) -> Floats:
         """Distance to the nearest error if errors were a half-space, shape (B,): equation 1.
 
-        nan of other than Gaussian noise.
+        nan for noise other than Gaussian.
         """
         if not self.gaussian:
             return np.full(len(self), np.nan)

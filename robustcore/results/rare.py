@@ -138,7 +138,7 @@ class ErrorCurve(Descent, Record):
     def half_space_sigma(self, through: float = 0.01) -> Floats:
         """(B, G): sigma of the linear model with the same sigma at the rate nearest to `through`.
 
-        nan where that sigma is 0 or infinite, and of other than Gaussian noise.
+        nan where that sigma is 0 or infinite, and for noise other than Gaussian.
         """
         at = int(np.argmax(self.rates == self.nearest_rate(through)))
         known = np.isfinite(self.sigma[:, at]) & (self.sigma[:, at] > 0) & self.gaussian

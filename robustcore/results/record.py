@@ -124,16 +124,17 @@ class Record:
 
     @property
     def noise(self) -> str:
-        """The law of the noise, as its name prints; empty where there was none."""
+        """The law of the noise, as it prints; empty where a record names none."""
         return str(self.provenance.settings.get("noise", ""))
 
     @property
     def gaussian(self) -> bool:
-        """Whether the noise was Gaussian, as the distance to a half-space supposes."""
+        """Whether the noise was Gaussian, as the distance to a half-space assumes."""
         return self.noise.startswith("Gaussian") or not self.noise
 
     @property
     def scale_name(self) -> str:
+        """What `sigma` is called in summaries and figures."""
         return "sigma" if self.gaussian else f"scale of {self.noise}"
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:

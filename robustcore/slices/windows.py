@@ -31,7 +31,7 @@ USUAL_SHARE = 0.1  # of nodes that are evaluated: decides whether compiling pays
 @by_blocks({"sigma": 1, "across": 4, "up": 4}, smallest=1)
 def church_windows(
     model: Model | Engine,
-    x: Any,  # (B, C, H, W) or (C, H, W)
+    x: Any,  # (B, *shape), or one input
     y: Any = None,  # (B,)
     *,
     across: str | Tensor = "noise",
