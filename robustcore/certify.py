@@ -134,7 +134,7 @@ def predict(
     n draws are counted by class, those with a NaN among their logits or a tie for the largest as
     one more, which is never the answer. The commonest is the answer if, of the draws given it or
     the next, the share is above 1/2 by an exact two-sided binomial test at level alpha (Hung and
-    Fithian, 2019). early: stop an image at the first of the looks n/128, n/64, ..., n that tells;
+    Fithian, 2019). early: stop an image at the first of the looks n/128, n/64, ..., n that decides;
     alpha is shared between them, half to the last.
 
     Other arguments, determinism and errors as in `certify`. Cost: at most n evaluations an image.
@@ -158,9 +158,9 @@ def predict(
         for before, look, level in zip([0, *looks], looks, tails, strict=False):
             counts[open_] += _classes(evaluator, open_, sigma, before, look, shown.update)
             seen[open_] = look
-            answer, tells = _told(counts[open_], level)
-            label[open_[tells]] = answer[tells]
-            open_ = open_[~tells]
+            answer, sure = _decided(counts[open_], level)
+            label[open_[sure]] = answer[sure]
+            open_ = open_[~sure]
             if not len(open_):
                 break
     return PredictResult(
@@ -176,7 +176,7 @@ def predict(
     )
 
 
-def _told(counts: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+def _decided(counts: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """(commonest class (I,), whether it surely is) of counts (I, K + 1); -1 for the last column."""
     second, first = np.sort(counts, 1)[:, -2:].T
     commonest = counts.argmax(1)

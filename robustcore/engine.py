@@ -46,8 +46,8 @@ class Engine:
         two logits; `TopK(k)`, `AnyOf()` for several right labels, `OneLogit(threshold)`,
         `Tolerance(atol, norm)`, or a function of (outputs (S, ...), y (S, ...)) to margins (S,)
         that are positive where the model is right. y has the form that the error needs.
-    shape: of one input; None: that of x without its first dimension. It tells one input from
-        several; without it x[None] is one input, and so is a picture (C, H, W) of 1 or 3
+    shape: of one input; None: that of x without its first dimension. It distinguishes one input
+        from several; without it x[None] is one input, and so is a picture (C, H, W) of 1 or 3
         channels for a module with 2-D convolutions.
     device: where inputs are put before they are measured, as the model is; None: they stay where
         they are, and what is read goes to the parameters of the model.
@@ -62,14 +62,15 @@ class Engine:
         more as the model is where the lead of the class it names is within twice the largest
         rounding measured: counts stay those of the model as it is (robustcore.precision). Attacks
         and rare errors use the model as it is.
-    pixels: (low, high), where images should lie. A PixelRangeWarning tells of those that do not, by
+    pixels: (low, high), where images should lie. A PixelRangeWarning warns of those that do not, by
         more than a hundredth of that range, and of noise above it; None: any range.
     progress: whether a bar is shown; None: on a terminal.
 
     The first measurement sets the engine up, for images of that shape, type and device: later ones
     of others are refused by a ValueError. Parameters, buffers and modes of a module may change
     between two calls; what depends on them is then set up again. An engine serves one thread at a
-    time, and tells another by a RuntimeError. Raises TypeError or ValueError naming the argument.
+    time; a call from another raises RuntimeError. Raises TypeError or ValueError naming the
+    argument.
 
     Cost: 14 evaluations in the first measurement, which see that the model judges each image by
     itself, and 4 more at each batch larger than all before. Records count them, but for those of a
@@ -320,7 +321,7 @@ class _Setup:
 
 
 def _state(model: Model) -> tuple[Any, ...]:
-    """What tells that a module has changed: its modes, its parameters and its buffers."""
+    """What shows that a module has changed: its modes, its parameters and its buffers."""
     if not isinstance(model, nn.Module):
         return ()
     modules, parameters, buffers = inputs.tensors_of(model)

@@ -88,25 +88,25 @@ ORTHONORMAL = 1e-4  # float32 directions of a hundred thousand elements come clo
 
 
 class Ranges:
-    """Where pixels should lie; tells once a call of images, and of noise, that do not."""
+    """Where pixels should lie; warns once a call of images, and of noise, that do not."""
 
     def __init__(self, pixels: Any) -> None:
         self.pixels = None if pixels is None else pair("pixels", pixels)
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def begin(self) -> None:
         """A new call."""
-        self._told.clear()
+        self._warned.clear()
 
     def see_images(self, x: Tensor) -> None:
-        if self.pixels is None or "x" in self._told:
+        if self.pixels is None or "x" in self._warned:
             return
         low, high = self.pixels
         least, most = (float(end) for end in torch.aminmax(x))
         room = OVERSHOOT * (high - low)
         if low - room <= least and most <= high + room:
             return
-        self._told.add("x")
+        self._warned.add("x")
         warn(
             f"x should lie in [{low:g}, {high:g}], as the model takes pixels, ranged from "
             f"{least:g} to {most:g}: divide bytes by 255 and let the model normalise "
@@ -115,12 +115,12 @@ class Ranges:
         )
 
     def see_amount(self, name: str, most: float) -> None:
-        if self.pixels is None or name in self._told:
+        if self.pixels is None or name in self._warned:
             return
         low, high = self.pixels
         if most <= high - low:
             return
-        self._told.add(name)
+        self._warned.add(name)
         warn(
             f"{name} should be at most {high - low:g}, the span of pixels in [{low:g}, {high:g}], "
             f"one was {most:g}: divide 255ths by 255, or give pixels=(low, high), or pixels=None "

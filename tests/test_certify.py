@@ -8,7 +8,7 @@ from models import HalfSpace, Slab, grey
 from scipy.stats import beta, binom, binomtest, norm
 
 import robustcore as rc
-from robustcore.certify import _looks, _told, lower_limit
+from robustcore.certify import _decided, _looks, lower_limit
 from robustcore.evaluator import Evaluator
 from robustcore.results import Record
 from robustcore.streams import Stream
@@ -319,19 +319,19 @@ def test_a_radius_that_is_none_is_refused(radius):
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.05, 0.001, 2.0**-4])  # the last of 5 to 0, exactly
-def test_an_answer_is_told_as_binomtest_tells_it_at_every_count(alpha):
+def test_an_answer_is_decided_as_by_binomtest_at_every_count(alpha):
     n = 30
     first, second = np.tril_indices(n)
     counts = np.stack([second, first, np.minimum(second, 1), np.zeros_like(first)], 1)
-    label, sure = _told(counts, alpha)
+    label, sure = _decided(counts, alpha)
     for k, rest, said, answer in zip(first, second, sure, label, strict=True):
         if k + rest:
             assert said == (binomtest(int(k), int(k + rest), 0.5).pvalue <= alpha)
         if k > rest:
             assert answer == 1
     nobody = np.array([[2, 1, 0, 25]])  # most draws are given no class
-    assert _told(nobody, alpha)[0].tolist() == [-1]
-    assert _told(nobody, alpha)[1].tolist() == [True]
+    assert _decided(nobody, alpha)[0].tolist() == [-1]
+    assert _decided(nobody, alpha)[1].tolist() == [True]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """What is known of the radii at which draws come to err along their rays, and what is inferred.
 
 Draw i of an image errs along x0 + sigma z_i from the radius r_i on, or nearly so. An evaluation at
-sigma tells on which side of sigma the radius lies; its margin tells, roughly, how far away. A draw
-evaluated twice has a slope of its own, and tells more than twice as well.
+sigma shows on which side of sigma the radius lies; its margin, roughly, how far away. A draw
+evaluated twice has a slope of its own, and predicts margins more than twice as well.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Plan = tuple[Ints, Floats, Ints]  # rows, sigma, samples of a round
 
-# Standard error of a margin foretold over one unit of log sigma, in standard deviations of the
+# Standard error of a margin predicted over one unit of log sigma, in standard deviations of the
 # margins: from the slope of the image, and from the draw's own. As measured on a ResNet-20.
 SPREAD, OWN_SPREAD = 1.6, 0.7
 SURE = 3.0  # of these errors; their tails are heavier than the normal's
-FAR = 0.7  # of an evaluation's sigma: below, a line to the margin at 0 may tell more
+FAR = 0.7  # of an evaluation's sigma: below, a line to the margin at 0 may predict better
 TOGETHER = 0.3  # in log sigma: two evaluations closer than this make a slope
 FLAT = 0.2  # least fall per log sigma, in standard deviations of the margins
 FARTHEST = (
     20.0  # no radius is inferred beyond this multiple of an evaluation's sigma, or its inverse
 )
-# evaluations of a draw from which on its bracket is taken at its word, up to this factor away
+# evaluations of a draw from which on its bracket is relied upon, up to this factor away
 OFTEN, CLOSE = 3, 1.1
 PRIOR = 8  # evaluations that SPREAD counts for, against those of the image
 DOWN = 16.0  # of a blind step, at most: half of it in log sigma
@@ -74,10 +74,10 @@ class Radii:
         self.at[0][draw], self.margin[0][draw] = sigma[new], margins[new]
 
     def learn(self, rows: Ints, sigma: Floats, samples: Ints, margins: Floats) -> None:
-        """`record`, and how well the margins were foretold."""
+        """`record`, and how well the margins were predicted."""
         at, margin = self.at[:, rows, samples], self.margin[:, rows, samples]
         slope, deviation, clean = (v[rows] for v in (self.slope, self.deviation, self.clean))
-        mean, error = _foretell(at, margin, slope, deviation, clean, sigma, self.rough)
+        mean, error = _predict(at, margin, slope, deviation, clean, sigma, self.rough)
         with np.errstate(all="ignore"):
             off = np.clip((margins - mean) / error, -4, 4)
             # the slope at which a model linear in sigma would have given both margins
@@ -96,7 +96,7 @@ class Radii:
 
     @property
     def spread(self) -> Floats:
-        """Of the errors of what was foretold for each image, as a share of the usual (B,)."""
+        """Of the errors of the predicted margins of each image, as a multiple of the usual (B,)."""
         return np.sqrt(self.surprise[0] / self.surprise[1])
 
     def infer(self, images: Ints) -> Floats:
@@ -130,7 +130,7 @@ class Radii:
         at, margin, sigma = self.at[:, images], self.margin[:, images], sigma[:, None]
         slope, deviation = self.slope[images, None], self.deviation[images, None]
         clean = self.clean[images, None]
-        mean, error = _foretell(at, margin, slope, deviation, clean, sigma, self.rough)
+        mean, error = _predict(at, margin, slope, deviation, clean, sigma, self.rough)
         with np.errstate(all="ignore"):
             sure = mean / (SURE * self.spread[images, None] * error)
         sure[(error == 0) & ~(mean > 0)] = -np.inf
@@ -166,7 +166,7 @@ def _fall(
     """Fall of a margin per unit of sigma: of the line through two evaluations, or through one.
 
     Second, where it is of two. Margins are nearly linear in sigma, and are exactly so for a linear
-    model; of rough ones two evaluations that are near tell no slope.
+    model; for rough ones two evaluations near each other determine no slope.
     """
     apart = at[0] / at[1]
     together = (apart < np.exp(TOGETHER)) & (apart > np.exp(-TOGETHER)) & (not rough)
@@ -175,7 +175,7 @@ def _fall(
     return np.maximum(fall, FLAT * deviation / base), together
 
 
-def _foretell(
+def _predict(
     at: Floats,
     margin: Floats,
     slope: Floats,
@@ -184,7 +184,7 @@ def _foretell(
     sigma: Floats,
     rough: bool,
 ) -> tuple[Floats, Floats]:
-    """Margins foretold at sigma, with their standard errors, from (2, ...) evaluations."""
+    """Margins predicted at sigma, with their standard errors, from (2, ...) evaluations."""
     with np.errstate(all="ignore"):
         beyond = sigma**2 - at[0] * at[1]  # the middle of both, in log sigma
         nearer = beyond * (at[1] - at[0]) > 0
@@ -195,6 +195,6 @@ def _foretell(
         mean = np.where((m <= 0) & (sigma < FAR * base), np.maximum(mean, chord), mean)
         away = np.abs(np.log(sigma / base))
         if rough:
-            # a margin that is a sum of steps has a variance that grows as their number
+            # a margin that is a sum of steps has a variance that grows with their number
             return mean, deviation * np.sqrt((SPREAD * away) ** 2 + away)
         return mean, np.where(together, OWN_SPREAD, SPREAD) * deviation * away
