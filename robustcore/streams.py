@@ -2,7 +2,8 @@
 
 A draw is named by (seed, stream, image id, sample). Methods that must not share draws have streams
 of their own: a distance is not measured from the draws that chose its sigma, nor a certificate from
-those that an attack moved by.
+those that an attack moved by. A law of noise that draws several arrays takes further streams, 2^20
+apart (robustcore.noise).
 """
 
 from __future__ import annotations
