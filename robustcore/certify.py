@@ -53,8 +53,9 @@ def certify(
     radius: asks only whether this radius holds, for each image. Counting stops at the first of the
         looks n/128, n/64, ..., n that decides, for or against; alpha is shared between them, half
         to the last, so each of the two answers is wrong with a probability of at most alpha.
-    y: only for `accuracy`. model, x, seed, ids, run: as in `error_rate`. A tie or a NaN among the
-        logits is not the class.
+    y: only for `accuracy`; with another error than "top1" it says what is right, and `label` is
+        then 0 where draws are right and 1 where they are wrong, `labels` 0. model, x, seed, ids,
+        run: as in `error_rate`. A tie or a NaN among the logits is not the class.
 
     Draw i of an image is a function of (seed, id, i): the same at any batch size and on any device.
     Cost: n0 + n evaluations of each image; with `radius` a hundredth of that where p is far from
@@ -71,7 +72,7 @@ def certify(
     asked = None if radius is None else inputs.positive("radius", radius)
     evaluator = _evaluator(engine, x, y, n0 + n, seed, ids)
     images = len(evaluator.x)
-    labels = evaluator.labels.cpu().numpy()
+    labels = evaluator.y.cpu().numpy()  # of another error than "top1" class 0, which is right
     with bar(images * (n0 + n), "evaluations", engine.progress) as shown:
         every = np.arange(images)
         top = _classes(evaluator, every, sigma, 0, n0, shown.update)[:, :-1].argmax(1)
@@ -165,7 +166,7 @@ def predict(
                 break
     return PredictResult(
         ids=evaluator.ids.cpu().numpy(),
-        labels=evaluator.labels.cpu().numpy(),
+        labels=evaluator.y.cpu().numpy(),
         label=label,
         counts=counts[:, :-1],
         n_samples=seen,

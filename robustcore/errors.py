@@ -43,6 +43,9 @@ class Criterion:
     def check_answers(self, answers: Tensor, outputs: Tensor) -> None:
         """Raises ValueError naming y for answers that outputs of this shape cannot be."""
 
+    def check_margins(self, outputs: Tensor, answers: Tensor) -> None:
+        """Raises ValueError where a margin depends on other rows, or is another each time."""
+
     def margin(self, outputs: Tensor, answers: Tensor) -> Tensor:
         """(S,) in a floating type, positive where the model is right; NaN is an error."""
         raise NotImplementedError
@@ -131,8 +134,20 @@ class AnyOf(Criterion):
                     f"{answers.shape[1]}"
                 )
             return
-        most = outputs.shape[1] if self.groups is None else int(self.groups.max()) + 1
-        inputs.labels_within(answers, most)
+        if self.groups is not None:
+            most = int(self.groups.max())
+            if int(answers.max()) > most:
+                raise ValueError(
+                    f"y must be one of the groups 0 to {most}, its largest was {int(answers.max())}"
+                )
+            return
+        repeated = answers.sort(1).values.diff(dim=1).eq(0).any()
+        if answers.shape[1] == outputs.shape[1] > 2 and int(answers.max()) <= 1 and repeated:
+            raise ValueError(
+                "y must hold right classes (B, M), or be a bool mask (B, K): it held 0 and 1 in a "
+                "column for each class: give y.bool()"
+            )
+        inputs.labels_within(answers, outputs.shape[1])
 
     def margin(self, outputs: Tensor, answers: Tensor) -> Tensor:
         if self.groups is not None:
@@ -169,11 +184,16 @@ class OneLogit(Criterion):
                 f"{tuple(outputs.shape)}"
             )
 
+    def answers(self, y: Any, n: int, device: torch.device) -> Tensor:
+        given = inputs.right_outputs(y, n, device)
+        if given.shape != (n,) or not bool(((given == 0) | (given == 1)).all()):
+            raise ValueError(
+                f"y must be 0 or 1 for each of {n} inputs with error={self}, was {shown(y)}"
+            )
+        return given.long()
+
     def predicted(self, outputs: Tensor) -> Tensor:
         return (outputs.flatten() > self.threshold).long()
-
-    def check_answers(self, answers: Tensor, outputs: Tensor) -> None:
-        inputs.labels_within(answers, 2)
 
     def margin(self, outputs: Tensor, answers: Tensor) -> Tensor:
         return (outputs.flatten() - self.threshold) * (2 * answers - 1)
@@ -200,14 +220,14 @@ class Tolerance(Criterion):
         return outputs.clone()
 
     def check_answers(self, answers: Tensor, outputs: Tensor) -> None:
-        if answers.flatten(1).shape[1] != outputs.flatten(1).shape[1]:
+        if _flat(answers).shape[1] != _flat(outputs).shape[1]:
             raise ValueError(
                 f"y must have the shape of the model's outputs {tuple(outputs.shape)}, had "
                 f"{tuple(answers.shape)}"
             )
 
     def margin(self, outputs: Tensor, answers: Tensor) -> Tensor:
-        away = outputs.flatten(1) - answers.flatten(1).to(outputs.dtype)
+        away = _flat(outputs) - _flat(answers).to(outputs.dtype)
         return self.atol - torch.linalg.vector_norm(away, ord=self.norm, dim=1)
 
 
@@ -230,11 +250,26 @@ class _ByFunction(Criterion):
             raise TypeError(f"error must return a floating-point margin, returned {was}")
         return margin
 
+    def check_margins(self, outputs: Tensor, answers: Tensor) -> None:
+        alone = self.margin(outputs, answers)
+        others = 3 * outputs + 1
+        among = self.margin(torch.cat([outputs, others]), torch.cat([answers, answers]))
+        if alone.shape != outputs.shape[:1] or among.shape[0] != 2 * len(outputs):
+            return  # `logits` says so
+        same = torch.isclose(alone, among[: len(outputs)], rtol=1e-4, atol=1e-6, equal_nan=True)
+        if not bool(same.all()):
+            at = int((~same).nonzero()[0])
+            raise ValueError(
+                "error must judge each input by itself, and alike each time: the margin of input "
+                f"{at} was {float(alone[at]):g}, and {float(among[at]):g} beside other outputs"
+            )
+
 
 def of(error: Any) -> Criterion | None:
     """The criterion that was asked for; None is "top1", which kernels compute."""
     if isinstance(error, str):
-        inputs.choice("error", error, ("top1",))
+        if error != "top1":
+            raise ValueError(f"error must be 'top1' or a criterion such as TopK(5), was {error!r}")
         return None
     if isinstance(error, type) and issubclass(error, Criterion):
         raise TypeError(f"error must be an error, was the class {error.__name__}: add ()")
@@ -254,6 +289,10 @@ def _check_logits(error: Criterion, outputs: Tensor, least: int) -> None:
             f"model must return at least {least} logits for each input with error={error}, "
             f"returned shape {tuple(outputs.shape)}"
         )
+
+
+def _flat(values: Tensor) -> Tensor:
+    return values.reshape(len(values), -1)
 
 
 def _one_hot(classes: Tensor, count: int) -> Tensor:

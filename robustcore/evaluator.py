@@ -189,6 +189,8 @@ class Evaluator(Rounds):
         error = self.engine.error
         self.answers = predicted_answers(error, outputs) if answers is None else answers
         logits, self.y = logits_and_classes(error, outputs, self.answers)
+        if error is not None:
+            error.check_margins(outputs, self.answers)
         self.labels = recorded_labels(self.answers)
         self.n_classes = logits.shape[1]
         return logits

@@ -133,8 +133,11 @@ class Network:
             if out_of_memory(error):
                 raise
             given = f"{tuple(self.shaped(images).shape)} in {images.dtype}"
+            read = ""
+            if len(self.shape) != 3:
+                read = f" (x was read as a batch of inputs of shape {tuple(self.shape)})"
             raise ModelError(
-                f"model must take inputs {given}, failed with {type(error).__name__}: {error}"
+                f"model must take inputs {given}, failed with {type(error).__name__}: {error}{read}"
             ) from error
         return self._checked(answer, len(images))[:n].clone()
 
@@ -287,8 +290,10 @@ def _checked_logits(answer: Any, n: int) -> Tensor:
     if not logits.is_floating_point():
         raise TypeError(f"model must return floating-point logits, returned {logits.dtype}")
     if logits.ndim != 2 or logits.shape[0] != n or logits.shape[1] < 2:
+        one = logits.shape in ((n,), (n, 1))
+        hint = ": for one logit give Engine(model, error=OneLogit())" if one else ""
         raise ValueError(
             f"model must return logits (S, K), one row for each of {n} inputs and K at least 2, "
-            f"returned shape {tuple(logits.shape)}"
+            f"returned shape {tuple(logits.shape)}{hint}"
         )
     return logits.detach()

@@ -20,17 +20,19 @@ import torch
 from torch import Tensor
 
 from robustcore import inputs
-from robustcore.arguments import integer, pair, shown
+from robustcore.arguments import integer, pair, positive, shown
 from robustcore.kernels import Backend
 from robustcore.streams import Stream
 
 Interval = tuple[float, float]
 
 STREAM_STEP = 2**20  # between the streams of the arrays that a law draws
-TEST_DRAWS = 4
-TEST_SCALE = 0.1  # of test draws, in units of the range of inputs or of the largest scale
-GROWTH = 1e-3  # of that scale, at which a coupled draw moves by about so much of its offset
+TEST_DRAWS = 8
+TEST_SCALE = 0.1  # of draws that are compared by themselves, in units of the range or the largest
+TEST_STEPS, TEST_RATIO = 20, 1.37  # of a ladder of scales, from the largest down
+GROWTH = 1e-3  # of a scale, over which a coupled draw moves by about so much of its offset
 OTHER_DRAW = 0.5  # of an offset: further away lies another draw, at about 1.4
+ALIKE = 0.3  # cosine of offsets at neighbouring scales: of other draws it is near 0
 ROUNDING = 1e-4  # of an offset: of a law in float32, in batches of different sizes
 
 
@@ -148,13 +150,13 @@ class Noise:
     def check(self, kernels: Backend, x: Tensor, ids: Tensor, shape: torch.Size) -> None:
         """Raises ValueError where test draws are not those of a law that a search can use.
 
-        x (B, C, H, W), ids and shape are as in `perturb`; Cost: TEST_DRAWS draws at four scales, at
-        the first of them also one by one.
+        x (B, C, H, W), ids and shape are as in `perturb`. Cost: TEST_DRAWS draws at 40 scales, and
+        at one more by themselves.
         """
         rows = torch.arange(TEST_DRAWS, device=x.device) % len(x)
         samples = torch.arange(TEST_DRAWS, device=x.device)
         low, high = (float(end) for end in torch.aminmax(x))
-        scale = TEST_SCALE * (self.largest or (high - low) or 1.0)
+        top = self.largest or (high - low) or 1.0
 
         def offsets(scale: float, part: slice = slice(None)) -> Tensor:
             at = rows[part]
@@ -174,9 +176,10 @@ class Noise:
                 raise ValueError(f"noise must return finite inputs, {self} at {scale:g} did not")
             return (points.double() - x[at].double()).flatten(1)
 
-        together = offsets(scale)
+        together = offsets(TEST_SCALE * top)
         size = together.norm(dim=1)
-        alone = torch.cat([offsets(scale, slice(k, k + 1)) for k in range(TEST_DRAWS)])
+        parts = (slice(k, k + 1) for k in range(TEST_DRAWS))
+        alone = torch.cat([offsets(TEST_SCALE * top, part) for part in parts])
         if bool(((alone - together).norm(dim=1) > ROUNDING * size).any()):
             raise ValueError(
                 f"noise must draw each input by its name alone, {self} gave others to inputs that "
@@ -184,13 +187,20 @@ class Noise:
             )
         if bool((offsets(0.0) != 0).any()):
             raise ValueError(f"noise must leave inputs as they are at scale 0, {self} did not")
-        moved = (offsets(scale * (1 + GROWTH)) - together).norm(dim=1)
-        shrunk = offsets(2 * scale).norm(dim=1) < (1 - ROUNDING) * size
-        if bool(((moved > OTHER_DRAW * size) | shrunk).any()):
-            raise ValueError(
-                f"noise must be coupled in its scale, draws of {self} did not grow with it: the "
-                "same draw at a larger scale must lie further along the same path"
-            )
+        before = torch.zeros_like(together)
+        for step in reversed(range(TEST_STEPS)):
+            scale = top * TEST_RATIO**-step
+            here = offsets(scale)
+            near = offsets(scale * (1 - GROWTH))
+            alike = (before * here).sum() >= ALIKE * before.norm() * here.norm()
+            longer = here.norm() >= (1 - ROUNDING) * before.norm()
+            if not bool(alike & longer & ((here - near).norm() <= OTHER_DRAW * here.norm())):
+                raise ValueError(
+                    f"noise must be coupled in its scale, draws of {self} did not grow with it "
+                    f"near {scale:.3g}: the same draw at a larger scale must lie further along the "
+                    "same path"
+                )
+            before = here
 
     def of_normals(self, z: Tensor) -> Tensor:
         """Offsets (S, ...) at scale 1, as a function of standard normals z (S, ...).
@@ -424,4 +434,6 @@ def of(noise: Any) -> Noise:
         raise TypeError(f"noise must be a law of noise, was the class {noise.__name__}: add ()")
     if not isinstance(noise, Noise):
         raise TypeError(f"noise must be a law of noise, such as Gaussian(), was {shown(noise)}")
+    if noise.largest is not None:
+        positive("noise.largest", noise.largest)
     return noise

@@ -244,7 +244,9 @@ def no_gradient(outputs, y):
 
 BAD = {
     "error must be 'top1', TopK": lambda: rc.Engine(Linear(), error=3),
-    "error must be one of top1": lambda: rc.Engine(Linear(), error="top5"),
+    "error must be 'top1' or a criterion such as TopK.5., was 'top5'": lambda: rc.Engine(
+        Linear(), error="top5"
+    ),
     "error must be an error, was the class TopK": lambda: rc.Engine(Linear(), error=rc.TopK),
     "k must be": lambda: rc.TopK(0),
     "atol must be": lambda: rc.Tolerance(0),
@@ -256,8 +258,21 @@ BAD = {
         rc.AnyOf([0, 1, 1]), LABELS[:3] % 2
     ),
     "y must be below the model's 6 classes": lambda: rate(rc.TopK(2), LABELS[:3] + 5),
-    "y must be below the model's 2 classes": lambda: rc.error_rate(
+    "y must be 0 or 1 for each of 3 inputs with error=OneLogit": lambda: rc.error_rate(
         rc.Engine(Single(), error=rc.OneLogit()), inputs(3), 0.1, [0, 1, 2]
+    ),
+    "one logit give Engine.model, error=OneLogit": lambda: rc.error_rate(Single(), inputs(3), 0.1),
+    "y must be one of the groups 0 to 1, its largest was 2": lambda: rate(
+        rc.AnyOf([0, 0, 0, 1, 1, 1]), [0, 1, 2]
+    ),
+    "in a column for each class: give y.bool": lambda: rate(
+        rc.AnyOf(), torch.eye(K)[LABELS[:3]].long()
+    ),
+    "error must judge each input by itself, and alike each time: the margin of input 0": lambda: (
+        rate(lambda outputs, y: lead(outputs, y) - lead(outputs, y).mean(), LABELS[:3])
+    ),
+    "by itself, and alike each time": lambda: rate(
+        lambda outputs, y: lead(outputs, y) + torch.randn(len(outputs)), LABELS[:3]
     ),
     r"y must be \(B, M\) for 3 inputs": lambda: rate(rc.AnyOf(), torch.zeros(2, 2).long()),
     "y must name a right class of each input": lambda: rate(rc.AnyOf(), -torch.ones(3, 2).long()),
@@ -300,3 +315,48 @@ def test_bad_errors_and_answers_are_named(message):
 
 def test_top1_is_served_by_kernels():
     assert of("top1") is None
+
+
+# -- what certificates and scalar outputs are of ----------------------------------------------
+
+
+@pytest.mark.parametrize("error", [rc.OneLogit(), rc.AnyOf([0, 1]), lambda out, y: _signed(out, y)])
+def test_what_is_certified_to_be_wrong_is_no_accuracy(error):
+    """A model far from its boundary: right everywhere, or, with the other labels, nowhere."""
+    x = torch.tensor([[-3.0], [3.0], [4.0], [5.0]])
+    y = torch.tensor([0, 1, 1, 1])
+
+    def model(x):
+        return x if isinstance(error, rc.OneLogit) else torch.cat([-x, x], 1)
+
+    engine = rc.Engine(model, error=error, pixels=None)
+    right = rc.certify(engine, x, y, sigma=0.5, n=500)
+    assert right.accuracy(0.1) == 1
+    assert (right.label == 0).all()
+    wrong = rc.certify(engine, x, 1 - y, sigma=0.5, n=500)
+    assert wrong.accuracy() == 0
+    assert (wrong.label == 1).all()
+    assert rc.predict(engine, x, y, sigma=0.5, n=200).accuracy == 1
+    assert rc.predict(engine, x, 1 - y, sigma=0.5, n=200).accuracy == 0
+
+
+def _signed(outputs, y):
+    return (outputs[:, 1] - outputs[:, 0]) * (2 * y - 1)
+
+
+@pytest.mark.parametrize("outputs", [lambda x: x[:, 0], lambda x: x[:, :1]])
+@pytest.mark.parametrize("y", [torch.zeros(3), [0, 0, 0], torch.zeros(3, 1)])
+def test_a_regression_of_one_number(outputs, y):
+    """|N(0, sigma^2)| above 0.5: of 2,000 draws each, 5 standard errors."""
+    engine = rc.Engine(outputs, error=rc.Tolerance(0.5), pixels=None)
+    record = rc.error_rate(engine, torch.zeros(3, 4), 0.4, y, samples=2000)
+    truth = 2 * stats.norm.sf(0.5 / 0.4)
+    assert abs(record.rate.mean() - truth) < 5 * np.sqrt(truth * (1 - truth) / 6000)
+
+
+@pytest.mark.parametrize("form", [torch.Tensor.bool, torch.Tensor.float, torch.Tensor.tolist])
+def test_labels_of_one_logit_are_0_and_1_of_any_type(form):
+    engine = rc.Engine(Single(), error=rc.OneLogit())
+    y = LABELS[:3] % 2
+    want = rc.error_rate(engine, inputs(3), 0.3, y, samples=50)
+    assert (rc.error_rate(engine, inputs(3), 0.3, form(y), samples=50).rate == want.rate).all()

@@ -177,6 +177,45 @@ class Flat(rc.Noise):
         return (x + scale * draws.normals()).flatten()
 
 
+class Turning(rc.Noise):
+    """Another draw from each thirty-seventh of the scale to the next."""
+
+    def points(self, x, scale, draws):
+        even = torch.floor(37 * scale) % 2 == 0
+        return x + scale * torch.where(even, draws.normals(), draws.normals())
+
+
+class Two(rc.Noise):
+    def points(self, x, scale, draws):
+        return x + scale * torch.where(scale < 0.3, draws.normals(), draws.normals())
+
+
+class Mirrored(rc.Noise):
+    def points(self, x, scale, draws):
+        z = draws.normals()
+        return x + scale * torch.where(scale > 0.7, z, -z)
+
+
+class Winding(rc.Noise):
+    def points(self, x, scale, draws):
+        return x + scale * torch.sin(20 * scale + 2 * torch.pi * draws.uniforms())
+
+
+@pytest.mark.parametrize("law", [Turning, Two, Mirrored, Winding])
+def test_other_draws_at_other_scales_are_refused(law):
+    law.largest = 1.0
+    with pytest.raises(ValueError, match=rf"coupled in its scale, draws of {law.__name__}\(\) did"):
+        rc.error_rate(first, rows(3), 0.1, noise=law(), samples=10)
+
+
+@pytest.mark.parametrize("largest", [-1, 0, float("nan"), float("inf"), "big"])
+def test_the_largest_scale_is_a_positive_number(largest):
+    law = Rayleigh()
+    law.largest = largest
+    with pytest.raises((ValueError, TypeError), match=r"noise\.largest must be"):
+        rc.scale_at_error_rate(first, rows(3), 0.1, noise=law)
+
+
 BAD = {
     "noise must be coupled in its scale": Uncoupled(),
     "noise must draw each input by its name alone": OfTheBatch(),
