@@ -146,3 +146,11 @@ def test_a_few_signals_are_no_picture():
     assert len(rc.noisy_copies(torch.rand(3, 1, 24), 0.1)) == 3  # no picture is one pixel high
     with pytest.raises(ValueError, match="which may be one picture or 3 signals"):
         rc.error_rate(lambda x: net(x), torch.rand(3, 2, 24), 0.1, samples=5)
+
+
+def test_an_error_of_the_model_says_how_inputs_were_read():
+    """A signal (2, 64) alone looks like two rows of 64."""
+    net = nn.Sequential(nn.Conv1d(2, 3, 5), nn.Flatten(), nn.Linear(180, 3)).eval()
+    message = r"failed with .* \(x was read as a batch of inputs of shape \(64,\)\)"
+    with pytest.raises(RuntimeError, match=message):
+        rc.error_rate(net, torch.rand(2, 64), 0.1, samples=5)
