@@ -167,7 +167,7 @@ def test_images_of_a_larger_batch_are_judged_again_from_the_first_to_the_last(
         asked.append(x[:, 0, 0, 0].tolist())
         return x.flatten(1)[:, :2] + (len(x) if len(x) < n else 0)  # by the size of the batch
 
-    network = Network(model, torch.device("cpu"), torch.float32)
+    network = Network(model, torch.device("cpu"), torch.float32, torch.Size((1, 2, 2)))
     x = torch.arange(float(n)).view(n, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
     network.compare_from(torch.ones(2))
     if places is None:

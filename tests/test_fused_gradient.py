@@ -66,8 +66,8 @@ def test_any_network_has_the_logits_and_gradients_of_autograd_in_float64(seed, i
 
 def check_gradients(ours, plain, repeats=15):
     """To a thousand units of rounding of the largest; dlr, a quotient, to a hundredth of it."""
-    classes, rows = ours.engine.n_classes, torch.arange(5).repeat(repeats)
-    images = ours.engine.x[rows]
+    classes, rows = ours.evaluator.n_classes, torch.arange(5).repeat(repeats)
+    images = ours.evaluator.x[rows]
     images = images + 0.3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
     for targets, loss in itertools.product((None, (ours.y + 1) % classes), LOSSES):
         if loss == "dlr" and classes < dlr_classes(targets is not None):
@@ -96,7 +96,7 @@ def check_gradients(ours, plain, repeats=15):
 def test_gradients_do_not_depend_on_the_batch(isa):
     ours, _ = both("awkward", isa)
     rows = torch.arange(5).repeat(20)
-    images = ours.engine.x[rows] + torch.arange(100).view(-1, 1, 1, 1) / 500
+    images = ours.evaluator.x[rows] + torch.arange(100).view(-1, 1, 1, 1) / 500
     whole, (margin, *_) = ask(ours, images, rows, "ce", None)
     part, (few, *_) = ask(ours, images[33:60], rows[33:60], "ce", None)
     assert torch.equal(part, whole[33:60])

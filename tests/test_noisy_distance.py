@@ -174,7 +174,7 @@ def test_one_sigma_for_all_images_is_an_array_of_its_own():
     noise = per_image_sigma(given, 3, rc.Engine(model))
     noise[0] = 0.5
     assert given[0] == 0.1
-    with pytest.raises(ValueError, match="one number or one for each of 3 images, had 2"):
+    with pytest.raises(ValueError, match="one number or one for each of 3 inputs, had 2"):
         per_image_sigma([0.1, 0.2], 3, rc.Engine(model))
 
 
@@ -269,7 +269,7 @@ def test_record_is_saved_cut_and_shown(tmp_path):
 def test_engine_gives_classes_and_noisy_images_of_named_draws(clip):
     model, x, y = images(3)
     x = 0.2 + 0.6 * x
-    engine = Evaluator(rc.Engine(model, batch_size=4), x, y, clip=clip)
+    engine = Evaluator(rc.Engine(model, batch_size=4), x, y, noise=rc.Gaussian(clip))
     rows, samples = np.array([0, 2, 2, 1, 0]), np.array([5, 1, 9, 0, 5])
     sigma = np.full(5, 0.2)
     noisy = engine.noisy(*(torch.as_tensor(each) for each in (rows, sigma, samples)))

@@ -268,7 +268,7 @@ def test_the_order_of_rates_and_saying_one_twice_change_nothing():
 def test_one_image_without_a_label_in_double_precision_is_as_any():
     how = {"samples": 500, "second_look": False}
     curve = rc.error_curve(MODEL, X, Y, [1e-4], **how)
-    same(rc.error_curve(MODEL, X[0], None, [1e-4], **how), curve[:1])
+    same(rc.error_curve(MODEL, X[:1], None, [1e-4], **how), curve[:1])
     double = rc.error_curve(HalfSpace(16, 0.5).double(), X.double(), Y, [1e-4], **how)
     assert np.allclose(double.sigma, curve.sigma, rtol=1e-3)
 

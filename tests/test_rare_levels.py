@@ -98,14 +98,14 @@ def test_a_clip_reaches_splitting():
     model, (x, y) = HalfSpace(3, 0.45), grey(3, (1, 1, 3))
     found = {}
     for clip in (None, (0.2, 0.8)):
-        how = {"samples": 500, "clip": clip}
+        how = {"samples": 500, "noise": rc.Gaussian(clip)}
         one = rc.sigma_at_error_rate(model, x, 1e-3, y, method="splitting", **how)
         curve = rc.error_curve(model, x, y, [1e-3], **how)
         for name in ("sigma", "sigma_low", "sigma_high"):
             assert np.array_equal(getattr(one, name), getattr(curve, name)[:, 0]), name
         found[clip] = one.sigma
         rate = rc.error_rate(model, x, 0.15, y, method="splitting", **how)
-        assert rate.provenance.settings["clip"] == (None if clip is None else list(clip))
+        assert rate.provenance.settings["noise"] == repr(rc.Gaussian(clip))
     assert not np.array_equal(found[None], found[0.2, 0.8])
 
 

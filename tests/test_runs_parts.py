@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import robustcore as rc
 from robustcore.results.archive import fits
 from robustcore.runs.behaviour import Behaviour, behaviour, difference, probes
 from robustcore.runs.identity import plain
@@ -113,7 +114,7 @@ def test_a_model_is_asked_again_with_inputs_that_are_four_roundings_larger(kind,
             return t.flatten(1)[:, :3]
 
     x = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(2))
-    found = behaviour(First(), open_source(x, None, First()), None)
+    found = behaviour(rc.Engine(First(), batch_size=None), open_source(x, None, First()))
     asked = probes(x.to(kind)).flatten(1)[:, :3]
     given, larger = ((asked * factor).to(kind).float() for factor in (1.0, 1 + 4 * 2.0**-digits))
     assert found.rounding == 2.0**-digits
@@ -132,7 +133,7 @@ def test_what_a_model_answers_is_kept_although_it_returns_the_same_memory():
             return self.held[: len(t)]
 
     x = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(2))
-    found = behaviour(Same(), open_source(x, None, Same()), 3)
+    found = behaviour(rc.Engine(Same(), batch_size=3), open_source(x, None, Same()))
     assert torch.equal(torch.from_numpy(found.outputs), probes(x).flatten(1)[:, :2])
     assert (found.spread > 0).all()
 
@@ -145,7 +146,7 @@ def test_a_model_that_writes_to_its_input_is_asked_the_same_again():
 
     x = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(2))
     found, want = (
-        behaviour(each, open_source(x, None, each), 3)
+        behaviour(rc.Engine(each, batch_size=3), open_source(x, None, each))
         for each in (model, lambda t: t.flatten(1)[:, :2])
     )
     assert np.array_equal(found.outputs, want.outputs)

@@ -112,7 +112,9 @@ def test_bisection_is_the_papers():
     for i in range(3):
         low, high, guess = 0.0, 1.0, 0.1
         while high - low > 0.001:
-            rate = rc.error_rate(model, x[i], guess, y[i], samples=1000, ids=[i]).rate.item()
+            rate = rc.error_rate(
+                model, x[i : i + 1], guess, y[i], samples=1000, ids=[i]
+            ).rate.item()
             if rate > 0.01:
                 high, guess = guess, (low + guess) / 2
             else:

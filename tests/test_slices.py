@@ -165,14 +165,14 @@ def test_the_first_noise_error_names_the_class_that_is_attacked_and_all_is_count
         assert record.error_rate[i] == len(errors) / samples
         attack = rc.distance_to_error(
             rc.Engine(model, progress=False),
-            x[i],
+            x[i : i + 1],
             y[i],
             method="pgd",
             eps=eps,
             targets=errors[:1],
             ids=[i],
         )
-        set_up = Evaluator(model, x[i], y[i]).n_forward[0] - 1
+        set_up = Evaluator(model, x[i : i + 1], y[i]).n_forward[0] - 1
         axes = [np.asarray(axis, float)[i] for axis in (record.axis_across, record.axis_up)]
         point = sum(c * axis for c, axis in zip(record.points[i, 1], axes, strict=True))
         assert np.allclose(point, (attack.x_adv[0] - x[i]).numpy(), atol=1e-5)
