@@ -47,7 +47,7 @@ EQUIVALENT = ROOT / "benchmarks" / "mutants_equivalent.json"
 SINGLE = ["search", "attack", "distance", "concentration", "rare", "corruptions", "results", "runs"]
 ROOMS = {
     "engine": ["engine", "evaluator", "network", "rounds", "batches", "gradients", "precision"],
-    "door": ["inputs", "noise"],
+    "door": ["inputs", "noise", "errors", "sigma"],
     "statistics": ["stats", "geometry"],
     "certify": ["certify"],
     "slices": ["slices"],
