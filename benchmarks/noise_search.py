@@ -17,7 +17,7 @@ import robustcore as rc
 
 NETWORKS = ("mnist-natural", "mnist-adv", "cifar10-natural")
 NOISES = {"uniform": rc.Uniform("Linf"), "salt and pepper": rc.SaltAndPepper()}
-IMAGES = 6
+IMAGES = 3
 RESULT = Path(__file__).parent / "results" / "noise_search.json"
 
 

@@ -411,3 +411,16 @@ def test_no_draw_bounds_sigma_from_below_or_above_where_no_rank_does():
     record = rc.sigma_at_error_rate(slab, x, 0.98, y, samples=samples, sigma_max=1e4)
     assert np.isinf(record.sigma_high).all()
     assert record.sigma == pytest.approx(known[:, 98], rel=0.02)
+
+
+def test_a_pilot_that_climbs_back_does_not_begin_again_for_ever():
+    """Margins that jump from safe to far below 0: no guess has a rate near the target."""
+    search = Quantile(np.ones(1), 0.01, 1000, 1.0, 0.95)
+    rng = np.random.default_rng(0)
+    rounds = 0
+    while len((plan := search.plan())[0]) and rounds < 400:
+        spread = 0.01 * rng.standard_normal(len(plan[1]))
+        search.update(np.where(plan[1] < 0.3, 1.0 + spread, -1.0 + spread))
+        rounds += 1
+    assert rounds < 400
+    assert 0.29 < search.sigma[0] < 0.31

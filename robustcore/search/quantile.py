@@ -73,6 +73,7 @@ class Quantile:
         self.rounds = np.zeros(n, np.int64)
         self.by_rank = np.full(n, rtol is None)
         self.restarted = np.zeros(n, bool)
+        self.restart = np.full(n, np.inf)  # the guess at which the pilot last began again
         self._parts: list[tuple[int, Ints, Floats, Ints]] = []
 
     @property
@@ -172,10 +173,13 @@ class Quantile:
         at_top = (self.aim.guess[images] >= self.sigma_max) & (sigma >= self.sigma_max)
         self.rounds[images] += 1
         late = self.rounds[images] >= PILOTS
-        high = late & (z <= self.z_target - LOST) & (self.aim.guess[images] > LOWEST)
+        guess = self.aim.guess[images]
+        high = late & (z <= self.z_target - LOST) & (guess > LOWEST)
+        high &= guess < self.restart[images] / 2  # else it climbed back: less noise errs no more
         near = (np.abs(z - self.z_target) < LOST) | at_top | late
         near &= ~np.isnan(before) & ~high
         self.phase[images[near]] = DRAWING
+        self.restart[images[high]] = guess[high]
         self.aim.restart(images[high], DEEPER)
         self.rounds[images[high]] = 0
 
